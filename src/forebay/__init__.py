@@ -1,0 +1,71 @@
+"""forebay: durable events for Python, over SQLite, Redis / Valkey Streams or memory, with one API."""
+
+from forebay.bus import (
+    EventBus,
+    EventType,
+    InMemoryEventBus,
+    MalformedEntry,
+    PersistentEventBus,
+    RedisEventBus,
+    connect,
+)
+from forebay.errors import (
+    ConfigurationError,
+    ForebayError,
+    HandlerTimeout,
+    InvalidEvent,
+    MalformedEvent,
+    NotFound,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    PublishUnknown,
+    Reject,
+    RetryAfter,
+    StoreDamaged,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from forebay.event import Event
+from forebay.payload import Limits
+from forebay.policy import Retry
+from forebay.store import DeadLetter, Durability, GroupStats, Pending, StreamStats
+from forebay.subscription import EventStreamConsumer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "DeadLetter",
+    "Durability",
+    "Event",
+    "EventBus",
+    "EventStreamConsumer",
+    "EventType",
+    "ForebayError",
+    "GroupStats",
+    "HandlerTimeout",
+    "InMemoryEventBus",
+    "InvalidEvent",
+    "Limits",
+    "MalformedEntry",
+    "MalformedEvent",
+    "NotFound",
+    "OutcomeUnknown",
+    "PayloadTooLarge",
+    "Pending",
+    "PersistentEventBus",
+    "PublishUnknown",
+    "RedisEventBus",
+    "Reject",
+    "Retry",
+    "RetryAfter",
+    "StoreDamaged",
+    "StoreDenied",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "StreamStats",
+    "connect",
+]

@@ -1,0 +1,494 @@
+"""The bus: publish events, handle them in groups, look back, put right."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
+from forebay.event import UTC, Event, Foreign, Record, check_seconds, to_event, to_record
+from forebay.payload import LIMITS, Limits, is_payload_class, type_name
+from forebay.policy import Retry
+from forebay.replay import Place, find, history, replay
+from forebay.runtime import Consumer, LeaseKeeper, Options, handler_name, run_together, stopped_by_signals
+from forebay.runtime.supervise import PASSING
+from forebay.signals import LoopFailed, Published, Signals
+from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats
+from forebay.subscription import Engine, EventStreamConsumer
+from forebay.urls import default_url, mask, open_store
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DAY = 86_400.0
+IDLE_LOOK = 0.02
+"""Seconds between two looks whether all is handled, in `run(until_idle=True)`."""
+PAGE = 500
+
+
+class EventType(Enum):
+    """Event types that forebay itself gives a meaning."""
+
+    HEALTH_CHECK = "health_check"
+
+
+class EventBus:
+    """Events over one store. Open it with `async with`; it belongs to that event loop.
+
+    `store` does the keeping: a URL, or a store of one's own, for which `namespace` means nothing.
+    `url` is its address with the password hidden; `signals` tells listeners what happens. `limits`
+    bound the payloads. `idempotency_window` is for how many seconds an explicit `id` is remembered.
+    """
+
+    def __init__(
+        self,
+        store: Store | str,
+        *,
+        namespace: str = "events",
+        limits: Limits = LIMITS,
+        idempotency_window: float = DAY,
+    ) -> None:
+        self.store = open_store(store, namespace=namespace) if isinstance(store, str) else store
+        self.url = mask(store) if isinstance(store, str) else ""
+        self.signals = Signals()
+        keeper = LeaseKeeper(self.store.twin, self._keeper_failed)
+        self._engine = Engine(self.store, self.signals, keeper, limits)
+        self._limits = limits
+        self._window = check_seconds("idempotency_window", idempotency_window)
+        self._subscriptions: list[tuple[EventStreamConsumer, Callable[..., Any]]] = []
+        self._unsure: dict[str, str | None] = {}
+        self._open = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url or type(self.store).__name__}>"
+
+    async def __aenter__(self) -> Self:
+        if self._open:
+            raise ConfigurationError("this bus is open already; one `async with bus` at a time")
+        await self.store.__aenter__()
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        await self.store.__aexit__(kind, error, trace)
+
+    # Publishing.
+
+    async def publish(
+        self,
+        event: object,
+        source: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+    ) -> str:
+        """Store one event; return its id once the store has acknowledged it.
+
+        `event` is the type (a string or `Enum` member), with `data` as its payload, or an object of a
+        payload class, which is published as itself. `source` says who speaks, in at most 256
+        characters. With `id`, publishing the same id again within the bus's `idempotency_window`
+        stores nothing more. `delay` (seconds) or `at` (an aware datetime) hold the event back.
+
+        Raises `InvalidEvent` for a payload that breaks the limits, `StoreError` where surely nothing
+        was stored, and `PublishUnknown` where the answer was lost: publish again with its `id`.
+        """
+        stream, payload = self._type_and_payload(event, data)
+        record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
+        await self._store(stream, (record,), known=id is not None, delay=_delay(delay, at))
+        return record.id
+
+    async def publish_many(
+        self,
+        event: object,
+        source: str,
+        data: Iterable[Any],
+        *,
+        keys: Sequence[str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+        ids: Sequence[str] | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+    ) -> list[str]:
+        """Store an event for each payload, all or none, in order; return their ids.
+
+        `event` is the type, or the class of the payloads. `keys` and `ids` go with the payloads, one
+        each; `headers`, `delay` and `at` are for all. Errors as for `publish`.
+        """
+        stream = type_name(event)
+        payloads = list(data)
+        for name, column in (("keys", keys), ("ids", ids)):
+            if column is not None and len(column) != len(payloads):
+                raise InvalidEvent(f"{len(payloads)} payloads, but {len(column)} {name}: give one for each")
+        records = [
+            to_record(
+                stream,
+                source=source,
+                data=payload,
+                id=ids[index] if ids is not None else None,
+                key=keys[index] if keys is not None else None,
+                headers=headers,
+                limits=self._limits,
+            )
+            for index, payload in enumerate(payloads)
+        ]
+        if records:
+            await self._store(stream, records, known=ids is not None, delay=_delay(delay, at))
+        return [record.id for record in records]
+
+    async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
+        self._require_open()
+        started = time.perf_counter()
+        window = self._window if known else None
+        try:
+            if delay is not None:
+                await self.store.schedule(stream, records, delay=delay, unless_seen=window)
+            elif known:
+                since = self._since(records)
+                await self.store.append(stream, records, unless_seen=window, since=since)
+            else:
+                await self.store.append(stream, records)
+        except OutcomeUnknown as error:
+            self._unsure.update((record.id, error.since) for record in records)
+            while len(self._unsure) > 10_000:
+                del self._unsure[next(iter(self._unsure))]
+            ids = [record.id for record in records]
+            raise PublishUnknown(f"{error}; to be sure, publish again with the same id", ids) from error
+        if self.signals.wanted(Published):
+            ids = [record.id for record in records]
+            self.signals.emit(Published(stream, tuple(ids), time.perf_counter() - started))
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise ConfigurationError("the bus is not open; use it inside `async with bus:`")
+
+    def _since(self, records: Sequence[Record]) -> str | None:
+        """Where to look for events whose first publish went unanswered."""
+        if not self._unsure:
+            return None
+        places = [self._unsure.pop(record.id) for record in records if record.id in self._unsure]
+        return next((place for place in places if place is not None), None)
+
+    def _type_and_payload(self, event: object, data: Any) -> tuple[str, Any]:
+        if isinstance(event, (str, Enum)):
+            return type_name(event), data
+        if is_payload_class(type(event)):
+            if data is not None:
+                raise InvalidEvent(f"{type(event).__name__} is published as itself; leave out `data`")
+            return type_name(type(event)), event
+        raise InvalidEvent(
+            f"cannot publish {event!r}: give a type and its data, or an object of a msgspec.Struct, dataclass or "
+            "pydantic model"
+        )
+
+    # Handling.
+
+    def on(
+        self,
+        event: object,
+        *,
+        group: str | None = None,
+        start: Place = "earliest",
+        retry: Retry | None = None,
+        concurrency: int = 16,
+        prefetch: int | None = None,
+        batch: int | None = None,
+        timeout: float | None = None,
+        lease: float = 30.0,
+        ordered: bool = False,
+        dedup: bool | float = False,
+    ) -> Callable[[Function], Function]:
+        """Let the decorated function handle events of this type, as the group `group`.
+
+        `event` is a type name, an `Enum` member, or a payload class, and then the function gets the
+        decoded object (and the `Event` beside it, if it takes two arguments). The function may be
+        `async def`, or plain: then it runs in a thread. The group's default name is the function's
+        qualified name. For the other options, in seconds and counts, see `Options`.
+        """
+
+        def register(function: Function) -> Function:
+            options = Options(
+                start=start,
+                retry=Retry() if retry is None else retry,
+                concurrency=concurrency,
+                prefetch=prefetch,
+                batch=batch,
+                timeout=timeout,
+                lease=lease,
+                ordered=ordered,
+                dedup=dedup,
+            )
+            name = group if group is not None else handler_name(function)
+            subscription = EventStreamConsumer(self._engine, event, name, None, options)
+            subscription.handler(function).close()
+            if any(s.stream == subscription.stream and s.group == name for s, _ in self._subscriptions):
+                raise ConfigurationError(
+                    f"group {name!r} already handles {subscription.stream!r} on this bus; give this handler another group"
+                )
+            self._subscriptions.append((subscription, function))
+            return function
+
+        return register
+
+    def subscribe_to_stream(
+        self, event_type: object, consumer_group: str, consumer_name: str | None = None, **options: Any
+    ) -> EventStreamConsumer:
+        """A consumer for one group of a stream; `consume_events` starts it. Options as for `on`.
+
+        Without a `consumer_name` it gets a unique one. A fixed name does no harm, but buys nothing:
+        what a dead consumer left pending is taken over when its lease runs out, by whatever name.
+        """
+        try:
+            parsed = Options(**options)
+        except TypeError:
+            known = ", ".join(name for name in Options.__slots__)
+            wrong = ", ".join(sorted(set(options) - set(Options.__slots__)))
+            raise ConfigurationError(f"unknown option {wrong!r}; there are {known}") from None
+        return EventStreamConsumer(self._engine, event_type, consumer_group, consumer_name, parsed)
+
+    async def run(self, *, until_idle: bool = False, concurrency: int | None = None, grace: float = 10.0) -> None:
+        """Run the handlers registered with `on` until SIGTERM, SIGINT or `stop`.
+
+        With `until_idle`, until every event of their streams is handled or dead: nothing unread,
+        pending or waiting for a retry; events scheduled for later do not count until they are due.
+        At the end it reads nothing more, gives running handlers `grace` seconds, and hands back what
+        they have not finished. `concurrency` overrides that of every handler. In the main thread the
+        first of the two signals ends the run in this way, a second one at once.
+        """
+        self._require_open()
+        if not self._subscriptions:
+            raise ConfigurationError("no handlers: decorate functions with @bus.on(...) before bus.run()")
+        consumers = [
+            await subscription.consumer(function, concurrency=concurrency, wait=IDLE_LOOK if until_idle else None)
+            for subscription, function in self._subscriptions
+        ]
+
+        async def idle() -> None:
+            while not await self._is_idle(consumers):
+                await asyncio.sleep(IDLE_LOOK)
+
+        self._engine.running.extend(consumers)
+        try:
+            with stopped_by_signals(self.stop):
+                await run_together(consumers, grace=grace, until=idle if until_idle else None)
+        finally:
+            for consumer in consumers:
+                self._engine.running.remove(consumer)
+
+    def stop(self) -> None:
+        """Let every `run` and `consume_events` of this bus end in its orderly way."""
+        for consumer in self._engine.running:
+            consumer.stop()
+
+    @property
+    def last_read(self) -> float | None:
+        """When the slowest consumer of this bus last finished a read, on `time.monotonic`.
+
+        The sign of life for a probe: it grows at least each second while the store answers. None
+        while nothing runs, or something has not read yet.
+        """
+        times = [consumer.last_read for consumer in self._engine.running]
+        return None if None in times else min((t for t in times if t is not None), default=None)
+
+    async def _is_idle(self, consumers: Sequence[Consumer]) -> bool:
+        if not all(consumer.quiet for consumer in consumers):
+            return False
+        ours = {(consumer.reader.stream, consumer.reader.group) for consumer in consumers}
+        with contextlib.suppress(*PASSING):
+            found = await self.store.stats(sorted({stream for stream, _ in ours}))
+            groups = [group for stream in found for group in stream.groups if (stream.stream, group.group) in ours]
+            return all(not group.lag and not group.pending for group in groups)
+        return False
+
+    def _keeper_failed(self, error: BaseException) -> None:
+        self.signals.emit(LoopFailed("lease", "*", "*", error, 0.0))
+
+    # Looking back, and putting right.
+
+    async def events(
+        self,
+        event: object,
+        *,
+        start: Place = "earliest",
+        end: Place = "latest",
+        newest: int | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[Event | MalformedEntry]:
+        """The events of a stream, oldest first, without any group.
+
+        From `start` to `end` (fixed when the reading begins); with `newest`, the last so many of them.
+        With `follow` it then waits for each new one, for ever. Copies meant for one group (redriven,
+        replayed) are left out. What cannot be read as an event comes as a `MalformedEntry`.
+        """
+        kind = event if is_payload_class(event) else Any
+        async for entry in history(self.store, type_name(event), start=start, end=end, newest=newest, follow=follow):
+            if isinstance(entry.record, Record) and entry.record.only is not None:
+                continue
+            try:
+                yield to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
+            except MalformedEvent as error:
+                yield MalformedEntry(entry.position, entry.record, str(error))
+
+    async def get(self, event: object, id: str) -> Event:
+        """The event with this id, or at this position; else `NotFound`."""
+        entry = await find(self.store, type_name(event), id)
+        kind = event if is_payload_class(event) else Any
+        return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
+
+    async def replay(
+        self,
+        event: object,
+        *,
+        group: str,
+        start: Place = "earliest",
+        end: Place = "latest",
+        rate: float | None = None,
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Deliver the events of a range again, to one group only; return how many.
+
+        They are appended again for that group, under their ids, at most `rate` a second. The end is
+        fixed when the replay begins. `dry_run` only counts. `progress` is called with the count so far.
+        Raises `NotFound` where the stream or the group does not exist.
+        """
+        return await replay(
+            self.store,
+            type_name(event),
+            group=group,
+            start=start,
+            end=end,
+            rate=rate,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    async def dead_letters(
+        self, event: object, *, group: str | None = None, limit: int | None = None
+    ) -> list[DeadLetter]:
+        """The dead letters of a stream, or of one of its groups, oldest first; all unless `limit`."""
+        stream, found, after = type_name(event), list[DeadLetter](), ""
+        while limit is None or len(found) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(found))
+            page = await self.store.dead_letters(stream, group=group, after=after, limit=size)
+            found.extend(page)
+            if len(page) < size:
+                break
+            after = page[-1].id
+        return found
+
+    async def redrive(self, event: object, ids: Iterable[str] | None = None, *, group: str | None = None) -> int:
+        """Send dead letters round again, each to its own group, with fresh attempts; return how many.
+
+        `ids` are `DeadLetter.id`s; without them all dead letters of the stream (or of `group`) that
+        exist at the call.
+        """
+        return await self._in_pages(self.store.redrive, type_name(event), ids, group)
+
+    async def discard(self, event: object, ids: Iterable[str] | None = None, *, group: str | None = None) -> int:
+        """Remove dead letters for good; return how many. Arguments as for `redrive`."""
+        return await self._in_pages(self.store.discard, type_name(event), ids, group)
+
+    async def _in_pages(
+        self,
+        move: Callable[[str, Sequence[str]], Awaitable[int]],
+        stream: str,
+        ids: Iterable[str] | None,
+        group: str | None,
+    ) -> int:
+        if ids is None:
+            ids = [letter.id for letter in await self.dead_letters(stream, group=group)]
+        chosen = list(ids)
+        return sum([await move(stream, chosen[i : i + PAGE]) for i in range(0, len(chosen), PAGE)])
+
+    async def stats(self, *events: object) -> list[StreamStats]:
+        """Streams with their groups: these, or all. Counts that the store cannot tell are None."""
+        return await self.store.stats([type_name(event) for event in events] if events else None)
+
+    async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
+        """What a group has begun and not finished, by position; all unless `limit`."""
+        stream, found, after = type_name(event), list[Pending](), START
+        while limit is None or len(found) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(found))
+            page = await self.store.pending(stream, group, after=after, limit=size)
+            found.extend(page)
+            if len(page) < size:
+                break
+            after = page[-1].position
+        return found
+
+    async def durability(self) -> Durability:
+        """Which losses an acknowledged publish survives, as the store is configured now."""
+        return await self.store.durability()
+
+
+class MalformedEntry(msgspec.Struct, frozen=True):
+    """An entry of a stream that cannot be read as an event, and why."""
+
+    position: str
+    record: Record | Foreign
+    fault: str
+
+
+def connect(
+    url: str | None = None,
+    *,
+    namespace: str = "events",
+    limits: Limits = LIMITS,
+    idempotency_window: float = DAY,
+) -> EventBus:
+    """A bus on the store that `url` names; open it with `async with`.
+
+    Without a URL: `FOREBAY_URL`, then `REDIS_URL`, then `sqlite:///forebay.db`. `namespace` keeps
+    apart what shares a store. Nothing is opened yet; a URL that names no store is a `ConfigurationError`.
+
+    >>> connect("memory://")
+    <EventBus memory://>
+    """
+    return EventBus(url or default_url(), namespace=namespace, limits=limits, idempotency_window=idempotency_window)
+
+
+class RedisEventBus(EventBus):
+    """The bus on Redis or Valkey Streams, by its URL."""
+
+    def __init__(self, redis_url: str = "redis://localhost:6379", **options: Any) -> None:
+        super().__init__(redis_url, **options)
+
+
+class PersistentEventBus(EventBus):
+    """The bus on a SQLite file, by its path."""
+
+    def __init__(self, db_path: str | os.PathLike[str] = "events.db", **options: Any) -> None:
+        super().__init__(f"sqlite:///{quote(os.fspath(db_path))}", **options)
+
+
+class InMemoryEventBus(EventBus):
+    """The bus in this process's memory: for tests, and as the old in-process bus."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("memory://", **options)
+
+
+def _delay(delay: float | None, at: datetime | None) -> float | None:
+    if at is None:
+        return None if delay is None else check_seconds("delay", delay)
+    if delay is not None:
+        raise ConfigurationError("give `delay` or `at`, not both")
+    if at.tzinfo is None:
+        raise ConfigurationError(f"at={at.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,160 @@
+"""Events as handlers see them, records as stores keep them, and the way between."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent
+from forebay.payload import LIMITS, Limits, decode, encode
+
+UTC = UTC
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Something that happened.
+
+    `id` is unique in its stream (a UUIDv7 unless the publisher chose one). `data` is the decoded
+    JSON. `timestamp` is when it was published, aware, in UTC. `key` orders and groups related
+    events. `headers` map strings to strings. `attempt` counts the deliveries to this group, from 1.
+    `position` is the place in the stream.
+    """
+
+    id: str
+    type: str
+    source: str
+    data: Any
+    timestamp: datetime
+    key: str | None = None
+    headers: Mapping[str, str] = {}
+    attempt: int = 1
+    position: str = ""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """An event in the form that stores keep: every field is the text that goes on the wire.
+
+    `data` and `headers` are JSON texts. `only` names the one group that is to see this entry
+    (a redriven or replayed event); None means every group.
+    """
+
+    type: str
+    source: str
+    data: bytes
+    timestamp: str
+    id: str = ""
+    key: str | None = None
+    headers: bytes | None = None
+    only: str | None = None
+
+
+class Foreign(msgspec.Struct, frozen=True):
+    """An entry that forebay did not write and cannot read: its fields, byte for byte, in order."""
+
+    fields: tuple[tuple[bytes, bytes], ...]
+
+
+def new_id(now: float | None = None) -> str:
+    """A UUIDv7 (RFC 9562): 36 characters, sortable by millisecond, 74 random bits."""
+    moment = int((time.time() if now is None else now) * 1000)
+    chance = int.from_bytes(os.urandom(10), "big")
+    text = f"{moment:012x}7{chance >> 68 & 0xFFF:03x}{0x8 | chance >> 62 & 0x3:x}{chance & 0xFFFFFFFFFFFFFFF:015x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def check_id(id: str) -> str:
+    """`id`, if it can name an event: 1 to 200 printable characters without spaces around."""
+    if not isinstance(id, str) or not 0 < len(id) <= 200 or not id.isprintable() or id != id.strip():
+        raise InvalidEvent(f"id {id!r} cannot name an event: use 1 to 200 printable characters")
+    return id
+
+
+def to_record(
+    type: str,
+    *,
+    source: str,
+    data: Any,
+    id: str | None = None,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    limits: Limits = LIMITS,
+) -> Record:
+    """The record of a new event, stamped now; `InvalidEvent` where no store would keep it faithfully."""
+    check_text("source", source, 256)
+    if key is not None:
+        check_text("key", key, 512)
+    return Record(
+        type=type,
+        source=source,
+        data=encode(data, limits),
+        timestamp=datetime.now(UTC).isoformat(),
+        id=new_id() if id is None else check_id(id),
+        key=key,
+        headers=_encode_headers(headers, limits) if headers else None,
+    )
+
+
+def to_event(
+    record: Record | Foreign, *, position: str = "", attempt: int = 1, limits: Limits = LIMITS, kind: Any = Any
+) -> Event:
+    """The event in a record, its data decoded as `kind`; `MalformedEvent` says what is wrong with it."""
+    if isinstance(record, Foreign):
+        names = ", ".join(repr(name)[2:-1] for name, _ in record.fields[:8]) or "none"
+        raise MalformedEvent(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
+    headers: Mapping[str, str] = {}
+    if record.headers is not None:
+        try:
+            headers = msgspec.json.decode(record.headers, type=dict[str, str])
+        except ValueError as error:
+            raise MalformedEvent(f"the headers are not a JSON object of strings: {error}") from error
+    return Event(
+        record.id or position,
+        record.type,
+        record.source,
+        decode(record.data, kind, limits),
+        parse_time(record.timestamp),
+        record.key,
+        headers,
+        attempt,
+        position,
+    )
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time as an aware datetime in UTC. A time without a zone is taken as UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise MalformedEvent(f"the timestamp {text[:64]!r} is not an RFC 3339 time") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def check_text(what: str, text: str, longest: int) -> None:
+    """Refuse a field that is not a string, too long, or not UTF-8."""
+    if not isinstance(text, str):
+        raise InvalidEvent(f"{what} must be a string, not {type(text).__name__}")
+    if len(text) > longest:
+        raise InvalidEvent(f"{what} is {len(text)} characters long; the limit is {longest}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(f"{what} holds a lone surrogate, which no UTF-8 text can carry") from error
+
+
+def check_seconds(what: str, seconds: float, *, least: float = 0.0) -> float:
+    """`seconds` as a float, if it is a finite number from `least`; else a ConfigurationError."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds < 1e9:
+        raise ConfigurationError(f"{what}={seconds!r}: give a number of seconds from {least:g}")
+    return float(seconds)
+
+
+def _encode_headers(headers: Mapping[str, str], limits: Limits) -> bytes:
+    for name, value in headers.items():
+        check_text("a header's name", name, 256)
+        check_text(f"header {name!r}", value, limits.max_bytes)
+    return encode(dict(headers), limits)

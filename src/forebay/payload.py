@@ -1,0 +1,144 @@
+"""The data of an event, between Python and its JSON text: limits, and classes as payloads."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, PayloadTooLarge
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a payload may be. Checked at publish and again when an entry is read."""
+
+    max_bytes: int = 1024 * 1024
+    """Length of the JSON text in bytes; headers count for themselves under the same limit."""
+    max_depth: int = 32
+    """How deeply arrays and objects may be nested; `[]` has depth 1."""
+
+
+LIMITS = Limits()
+
+
+def check_name(what: str, name: str) -> str:
+    """`name`, if it can name a type, group, consumer or namespace; else a ConfigurationError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{what} {name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
+        )
+    return name
+
+
+def type_name(kind: object) -> str:
+    """The event type that a string, an `Enum` member or a payload class stands for.
+
+    A class may name its type in `event_type`; else its own name is put in snake case:
+
+    >>> class OrderPlaced(msgspec.Struct): order_id: int
+    >>> type_name(OrderPlaced)
+    'order_placed'
+    """
+    if isinstance(kind, Enum):
+        kind = kind.value
+    elif isinstance(kind, type):
+        kind = getattr(kind, "event_type", None) or _CAMEL.sub("_", kind.__name__).lower()
+    if not isinstance(kind, str):
+        raise ConfigurationError(f"an event type is a string, an Enum with a string value or a class, not {kind!r}")
+    return check_name("event type", kind)
+
+
+def is_payload_class(kind: object) -> bool:
+    """Whether `kind` is a class whose objects are published as themselves."""
+    return isinstance(kind, type) and (
+        issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind) or hasattr(kind, "model_validate_json")
+    )
+
+
+def encode(data: Any, limits: Limits = LIMITS) -> bytes:
+    """The JSON text of a payload, in UTF-8.
+
+    Takes what msgspec takes (dicts, lists, strings, numbers, booleans, None, datetimes, UUIDs,
+    dataclasses, Structs, ...) and pydantic models. Integers keep every digit. Refused with
+    `InvalidEvent`: NaN and infinities, lone surrogates, anything that is not JSON, more than
+    `limits.max_depth` levels, more than `limits.max_bytes` bytes.
+    """
+    try:
+        if hasattr(data, "model_dump_json"):
+            data = data.model_dump(mode="json")
+        text = msgspec.json.encode(data)
+    except UnicodeEncodeError as error:
+        raise InvalidEvent("the data holds a lone surrogate, which no UTF-8 text can carry") from error
+    except RecursionError as error:
+        raise InvalidEvent(f"the data is nested deeper than {limits.max_depth} levels, or holds itself") from error
+    except Exception as error:  # a payload's own class may raise anything while it is encoded
+        raise InvalidEvent(f"the data is not JSON: {error}") from error
+    fault = _fault(text, limits)
+    if fault:
+        raise PayloadTooLarge(fault) if len(text) > limits.max_bytes else InvalidEvent(fault)
+    # msgspec writes NaN and infinities as null, so only a text with null can hide one.
+    if b"null" in text and _holds_non_finite(msgspec.to_builtins(data)):
+        raise InvalidEvent("the data holds NaN or an infinity, which JSON has no word for")
+    return text
+
+
+def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
+    """The payload in a JSON text, as `kind`; `MalformedEvent` says what is wrong with it."""
+    raw = text.encode() if isinstance(text, str) else text
+    fault = _fault(raw, limits)
+    if fault:
+        raise MalformedEvent(fault)
+    try:
+        if hasattr(kind, "model_validate_json"):
+            return kind.model_validate_json(raw)
+        return _decode_any(raw) if kind is Any else msgspec.json.decode(raw, type=kind)
+    except (ValueError, RecursionError) as error:
+        wanted = "JSON" if kind is Any else kind.__name__
+        raise MalformedEvent(f"the data does not fit {wanted}: {error}") from error
+
+
+_decode_any = msgspec.json.Decoder().decode
+
+
+def _fault(text: bytes, limits: Limits) -> str | None:
+    if len(text) > limits.max_bytes:
+        return f"the data is {len(text):,} bytes of JSON; the limit is {limits.max_bytes:,}"
+    # Brackets inside strings count too, so the cheap count can only be too high.
+    if text.count(b"[") + text.count(b"{") > limits.max_depth and _depth(text) > limits.max_depth:
+        return f"the data is nested {_depth(text)} levels deep; the limit is {limits.max_depth}"
+    return None
+
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+def _depth(text: bytes) -> int:
+    deepest = level = 0
+    for token in _TOKENS.findall(text):
+        if token in b"[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif token in b"]}":
+            level -= 1
+    return deepest
+
+
+def _holds_non_finite(data: Any) -> bool:
+    stack = [data]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, float):
+            if value != value or value in (float("inf"), float("-inf")):
+                return True
+        elif isinstance(value, dict):
+            stack.extend(value.values())
+            stack.extend(value)
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            stack.extend(value)
+    return False

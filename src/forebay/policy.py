@@ -1,0 +1,105 @@
+"""What becomes of an event whose handler failed: a pure decision, without loop, clock or store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from forebay.errors import ConfigurationError, MalformedEvent, Reject, RetryAfter
+
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often, and how far apart, an event is tried before it becomes a dead letter.
+
+    `attempts` counts every try, the first included; at least 1. After the n-th failure the
+    event waits a random time between 0 and `min(cap, base * 2 ** (n - 1))` seconds: exponential
+    back-off with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015).
+
+    `on` says which errors are worth another try. An exception class or a tuple of classes: those,
+    and every other error is a dead letter at once. A mapping from class to `Retry` or None gives
+    rules per error, the nearest base class first: None means never, and what the mapping does not
+    name follows this object.
+
+    >>> Retry(attempts=3, on={TimeoutError: Retry(attempts=10, base=1), ValueError: None})
+    Retry(attempts=3, base=0.2, cap=60.0)
+    """
+
+    attempts: int = 5
+    base: float = 0.2
+    cap: float = 60.0
+    on: Errors | Mapping[type[BaseException], Retry | None] = field(default=Exception, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, int) or self.attempts < 1:
+            raise ConfigurationError(f"Retry(attempts={self.attempts!r}): give a whole number from 1")
+        if not 0 <= self.base <= self.cap:
+            raise ConfigurationError(f"Retry(base={self.base!r}, cap={self.cap!r}): give 0 <= base <= cap")
+
+    def rule(self, error: BaseException) -> Retry | None:
+        """The rule for this error, or None where it is not worth another try."""
+        if not isinstance(self.on, Mapping):
+            return self if isinstance(error, self.on) else None
+        for kind in type(error).__mro__:
+            if kind in self.on:
+                return self.on[kind]
+        return self
+
+    def ceiling(self, failures: int) -> float:
+        """The longest wait in seconds after this many failures."""
+        return float(min(self.cap, self.base * 2.0 ** min(failures - 1, 60)))
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try the event again after `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Move the event to the dead letters, with the reason."""
+
+    reason: str
+
+
+def decide(
+    error: BaseException,
+    *,
+    failures: int,
+    retry: Retry,
+    jitter: Callable[[float, float], float] = random.uniform,
+) -> Again | Dead:
+    """What becomes of an event after its `failures`-th failure (from 1), of which `error` was the last."""
+    reason = describe(error)
+    if isinstance(error, (Reject, MalformedEvent)):
+        return Dead(reason)
+    rule = retry.rule(error)
+    if isinstance(error, RetryAfter):
+        rule = rule or retry
+    if rule is None or failures >= rule.attempts:
+        return Dead(reason)
+    if isinstance(error, RetryAfter):
+        return Again(max(0.0, error.seconds))
+    return Again(jitter(0.0, rule.ceiling(failures)))
+
+
+def crashes_allowed(retry: Retry) -> int:
+    """How many deliveries may end with the death of their process before the event is a dead letter.
+
+    At least 2: a consumer that dies leaves events behind that it had only fetched, and nobody knows
+    which. Each of them is tried once more, on its own, before it is judged.
+    """
+    return max(retry.attempts, 2)
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line for people: its class and its message, at most 500 characters."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    line = f"{name}: {text}" if text else name
+    return line if len(line) <= 500 else line[:499] + "…"

@@ -1,0 +1,163 @@
+"""Reading a stream again: places in it, its history, and a range handed once more to one group."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+
+import msgspec
+
+from forebay.errors import ConfigurationError, NotFound
+from forebay.event import UTC, Record
+from forebay.store import END, START, Entry, Log, Store
+
+CHUNK = 500
+FOLLOW = 0.1
+"""Seconds between two looks of a follower."""
+SKEW = 60.0
+"""Seconds by which a publisher's clock may differ from the store's, when an event is looked up by its id."""
+
+_POSITION = re.compile(r"\d{1,20}(-\d{1,20})?")
+_UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+Place = str | datetime
+"""A place in a stream: "earliest", "latest", a position, or an aware datetime."""
+
+
+async def resolve(log: Log, stream: str, place: Place) -> str:
+    """The position that a place stands for: reading goes on behind it."""
+    if isinstance(place, datetime):
+        if place.tzinfo is None:
+            raise ConfigurationError(f"the time {place.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
+        return await log.locate(stream, place)
+    match place:
+        case "earliest":
+            return START
+        case "latest":
+            return END
+        case str() if _POSITION.fullmatch(place):
+            return place
+    raise ConfigurationError(f"{place!r} is no place in a stream; use 'earliest', 'latest', a position or a datetime")
+
+
+async def last_position(log: Log, stream: str) -> str:
+    """The position of the stream's last entry; START where it has none."""
+    last = await log.scan(stream, limit=1, newest=True)
+    return last[0].position if last else START
+
+
+async def history(
+    log: Log, stream: str, *, start: Place, end: Place, newest: int | None = None, follow: bool = False
+) -> AsyncIterator[Entry]:
+    """The entries from `start` to `end`; with `newest` only the last so many of them; then, with
+    `follow`, each new one."""
+    after = await resolve(log, stream, start)
+    if after == END:
+        after = await last_position(log, stream)
+    until = END if follow else await resolve(log, stream, end)
+    if until == END and not follow:
+        until = await last_position(log, stream)
+    if newest is not None:
+        for entry in await log.scan(stream, after=after, until=until, limit=newest, newest=True) if newest else ():
+            yield entry
+            after = entry.position
+        if not follow:
+            return
+        if newest == 0:
+            after = await last_position(log, stream)
+    while True:
+        entries = await log.scan(stream, after=after, until=until, limit=CHUNK)
+        for entry in entries:
+            yield entry
+            after = entry.position
+        if not entries:
+            if not follow:
+                return
+            await asyncio.sleep(FOLLOW)
+
+
+async def find(log: Log, stream: str, id: str) -> Entry:
+    """The entry with this event id or position; `NotFound` after the whole stream was searched.
+
+    An id made by forebay carries its time, so the search begins there.
+    """
+    if _POSITION.fullmatch(id):
+        there = await log.scan(stream, until=id, limit=1, newest=True)
+        if there and there[0].position == id:
+            return there[0]
+    if match := _UUID7.fullmatch(id):
+        made = datetime.fromtimestamp(int(match[1] + match[2], 16) / 1000, UTC)
+        near = await log.locate(stream, made - timedelta(seconds=SKEW))
+        far = await log.locate(stream, made + timedelta(seconds=SKEW))
+        if near != END and (found := await _search(log, stream, id, near, far)):
+            return found
+    if found := await _search(log, stream, id, START, END):
+        return found
+    raise NotFound(f"no event {id!r} in {stream!r}; it may have been trimmed, or still be scheduled")
+
+
+async def _search(log: Log, stream: str, id: str, after: str, until: str) -> Entry | None:
+    while entries := await log.scan(stream, after=after, until=until, limit=CHUNK):
+        for entry in entries:
+            if isinstance(entry.record, Record) and entry.record.id == id and entry.record.only is None:
+                return entry
+        after = entries[-1].position
+    return None
+
+
+async def replay(
+    store: Store,
+    stream: str,
+    *,
+    group: str,
+    start: Place,
+    end: Place,
+    rate: float | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Append the events of a range again, for one group only; return how many.
+
+    The end is fixed when the replay begins. Copies made by earlier replays and redrives are passed
+    over, and so are entries that are no events. Stopped half-way, it can be begun again from the
+    place it had reached: `progress` hears the count after each chunk.
+    """
+    await require_group(store, stream, group)
+    count = 0
+    began = asyncio.get_running_loop().time()
+    chunk: list[Record] = []
+    size = CHUNK if rate is None else max(1, min(CHUNK, int(rate / 10)))
+
+    async def send() -> None:
+        nonlocal count
+        if not dry_run:
+            await store.append(stream, chunk)
+        count += len(chunk)
+        chunk.clear()
+        if progress is not None:
+            progress(count)
+        if rate is not None and not dry_run:
+            ahead = began + count / rate - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, ahead))
+
+    async for entry in history(store, stream, start=start, end=end):
+        if isinstance(entry.record, Record) and entry.record.only is None:
+            chunk.append(msgspec.structs.replace(entry.record, id=entry.record.id or entry.position, only=group))
+            if len(chunk) >= size:
+                await send()
+    if chunk:
+        await send()
+    return count
+
+
+async def require_group(store: Store, stream: str, group: str) -> None:
+    """`NotFound`, with the groups there are, unless the stream has this group."""
+    found = await store.stats([stream])
+    if not found:
+        raise NotFound(f"no stream {stream!r}; nothing was ever published to it")
+    groups = [entry.group for entry in found[0].groups]
+    if group not in groups:
+        known = ", ".join(sorted(groups)) or "none yet"
+        raise NotFound(f"no group {group!r} on {stream!r}; its groups: {known}")

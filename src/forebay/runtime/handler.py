@@ -1,0 +1,111 @@
+"""A user's function as the runtime calls it: async or plain, one event or a batch, with a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from forebay.errors import ConfigurationError, HandlerTimeout
+from forebay.event import Event
+
+
+class Handler:
+    """Calls a function with an event, a payload object, or a list of them.
+
+    `kind` is the class that the payload is decoded as, or `Any` for plain events. With a class the
+    function gets the object, and the event as well if it takes a second argument. A plain function
+    runs in a thread, of which there are as many as the consumer's `concurrency`; when it exceeds its
+    `timeout` it counts as failed, but nothing can stop the thread itself.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *, kind: Any, batch: bool, timeout: float | None, threads: int
+    ) -> None:
+        self.kind = kind
+        self._function = function
+        self._batch = batch
+        self._timeout = timeout
+        self._with_event = _takes_event(function, kind, batch)
+        self._pool = None if is_async(function) else ThreadPoolExecutor(threads, thread_name_prefix="forebay-handler")
+        # The plainest case has no wrapper at all: this is the hot path.
+        self.call: Callable[[Any], Awaitable[Any]] = (
+            function if self._pool is None and timeout is None and kind is Any else self._call
+        )
+
+    async def _call(self, events: Event | list[Event]) -> None:
+        arguments = self._arguments(events)
+        if self._timeout is None:
+            await self._start(arguments)
+            return
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                await self._start(arguments)
+        except TimeoutError as error:
+            if limit.expired():
+                raise HandlerTimeout(f"the handler ran longer than {self._timeout:g} s") from error
+            raise
+
+    def _arguments(self, events: Event | list[Event]) -> tuple[Any, ...]:
+        if self.kind is Any:
+            return (events,)
+        objects = [event.data for event in events] if isinstance(events, list) else events.data
+        return (objects, events) if self._with_event else (objects,)
+
+    def _start(self, arguments: tuple[Any, ...]) -> Awaitable[Any]:
+        if self._pool is None:
+            outcome: Awaitable[Any] = self._function(*arguments)
+            return outcome
+        context = contextvars.copy_context()
+        call = functools.partial(context.run, self._function, *arguments)
+        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def close(self) -> None:
+        """Let idle threads go; running ones end by themselves."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling `function` gives a coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+
+
+def handler_name(function: Callable[..., Any]) -> str:
+    """The qualified name of a function, as a group name: what is no letter, digit, `_` or `-` becomes a dot."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", None) or "handler"
+    plain = f"{module}.{name}".replace(".<locals>", "")
+    text = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "." for c in plain).strip("._-")
+    return text[-128:].lstrip("._-") or "handler"
+
+
+def _takes_event(function: Callable[..., Any], kind: Any, batch: bool) -> bool:
+    """Whether the function wants the event beside the object; ConfigurationError if it cannot be called."""
+    what = (
+        ("a list of events" if batch else "the event")
+        if kind is Any
+        else ("a list of objects" if batch else "the object")
+    )
+    if not callable(function):
+        raise ConfigurationError(f"a handler is a function that takes {what}, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return False
+    for arguments in ((None, None), (None,)) if kind is not Any else ((None,),):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return len(arguments) == 2
+    name = getattr(function, "__qualname__", repr(function))
+    raise ConfigurationError(f"handler {name}{signature} must be callable with one argument, {what}")

@@ -1,0 +1,102 @@
+"""Keeps the leases of what consumers hold, from a thread of its own.
+
+A handler may block the event loop for longer than its lease (BullMQ #3183 shows the price); so the
+renewals do not run on that loop. The thread has a loop and a store of its own, opened when there is
+first something to renew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from forebay.errors import StoreError
+from forebay.store import Delivery, Store
+
+
+class Holder(Protocol):
+    """Somebody who holds deliveries: a consumer. Only `held` is touched from the keeper's thread."""
+
+    @property
+    def lease(self) -> float: ...
+
+    @property
+    def held(self) -> Mapping[str, Delivery]: ...
+
+    def lost(self, deliveries: list[Delivery]) -> None: ...
+
+
+class LeaseKeeper:
+    """Renews, each quarter of a lease, what its holders have held for longer than that."""
+
+    def __init__(self, twin: Callable[[], Store], on_error: Callable[[BaseException], None]) -> None:
+        self._twin = twin
+        self._on_error = on_error
+        self._holders: dict[Holder, Mapping[str, Delivery]] = {}
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._home: asyncio.AbstractEventLoop | None = None
+
+    def add(self, holder: Holder) -> None:
+        """Begin to keep what this holder holds. Called on the consumers' loop."""
+        self._holders[holder] = {}
+        if self._thread is None:
+            self._home = asyncio.get_running_loop()
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="forebay-leases", daemon=True)
+            self._thread.start()
+
+    async def remove(self, holder: Holder) -> None:
+        """Keep nothing more for this holder; the thread ends with the last one."""
+        self._holders.pop(holder, None)
+        if self._thread is not None and not self._holders:
+            thread, self._thread = self._thread, None
+            self._stop.set()
+            await asyncio.to_thread(thread.join)
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            store: Store | None = None
+            while not self._stop.wait(self._tick()):
+                aging = self._aging()
+                if not aging:
+                    continue
+                try:
+                    if store is None:
+                        store = runner.run(self._twin().__aenter__())
+                    runner.run(self._renew(store, aging))
+                except StoreError as error:
+                    self._tell(self._on_error, error)
+            if store is not None:
+                with contextlib.suppress(StoreError):
+                    runner.run(store.__aexit__(None, None, None))
+
+    def _tick(self) -> float:
+        return min((holder.lease for holder in list(self._holders)), default=1.0) / 4
+
+    def _aging(self) -> list[tuple[Holder, list[Delivery]]]:
+        """What was held at the last look and still is: fast handlers never cost a renewal."""
+        found = []
+        for holder, before in list(self._holders.items()):
+            now = dict(holder.held)
+            if holder in self._holders:
+                self._holders[holder] = now
+            aging = [delivery for position, delivery in now.items() if before.get(position) is delivery]
+            if aging:
+                found.append((holder, aging))
+        return found
+
+    async def _renew(self, store: Store, aging: list[tuple[Holder, list[Delivery]]]) -> None:
+        for holder, deliveries in aging:
+            kept = {delivery.position for delivery in await store.extend(deliveries)}
+            lost = [delivery for delivery in deliveries if delivery.position not in kept]
+            if lost:
+                self._tell(holder.lost, lost)
+
+    def _tell(self, listener: Callable[[Any], None], news: object) -> None:
+        if self._home is not None:
+            with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
+                self._home.call_soon_threadsafe(listener, news)

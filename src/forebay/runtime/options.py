@@ -1,0 +1,58 @@
+"""How a group's events are handled: the options of `on` and `subscribe_to_stream`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from forebay.errors import ConfigurationError
+from forebay.event import check_seconds
+from forebay.policy import Retry
+
+LARGEST_FETCH = 1000
+"""The most entries that a consumer holds unless `prefetch` says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a consumer takes and handles events. Times are seconds, as floats.
+
+    `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime; it
+    means nothing for a group that exists. `concurrency`: handlers running at once. `prefetch`: the
+    most events held at once; by default it follows the speed of the handler, up to 1,000. `batch`:
+    hand over lists of up to so many events. `timeout`: the longest a handler may run. `lease`: how
+    long a silent consumer keeps its events before another one takes them over. `ordered`: events of
+    one key one after the other, in the order of the stream, a failing one first to its end (events
+    without a key count as one key); one consumer of the group works at a time. `dedup`: do not
+    handle an event whose id this group handled within the last `dedup` seconds (True: a day).
+    """
+
+    start: str | datetime = "earliest"
+    retry: Retry = field(default_factory=Retry)
+    concurrency: int = 16
+    prefetch: int | None = None
+    batch: int | None = None
+    timeout: float | None = None
+    lease: float = 30.0
+    ordered: bool = False
+    dedup: bool | float = False
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "prefetch", "batch"):
+            number = getattr(self, name)
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise ConfigurationError(f"{name}={number!r}: give a whole number from 1")
+        if not isinstance(self.retry, Retry):
+            raise ConfigurationError(f"retry={self.retry!r}: give a Retry(...), e.g. Retry(attempts=3)")
+        check_seconds("lease", self.lease, least=0.05)
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout, least=0.001)
+        if not isinstance(self.dedup, bool):
+            check_seconds("dedup", self.dedup)
+
+    @property
+    def remember(self) -> float | None:
+        """For how long handled ids are kept, in seconds; None without `dedup`."""
+        if not self.dedup:
+            return None
+        return 86_400.0 if self.dedup is True else float(self.dedup)

@@ -1,0 +1,150 @@
+"""What becomes of a delivery once it was handled: batched acks, retries, dead letters, releases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from forebay.errors import OutcomeUnknown
+from forebay.policy import Again, decide
+from forebay.runtime.intake import Intake
+from forebay.runtime.options import Options
+from forebay.runtime.supervise import PASSING, Backoff
+from forebay.signals import DeadLettered, LateAck, LeaseLost, Released, Retried, Signals
+from forebay.store import Delivery, Leases, Reader
+
+
+class Settler:
+    """Tells the store how deliveries ended.
+
+    Acks are collected while one batch of them is on its way, so their number per call grows with the
+    load. Everything else is one move each, repeated over passing errors for the length of a lease;
+    after that the delivery is left to lapse and will be taken over.
+    """
+
+    def __init__(
+        self,
+        store: Leases,
+        reader: Reader,
+        options: Options,
+        intake: Intake,
+        signals: Signals,
+        *,
+        on_waiting: Callable[[float], None],
+        on_settled: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._options = options
+        self._intake = intake
+        self._signals = signals
+        self._on_waiting = on_waiting
+        self._on_settled = on_settled
+        self._acks: list[Delivery] = []
+        self._sending: list[Delivery] = []
+        self._more = asyncio.Event()
+        self._closed = False
+
+    @property
+    def unacked(self) -> int:
+        """How many handled deliveries the store has not confirmed yet."""
+        return len(self._acks) + len(self._sending)
+
+    def done(self, delivery: Delivery) -> None:
+        """The delivery was handled."""
+        self._intake.done(delivery)
+        self._acks.append(delivery)
+        self._more.set()
+
+    async def failed(self, delivery: Delivery, error: BaseException) -> None:
+        """The handler raised: the retry policy says what follows."""
+        match decide(error, failures=delivery.failures + 1, retry=self._options.retry):
+            case Again(delay):
+                await self._again(delivery, error, delay)
+            case verdict:
+                await self.dead(delivery, verdict.reason)
+
+    async def _again(self, delivery: Delivery, error: BaseException, delay: float) -> None:
+        keep = self._options.ordered
+        held = await self._persist(delivery, lambda: self._store.retry(delivery, delay=delay, keep=keep))
+        if held is None:
+            return
+        self._signals.emit(Retried(delivery, error, delay))
+        if not keep:
+            self._intake.done(delivery)
+            self._on_waiting(delay)
+            return
+        again = msgspec.structs.replace(delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1)
+        # The keeper goes on renewing it, under its new self, while it waits here.
+        self._intake.held[delivery.position] = again
+        asyncio.get_running_loop().call_later(delay, self._intake.again, again)
+
+    async def dead(self, delivery: Delivery, reason: str) -> None:
+        """The delivery becomes a dead letter."""
+        if await self._persist(delivery, lambda: self._store.dead_letter(delivery, reason=reason)) is not None:
+            self._intake.done(delivery)
+            self._signals.emit(DeadLettered(delivery, reason))
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give deliveries back untried. What the store does not hear lapses with its lease."""
+        if not deliveries:
+            return
+        for delivery in deliveries:
+            self._intake.held.pop(delivery.position, None)
+        with contextlib.suppress(*PASSING):
+            await self._store.release(deliveries)
+            self._signals.emit(Released(tuple(deliveries)))
+
+    async def _persist(self, delivery: Delivery, move: Callable[[], Awaitable[bool]]) -> bool | None:
+        """Repeat a fenced move over passing errors; None where the delivery is ours no more."""
+        deadline = asyncio.get_running_loop().time() + self._options.lease
+        backoff = Backoff()
+        unsure = False
+        while True:
+            try:
+                if await move() or unsure:
+                    return True
+                break
+            except PASSING as error:
+                # The move may have happened unheard; then its repetition finds the lease gone.
+                unsure = unsure or isinstance(error, OutcomeUnknown)
+                if asyncio.get_running_loop().time() > deadline:
+                    break
+                await asyncio.sleep(backoff.next())
+        self._intake.done(delivery)
+        self._signals.emit(LeaseLost(delivery))
+        return None
+
+    async def flush(self) -> None:
+        """Send acks until `close`, and then those that are left."""
+        while self._acks or not self._closed:
+            await self._more.wait()
+            self._more.clear()
+            if self._acks:
+                self._sending, self._acks = self._acks, []
+                await self._ack(self._sending)
+                self._sending = []
+                self._on_settled()
+
+    async def _ack(self, batch: list[Delivery]) -> None:
+        backoff = Backoff()
+        unsure = False
+        while True:
+            try:
+                count = await self._store.ack(batch, remember=self._options.remember)
+                break
+            except PASSING as error:
+                # An ack repeated does no harm; one forgotten is a duplicate.
+                unsure = unsure or isinstance(error, OutcomeUnknown)
+                await asyncio.sleep(backoff.next())
+        late = sum(delivery.record is not None for delivery in batch) - count
+        if late > 0 and not unsure:
+            self._signals.emit(LateAck(self._reader.stream, self._reader.group, late))
+
+    def close(self) -> None:
+        """Let `flush` end once all acks are sent."""
+        self._closed = True
+        self._more.set()

@@ -1,0 +1,70 @@
+"""Keeps loops alive: a passing error is waited out with jittered back-off, any other ends the run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from forebay.errors import NotFound, OutcomeUnknown, StoreFull, StoreUnavailable
+
+PASSING = (StoreUnavailable, OutcomeUnknown, StoreFull)
+"""Errors of a store that time may heal."""
+
+
+class Backoff:
+    """Waits between tries: from 50 ms, doubling to 5 s, each between half and all of it."""
+
+    def __init__(self, base: float = 0.05, cap: float = 5.0) -> None:
+        self._base, self._cap = base, cap
+        self._ceiling = base
+
+    def next(self) -> float:
+        """The wait in seconds before the next try."""
+        wait = random.uniform(self._ceiling / 2, self._ceiling)
+        self._ceiling = min(self._cap, self._ceiling * 2)
+        return wait
+
+    def reset(self) -> None:
+        """The last try worked."""
+        self._ceiling = self._base
+
+
+async def repeat(
+    turn: Callable[[], Awaitable[object]],
+    *,
+    stop: asyncio.Event,
+    before: Callable[[], Awaitable[object]],
+    heal: Callable[[], Awaitable[None]],
+    on_error: Callable[[BaseException, float], None],
+) -> None:
+    """Take turns until `stop`, after `before` has succeeded once.
+
+    After `NotFound` the group is healed first; passing errors are waited out.
+    """
+    backoff = Backoff()
+    first: Callable[[], Awaitable[object]] | None = before
+    while not stop.is_set():
+        try:
+            if first is not None:
+                await first()
+                first = None
+            await turn()
+            backoff.reset()
+        except (NotFound, *PASSING) as error:
+            if isinstance(error, NotFound):
+                first = heal
+            delay = backoff.next()
+            on_error(error, delay)
+            await wait_for(stop, delay)
+
+
+async def wait_for(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event at most so long; whether it came."""
+    if event.is_set() or seconds <= 0:
+        return event.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -1,0 +1,134 @@
+"""What the core tells whoever listens: logs, metrics, traces, tests. The core knows none of them.
+
+A signal is a frozen value. A listener is any callable that takes one. Signals about every single
+event (`Published`, `Delivered`, `Finished`) are only made where somebody asked for them.
+The shape follows stamina's instrumentation and Solid Queue's log subscriber.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from forebay.store import Delivery
+
+Listener = Callable[[Any], None]
+
+
+class Published(msgspec.Struct, frozen=True):
+    """Events were stored. `elapsed` is in seconds, from the call to the acknowledgement."""
+
+    type: str
+    ids: tuple[str, ...]
+    elapsed: float
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """An event is about to be handed to its handler."""
+
+    delivery: Delivery
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A handler returned. `elapsed` is its running time in seconds."""
+
+    delivery: Delivery
+    elapsed: float
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """A handler failed; the event waits `delay` seconds for its next attempt."""
+
+    delivery: Delivery
+    error: BaseException
+    delay: float
+
+
+class DeadLettered(msgspec.Struct, frozen=True):
+    """An event became a dead letter of its group."""
+
+    delivery: Delivery
+    reason: str
+
+
+class Released(msgspec.Struct, frozen=True):
+    """Events were given back untried, because their consumer stops."""
+
+    deliveries: tuple[Delivery, ...]
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """An event was taken over from a consumer whose lease had run out."""
+
+    delivery: Delivery
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """An event was not handled again: this group had handled its id before (`dedup=True`)."""
+
+    delivery: Delivery
+
+
+class Vanished(msgspec.Struct, frozen=True):
+    """A pending event is no longer in its stream: somebody trimmed or deleted it."""
+
+    delivery: Delivery
+
+
+class LeaseLost(msgspec.Struct, frozen=True):
+    """A delivery is no longer this consumer's: its lease ran out and another one took it over."""
+
+    delivery: Delivery
+
+
+class LateAck(msgspec.Struct, frozen=True):
+    """Work was done on `count` events that others had finished, or taken over, in the meantime."""
+
+    stream: str
+    group: str
+    count: int
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """A group was made, or made again after the store had lost it (`healed`)."""
+
+    stream: str
+    group: str
+    healed: bool
+
+
+class LoopFailed(msgspec.Struct, frozen=True):
+    """A loop of a consumer met a passing error and goes on in `delay` seconds."""
+
+    loop: str
+    stream: str
+    group: str
+    error: BaseException
+    delay: float
+
+
+class Signals:
+    """The listeners of one bus. A listener that raises is logged and goes on listening."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[type, list[Listener]] = {}
+
+    def listen(self, listener: Listener, *kinds: type) -> None:
+        """Call `listener` with every signal of these kinds."""
+        for kind in kinds:
+            self._listeners.setdefault(kind, []).append(listener)
+
+    def wanted(self, kind: type) -> bool:
+        """Whether anybody listens to signals of this kind."""
+        return kind in self._listeners
+
+    def emit(self, signal: object) -> None:
+        """Hand a signal to its listeners."""
+        for listener in self._listeners.get(type(signal), ()):
+            try:
+                listener(signal)
+            except Exception:
+                logging.getLogger("forebay").exception("the listener %r failed", listener)

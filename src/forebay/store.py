@@ -1,0 +1,328 @@
+"""The Store protocol: what every store does, its values, and its four rules.
+
+    publish             read                ack
+    -------> unread ---------> pending ------------> done
+                                ^  |  \\
+                  claim, due    |  |   \\ dead_letter        redrive
+                                |  |    +-----------> dead ---------> unread, for this group
+                                |  | retry, release
+                                |  v
+                              waiting
+
+A store moves what it is told, whole or not at all. It never retries, logs, counts or decides.
+
+1. **Nothing is lost.** An entry leaves a stream only through `trim`, and `trim` spares what a
+   group has not finished, unless it is forced, and then it counts what it dropped.
+2. **One holder.** Within a group an entry is leased to one consumer at a time.
+3. **Moves are whole.** Whoever crashes, an entry is in one state: added first, removed last.
+4. **Time is the store's.** Callers pass seconds from now, never a timestamp.
+
+The contract suite in `forebay.testing` checks them for any store. A store turns its driver's
+errors into `StoreError`s and keeps the cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import msgspec
+
+from forebay.event import Foreign, Record
+
+START = "0"
+"""The position before the first entry of any stream."""
+END = "$"
+"""The position behind the last entry of a stream, at the moment of the call."""
+
+
+class Reader(msgspec.Struct, frozen=True):
+    """Who reads: one consumer, in one group, of one stream.
+
+    With `ordered` the store hands the group's events to one consumer at a time: `read`, `due` and
+    `claim` return nothing while another consumer of the group holds an entry, except that `claim`
+    takes over from consumers all of whose leases have run out, oldest entry first.
+    """
+
+    stream: str
+    group: str
+    consumer: str
+    ordered: bool = False
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A place in a stream, and what stands there."""
+
+    position: str
+    record: Record | Foreign
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """An entry leased to a consumer.
+
+    `attempt` counts the group's deliveries of this entry, this one included; released ones do not
+    count. `failures` counts the failed attempts so far (`retry`). `recovered` is True where `claim`
+    took it from a consumer that fell silent. `record` is None where the entry is no longer in its
+    stream: then there is nothing left to do but `ack` it.
+    """
+
+    reader: Reader
+    position: str
+    record: Record | Foreign | None
+    attempt: int = 1
+    failures: int = 0
+    recovered: bool = False
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """An entry that a group gave up on: its own copy, the reason, and where it came from."""
+
+    id: str
+    """Names the dead letter itself, within its stream; sorts by age."""
+    stream: str
+    group: str
+    position: str
+    record: Record | Foreign
+    error: str
+    failed_at: datetime
+    attempts: int
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """An entry that a group has begun and not finished.
+
+    `consumer` holds it since `idle` seconds; or it is None, and the entry waits for its next
+    attempt, `due` in that many seconds (negative: overdue).
+    """
+
+    position: str
+    consumer: str | None
+    attempt: int
+    failures: int
+    idle: float | None
+    due: float | None
+
+
+class GroupStats(msgspec.Struct, frozen=True):
+    """How far a group is. Counts of entries; None means that the store cannot tell, never 0.
+
+    `pending` includes the `waiting`. `oldest` is the age, in seconds since it was appended, of the
+    oldest pending entry. `position` is the last entry handed out. `consumers` counts those that
+    hold something now or, where the store keeps track, have read lately.
+    """
+
+    group: str
+    position: str
+    lag: int | None
+    pending: int
+    waiting: int
+    dead: int
+    oldest: float | None
+    consumers: int
+
+
+class StreamStats(msgspec.Struct, frozen=True):
+    """A stream at a glance. `length` counts its entries, `scheduled` those not yet due."""
+
+    stream: str
+    length: int
+    scheduled: int
+    dead: int
+    first: str | None
+    last: str | None
+    groups: tuple[GroupStats, ...]
+
+
+class Trimmed(msgspec.Struct, frozen=True):
+    """What a trim removed, and how much of it some group had not finished (`dropped`)."""
+
+    removed: int
+    dropped: int
+
+
+class Durability(msgspec.Struct, frozen=True):
+    """Which losses an acknowledged publish survives, as the store is configured now.
+
+    Each field says "kept", "lost", "at risk" or "unknown". `notes` are sentences for people: why,
+    and what to change.
+    """
+
+    client_killed: Literal["kept", "lost", "at risk", "unknown"]
+    store_killed: Literal["kept", "lost", "at risk", "unknown"]
+    power_lost: Literal["kept", "lost", "at risk", "unknown"]
+    notes: tuple[str, ...] = ()
+
+
+class Log(Protocol):
+    """The streams themselves."""
+
+    async def append(
+        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+    ) -> list[str]:
+        """Append the records, all or none, in order; return their positions.
+
+        With `unless_seen`, a record whose id was appended (or scheduled) with `unless_seen` within
+        that many seconds before is not appended again: the earlier position is returned in its
+        place. The id is remembered for that long from now. `since` widens the search to the entries
+        behind that position, however they were appended.
+        Raises `OutcomeUnknown`, with `since`, where the answer was lost.
+        """
+        ...
+
+    async def schedule(
+        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+    ) -> None:
+        """Append the records in `delay` seconds; they survive whatever the store survives.
+
+        `due` is what carries it out: without consumers, a scheduled event waits past its time.
+        """
+        ...
+
+    async def scan(
+        self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
+    ) -> list[Entry]:
+        """The entries behind `after`, up to and including `until`, oldest first, at most `limit`.
+
+        With `newest` the last `limit` of them instead of the first. An unknown stream is empty.
+        """
+        ...
+
+    async def locate(self, stream: str, moment: datetime) -> str:
+        """The position just before the first entry appended at or after `moment`; may be END's place."""
+        ...
+
+    async def trim(
+        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+    ) -> Trimmed:
+        """Remove the oldest entries beyond `max_length`, or older than `max_age` seconds.
+
+        Stops before the first entry that a group has not finished (unread, pending or waiting),
+        unless `force`. A stream without groups is trimmed as asked.
+        """
+        ...
+
+
+class Leases(Protocol):
+    """What a consumer does: take entries, keep them, settle them."""
+
+    async def join(self, stream: str, group: str, *, start: str = START) -> bool:
+        """Make the group, reading from behind `start`; False, and nothing changed, where it exists."""
+        ...
+
+    async def seek(self, stream: str, group: str, to: str) -> None:
+        """Let the group read on from behind `to`. What is pending stays pending."""
+        ...
+
+    async def leave(self, stream: str, group: str) -> None:
+        """Remove the group with all it has pending and waiting. Its dead letters stay."""
+        ...
+
+    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+        """Lease unread entries, in order; wait up to `wait` seconds for the first.
+
+        Never cancel it: a cancelled read may leave leases that nobody knows of. Raises `NotFound`
+        where the group does not exist. Entries meant for another group are passed over.
+        """
+        ...
+
+    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+        """Lease waiting entries whose time has come. First appends the stream's scheduled events
+        that are due."""
+        ...
+
+    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        """Take over entries whose consumer has been silent on them for `idle` seconds, oldest first.
+
+        Goes through the pending entries with a cursor of its own, so one call may find nothing and
+        the next one something; a bounded number of calls sees all of them.
+        """
+        ...
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Renew these leases; return those that are still held."""
+        ...
+
+    async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
+        """Finish these entries; return how many were still pending.
+
+        Work done is done, whoever holds the lease now. With `remember` the group also keeps the
+        events' ids for that many seconds, for `handled`.
+        """
+        ...
+
+    async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+        """Those of the event ids that the group acked with `remember`, not longer ago than that."""
+        ...
+
+    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+        """Count a failure, and let the entry wait `delay` seconds for whoever asks first.
+
+        With `keep` it stays leased to its consumer, who repeats it itself (ordered groups).
+        False, and nothing changed, where the lease is no longer held.
+        """
+        ...
+
+    async def release(self, deliveries: Sequence[Delivery]) -> int:
+        """Give entries back untried, due at once; their last delivery does not count. Returns how many
+        were still held."""
+        ...
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+        """Move the entry to the dead letters, its fields unchanged; one move.
+
+        False, and nothing changed, where the lease is no longer held.
+        """
+        ...
+
+
+class DeadLetters(Protocol):
+    """What groups gave up on. Dead letters hold their own copy, so they never hold back a trim."""
+
+    async def dead_letters(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[DeadLetter]:
+        """Dead letters with an id behind `after`, oldest first."""
+        ...
+
+    async def redrive(self, stream: str, ids: Sequence[str]) -> int:
+        """Append each of these again, for its group only, and remove the dead letter; return how many.
+
+        The event keeps its id, key, headers and time; its attempts begin anew.
+        """
+        ...
+
+    async def discard(self, stream: str, ids: Sequence[str]) -> int:
+        """Remove these dead letters for good; return how many there were."""
+        ...
+
+
+class Inspection(Protocol):
+    """What operators ask."""
+
+    async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
+        """All streams, or these, by name. An unknown stream is left out."""
+        ...
+
+    async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
+        """What the group has begun and not finished, by position."""
+        ...
+
+    async def durability(self) -> Durability:
+        """Which losses an acknowledged publish survives, as the store is configured now."""
+        ...
+
+
+class Store(Log, Leases, DeadLetters, Inspection, Protocol):
+    """All of it. Used by one event loop, inside `async with`."""
+
+    def twin(self) -> Store:
+        """Another, unopened store on the same state, for use on another event loop."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
