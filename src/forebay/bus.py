@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,7 +16,8 @@ from urllib.parse import quote
 import msgspec
 
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
-from forebay.event import UTC, Event, Foreign, Record, check_seconds, to_event, to_record
+from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record
+from forebay.logs import log
 from forebay.payload import LIMITS, Limits, is_payload_class, type_name
 from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
@@ -60,6 +61,7 @@ class EventBus:
         self.store = open_store(store, namespace=namespace) if isinstance(store, str) else store
         self.url = mask(store) if isinstance(store, str) else ""
         self.signals = Signals()
+        log(self.signals)
         keeper = LeaseKeeper(self.store.twin, self._keeper_failed)
         self._engine = Engine(self.store, self.signals, keeper, limits)
         self._limits = limits
@@ -486,9 +488,10 @@ class InMemoryEventBus(EventBus):
 
 def _delay(delay: float | None, at: datetime | None) -> float | None:
     if at is None:
-        return None if delay is None else check_seconds("delay", delay)
+        return None if delay is None else check_seconds("delay", delay) or None
     if delay is not None:
         raise ConfigurationError("give `delay` or `at`, not both")
     if at.tzinfo is None:
         raise ConfigurationError(f"at={at.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+    ahead = (at - datetime.now(UTC)).total_seconds()
+    return ahead if ahead > 0 else None

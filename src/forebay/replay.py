@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from forebay.errors import ConfigurationError, NotFound
-from forebay.event import UTC, Record
+from forebay.event import Record
 from forebay.store import END, START, Entry, Log, Store
 
 CHUNK = 500

@@ -231,7 +231,8 @@ class Consumer:
             self._intake.put(deliveries, first=first)
 
     def _look_again_in(self, delay: float) -> None:
-        asyncio.get_running_loop().call_later(delay, self._look.set)
+        # A hair later than due, so that the store agrees that it is.
+        asyncio.get_running_loop().call_later(delay + 0.002, self._look.set)
 
     def _make_room(self) -> None:
         self._room.set()
@@ -273,14 +274,14 @@ class Consumer:
             self._begun(delivery)
         if delivery.record is None:
             self._signals.emit(Vanished(delivery))
-            self._settler.done(delivery)
+            self._settle_unhandled(delivery)
             return None
         if delivery.recovered and delivery.attempt > crashes_allowed(self._options.retry):
             await self._settle_dead(delivery, f"{delivery.attempt - 1} consumers died or fell silent while they had it")
             return None
         if self._options.dedup and self._is_repeated(delivery):
             self._signals.emit(Skipped(delivery))
-            self._settler.done(delivery)
+            self._settle_unhandled(delivery)
             return None
         try:
             event = to_event(
@@ -319,6 +320,10 @@ class Consumer:
                 if self._options.dedup and isinstance(delivery.record, Record):
                     self._remember(delivery.record.id)
             self._after(delivery)
+
+    def _settle_unhandled(self, delivery: Delivery) -> None:
+        self._settler.done(delivery)
+        self._after(delivery)
 
     async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
         await self._settler.dead(delivery, reason)

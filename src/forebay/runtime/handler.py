@@ -74,7 +74,7 @@ def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling `function` gives a coroutine."""
     while isinstance(function, functools.partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(type(function), "__call__", None))
 
 
 def handler_name(function: Callable[..., Any]) -> str:

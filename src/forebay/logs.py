@@ -1,0 +1,86 @@
+"""Signals as log records, under the logger `forebay`. Every bus has this listener.
+
+Names and reasons come from outside, so they are written with their control characters escaped: one
+record is one line.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from forebay.event import Foreign
+from forebay.policy import describe
+from forebay.signals import (
+    DeadLettered,
+    Joined,
+    LateAck,
+    LeaseLost,
+    LoopFailed,
+    Recovered,
+    Retried,
+    Signals,
+    Vanished,
+)
+from forebay.store import Delivery
+
+logger = logging.getLogger("forebay")
+
+
+def log(signals: Signals) -> None:
+    """Write the rarer signals to the log; nothing per event that goes well."""
+    signals.listen(_retried, Retried)
+    signals.listen(_dead_lettered, DeadLettered)
+    signals.listen(_recovered, Recovered)
+    signals.listen(_vanished, Vanished)
+    signals.listen(_lease_lost, LeaseLost)
+    signals.listen(_late_ack, LateAck)
+    signals.listen(_joined, Joined)
+    signals.listen(_loop_failed, LoopFailed)
+
+
+def _retried(signal: Retried) -> None:
+    logger.warning("%s failed: %s; again in %.1f s", _name(signal.delivery), _line(describe(signal.error)), signal.delay)
+
+
+def _dead_lettered(signal: DeadLettered) -> None:
+    logger.error("%s is a dead letter: %s", _name(signal.delivery), _line(signal.reason))
+
+
+def _recovered(signal: Recovered) -> None:
+    logger.info("%s was taken over, its lease had run out", _name(signal.delivery))
+
+
+def _vanished(signal: Vanished) -> None:
+    logger.warning("%s is no longer in its stream: trimmed or deleted before it was handled", _name(signal.delivery))
+
+
+def _lease_lost(signal: LeaseLost) -> None:
+    logger.warning("%s is no longer ours: its lease ran out", _name(signal.delivery))
+
+
+def _late_ack(signal: LateAck) -> None:
+    logger.info("%s for %s: %d acks came late", signal.stream, signal.group, signal.count)
+
+
+def _joined(signal: Joined) -> None:
+    if signal.healed:
+        logger.warning("%s lost its group %s; made it again", signal.stream, signal.group)
+    else:
+        logger.info("%s has a new group %s", signal.stream, signal.group)
+
+
+def _loop_failed(signal: LoopFailed) -> None:
+    logger.warning(
+        "%s loop of %s for %s: %s; again in %.1f s",
+        signal.loop, signal.stream, signal.group, _line(describe(signal.error)), signal.delay,
+    )  # fmt: skip
+
+
+def _name(delivery: Delivery) -> str:
+    record = delivery.record
+    id = delivery.position if record is None or isinstance(record, Foreign) else record.id or delivery.position
+    return f"{delivery.reader.stream} for {delivery.reader.group}: event {_line(id)}, attempt {delivery.attempt},"
+
+
+def _line(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
