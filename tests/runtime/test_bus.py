@@ -410,53 +410,40 @@ async def test_a_handler_past_its_grace_is_cancelled_and_its_event_given_back(bu
 
 
 async def test_a_handler_that_blocks_the_loop_keeps_its_lease(bus: EventBus) -> None:
+    blocked, stop = threading.Event(), threading.Event()
     calls: list[int] = []
+    stolen: list[int] = []
     lost: list[Any] = []
     bus.signals.listen(lost.append, LeaseLost)
 
     @bus.on("t", group="g", lease=0.4)
     async def handle(event: Event) -> None:
         calls.append(event.attempt)
-        time.sleep(1.2)  # noqa: ASYNC251  # blocking the loop is the point
+        blocked.set()
+        time.sleep(1.6)  # noqa: ASYNC251  # blocking the loop is the point
 
-    await bus.publish("t", source="s")
-    other = EventBus(bus.store.twin())
-    seen: list[int] = []
+    async def rival() -> None:
+        async def steal(event: Event) -> None:
+            stolen.append(event.attempt)
 
-    def rival() -> None:
-        async def consume() -> None:
-            async with other:
-                consumer = other.subscribe_to_stream("t", "g", lease=0.4)
+        async with EventBus(bus.store.twin()) as other:
+            await asyncio.to_thread(blocked.wait)
+            consumer = other.subscribe_to_stream("t", "g", lease=0.4)
+            task = asyncio.create_task(consumer.consume_events(steal))
+            await asyncio.to_thread(stop.wait)
+            other.stop()
+            await task
 
-                async def note(event: Event) -> None:
-                    seen.append(event.attempt)
-
-                task = asyncio.create_task(consumer.consume_events(note))
-                while not stop.is_set():
-                    await asyncio.sleep(0.01)
-                other.stop()
-                await task
-
-        asyncio.run(consume())
-
-    stop = threading.Event()
-    thread = threading.Thread(target=rival)
-    run = asyncio.create_task(bus.run())
-    await eventually(lambda: calls == [1])
+    thread = threading.Thread(target=asyncio.run, args=(rival(),))
     thread.start()
-    await eventually(lambda: _nothing_pending(bus))
+    await bus.publish("t", source="s")
+    await bus.run(until_idle=True)
     stop.set()
     await asyncio.to_thread(thread.join)
-    bus.stop()
-    await run
 
     assert [1] == calls
-    assert [] == seen
+    assert [] == stolen
     assert [] == lost
-
-
-async def _nothing_pending(bus: EventBus) -> bool:
-    return not await bus.pending("t", "g")
 
 
 async def test_the_names_of_the_proposal_are_the_same_machinery(bus: EventBus) -> None:

