@@ -1,0 +1,5 @@
+"""`python -m forebay`: the command line."""
+
+from forebay.cli import main
+
+main()

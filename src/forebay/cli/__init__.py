@@ -1,0 +1,43 @@
+"""The command line: `forebay COMMAND`.
+
+Data goes to stdout, talk to stderr. On a terminal a list is a table, in a pipe tab-separated lines,
+with `--json` JSON. The exit code is 0, 1 (it failed), 2 (wrong usage) or 130 (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import click
+
+from forebay.cli.commands import Commands, Place, global_options
+
+TABLE = {
+    "publish": Place("forebay.cli.publish", "Publish one event, or many from stdin."),
+    "tail": Place("forebay.cli.tail", "Show the latest events, and follow."),
+    "get": Place("forebay.cli.get", "Show one event, and how far each group is with it."),
+    "streams": Place("forebay.cli.streams", "List the streams."),
+    "groups": Place("forebay.cli.groups", "List the groups, with lag, pending and dead."),
+    "pending": Place("forebay.cli.pending", "List what a group has begun and not finished."),
+    "dead": Place("forebay.cli.dead", "List, show, redrive, purge and export dead letters."),
+    "replay": Place("forebay.cli.replay", "Deliver a range of events again, to one group."),
+    "run": Place("forebay.cli.run", "Run the handlers of a bus in a Python module."),
+    "demo": Place("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
+}
+"""Where each command lives. It is imported when it is called, and not for the help of the others."""
+
+
+@click.group(
+    cls=Commands,
+    table=TABLE,
+    context_settings={"auto_envvar_prefix": "FOREBAY", "help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every option can be set in the environment as well, by its command and name: FOREBAY_TAIL_SINCE=1h. "
+    "--url, --namespace and --json may stand before or behind the command.",
+)
+@global_options
+@click.version_option(package_name="forebay", message="%(prog)s %(version)s")
+def cli(**_: object) -> None:
+    """Durable events over SQLite, Redis / Valkey Streams, and memory."""
+
+
+def main() -> None:
+    """The entry point of the command `forebay`."""
+    cli(prog_name="forebay")

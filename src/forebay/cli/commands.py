@@ -1,0 +1,180 @@
+"""What all commands have in common: how they are found, their global options, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from forebay import ConfigurationError, EventBus, ForebayError, connect
+from forebay.cli.output import Output
+from forebay.cli.text import on_one_line
+from forebay.urls import default_url, mask
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of a process that SIGINT ended."""
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Place(NamedTuple):
+    """Where a command lives: its module, which has it under the command's name; and what it does."""
+
+    module: str
+    summary: str
+
+
+class Failure(click.ClickException):
+    """It failed: one line on stderr, exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(f"forebay: {on_one_line(self.message)}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called, listed in the order of its table."""
+
+    def __init__(self, *arguments: Any, table: Mapping[str, Place], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return list(self._table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported now."""
+        if cmd_name not in self._table:
+            return None
+        command: click.Command = getattr(import_module(self._table[cmd_name].module), cmd_name)
+        _take_global_options(command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click, with a suggestion, which click can only make for commands that are imported."""
+        name = args[0]
+        if name not in self._table and not name.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, self._table, n=1)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in self._table.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for, and turn the ways it can fail into exit codes."""
+        try:
+            return super().invoke(ctx)
+        except ForebayError as error:
+            raise Failure(str(error)) from error
+        except (KeyboardInterrupt, click.Abort):
+            ctx.exit(INTERRUPTED)
+
+
+def global_options(command: Decorated) -> Decorated:
+    """The options of every command, in front of it."""
+    for option in reversed(_OPTIONS):
+        command = option(show_envvar=True)(command)
+    return command
+
+
+def _option(*names: str, **attributes: Any) -> Callable[..., Callable[[Decorated], Decorated]]:
+    return functools.partial(click.option, *names, **attributes)
+
+
+_OPTIONS = (
+    _option("--url", metavar="URL", help="The store; without it REDIS_URL, then sqlite:///forebay.db."),
+    _option("--namespace", metavar="NAME", default="events", show_default=True, help="A bus of its own in the store."),
+    _option("--json", is_flag=True, help="Print JSON: a list as an array, a flow as one object a line."),
+)
+
+
+def _take_global_options(command: click.Command) -> None:
+    """Let the global options stand behind the command as well; there they win."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            root = context.find_root()
+            root.params[name] = value
+            root.set_parameter_source(name, ParameterSource.COMMANDLINE)
+
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            _take_global_options(child)
+    elif not any(parameter.name == "url" for parameter in command.params):
+        for option in _OPTIONS:
+            option(allow_from_autoenv=False, expose_value=False, callback=keep)(command)
+
+
+def with_bus(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Call an async command with the bus of the global options, open, and with the output."""
+
+    @click.pass_context
+    @functools.wraps(command)
+    def call(context: click.Context, /, **options: Any) -> None:
+        asked = context.find_root().params
+        url = asked["url"] or default_url()
+        if url.startswith("memory:"):
+            raise ConfigurationError("memory:// would end with this command; name a store that lasts, e.g. with --url")
+        if mask(url) != url and context.find_root().get_parameter_source("url") is ParameterSource.COMMANDLINE:
+            talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
+
+        async def run() -> None:
+            async with connect(url, namespace=asked["namespace"]) as bus:
+                await command(bus, Output(json=asked["json"]), **options)
+
+        asyncio.run(run())
+
+    return call
+
+
+def talk(text: str) -> None:
+    """Tell people something, on stderr."""
+    click.echo(on_one_line(text), err=True)
+
+
+def agreed(deed: str, *, yes: bool) -> None:
+    """Go on only if `deed`, which is hard to undo, is wanted: by `yes`, or by the answer of a person."""
+    if yes:
+        return
+    if not click.get_text_stream("stdin").isatty():
+        raise click.UsageError(f"This would {deed}. Nobody is here to ask; say --yes to do it, --dry-run to look.")
+    if not click.confirm(f"{deed[0].upper()}{deed[1:]}?", err=True):
+        raise Failure("nothing was changed")
+
+
+def dry_run_option(command: Decorated) -> Decorated:
+    """`--dry-run`, for every command that changes something."""
+    return click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")(command)
+
+
+def yes_option(command: Decorated) -> Decorated:
+    """`--yes`, for every command that asks."""
+    return click.option("--yes", is_flag=True, help="Do not ask.")(command)
+
+
+__all__ = [
+    "Commands",
+    "EventBus",
+    "Failure",
+    "Output",
+    "Place",
+    "agreed",
+    "dry_run_option",
+    "global_options",
+    "talk",
+    "with_bus",
+    "yes_option",
+]

@@ -1,0 +1,129 @@
+"""Puts commands and scripts through to the node that serves their key, and turns refusals into errors."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import hiredis
+
+from forebay.errors import OutcomeUnknown, StoreUnavailable
+from forebay.stores.redis.address import Address, parse
+from forebay.stores.redis.errors import translate
+from forebay.stores.redis.node import Node, Part, pack
+from forebay.stores.redis.topology import topology
+
+HOPS = 5
+"""Redirections that one command follows."""
+MARGIN = 2.0
+"""Seconds by which a position is put before the moment it stands for, against drift between clocks."""
+
+
+class Script:
+    """A Lua script: one move, whole or not at all."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files(__package__) / "scripts"
+        self.source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+script = cache(Script)
+
+
+class Client:
+    """What the store talks through. It sends again only what a node refused and passed on to another."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        place = parse(url)
+        self.name = f"{place.arrangement} {', '.join(map(str, place.addresses))}"
+        self.topology = topology(place, timeout)
+
+    async def call(self, key: str, *command: Part) -> Any:
+        """The reply to a command on `key`."""
+        return await self._send(key, pack(*command))
+
+    async def block(self, key: str, wait: float, *command: Part) -> Any:
+        """The reply to a command on `key` that may block for `wait` seconds."""
+        return await self._send(key, pack(*command), wait)
+
+    async def run(self, name: str, keys: Sequence[str], *arguments: Part) -> Any:
+        """The reply of a script. Its keys live on one node."""
+        move = script(name)
+        try:
+            return await self._send(keys[0], pack("EVALSHA", move.sha, len(keys), *keys, *arguments))
+        except _UnknownScript:
+            return await self._send(keys[0], pack("EVAL", move.source, len(keys), *keys, *arguments))
+
+    async def ask(self, node: Node, *command: Part) -> Any:
+        """The reply of this very node."""
+        try:
+            return await node.send(pack(*command))
+        except hiredis.ReplyError as reply:
+            raise self._meaning(reply, node) from reply
+        except (StoreUnavailable, OutcomeUnknown):
+            self.topology.doubt(node)
+            raise
+
+    async def masters(self) -> list[Node]:
+        """The nodes that together hold every stream."""
+        if not self.topology.masters():
+            await self.topology.look()
+        return self.topology.masters()
+
+    def server_time(self, key: str, moment: float | None = None) -> float:
+        """The time at the server of `key`, in seconds, now or at a monotonic `moment`; about right."""
+        node = self.topology.find(key)
+        clock = node.clock if node else time.time() - time.monotonic()
+        return clock + (time.monotonic() if moment is None else moment)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.topology.close()
+
+    async def _send(self, key: str, command: bytes, wait: float | None = None) -> Any:
+        node = self.topology.find(key) or await self._look(key)
+        asking = False
+        for _ in range(HOPS):
+            try:
+                if wait is not None:
+                    return await node.block(command, wait, asking=asking)
+                # The usual way, without the cost of one more coroutine.
+                if (wire := node.wire) is not None and wire.is_open and not asking:
+                    return await wire.send(command)
+                return await node.send(command, asking=asking)
+            except hiredis.ReplyError as reply:
+                word, _, rest = str(reply).partition(" ")
+                if word == "NOSCRIPT":
+                    raise _UnknownScript from reply
+                if word not in ("MOVED", "ASK"):
+                    raise self._meaning(reply, node) from reply
+                asking = word == "ASK"
+                slot, _, place = rest.partition(" ")
+                host, _, port = place.rpartition(":")
+                address = Address(host or node.address.host, int(port))
+                node = self.topology.redirect(address, None if asking else int(slot))
+            except (StoreUnavailable, OutcomeUnknown):
+                self.topology.doubt(node)
+                raise
+        raise StoreUnavailable(f"{node.name} was the end of {HOPS} redirections; the cluster is changing, try again")
+
+    async def _look(self, key: str) -> Node:
+        await self.topology.look()
+        node = self.topology.find(key)
+        if node is None:
+            raise StoreUnavailable(f"no node serves {key} now; try again")
+        return node
+
+    def _meaning(self, reply: hiredis.ReplyError, node: Node) -> Exception:
+        if str(reply).startswith(("READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN")):
+            self.topology.doubt(node)
+        return translate(reply, node.name)
+
+
+class _UnknownScript(Exception):
+    """The server has not seen the script yet, or has forgotten it."""

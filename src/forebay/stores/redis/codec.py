@@ -1,0 +1,98 @@
+"""Between the fields of a stream entry and a record.
+
+An event is written as type, source, data, timestamp, id, and where present key, headers, only.
+Any entry that has the first four, in UTF-8 and once each, is read as an event; fields that this
+version does not know stay in the stream and are not shown. Every other entry is `Foreign`.
+
+`only`, as the last field, names the one group that is to see the entry. It stands behind the fields
+of foreign entries too, once they were redriven, and is not counted among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from forebay.errors import MalformedEvent
+from forebay.event import Foreign, Record, parse_time
+from forebay.store import DeadLetter, Delivery
+
+Fields = list[bytes]
+"""Names and values in turn, as the server gives them."""
+
+_USUAL = [b"type", b"source", b"data", b"timestamp", b"id"]
+_REASON = [b"error", b"failed_at", b"group", b"attempts", b"position"]
+
+
+def encode(record: Record | Foreign) -> list[str | bytes]:
+    """Names and values in turn, as they go on the wire."""
+    if isinstance(record, Foreign):
+        return [part for pair in record.fields for part in pair]
+    fields: list[str | bytes] = [
+        "type",
+        record.type,
+        "source",
+        record.source,
+        "data",
+        record.data,
+        "timestamp",
+        record.timestamp,
+    ]
+    if record.id:
+        fields += ("id", record.id)
+    if record.key is not None:
+        fields += ("key", record.key)
+    if record.headers is not None:
+        fields += ("headers", record.headers)
+    if record.only is not None:
+        fields += ("only", record.only)
+    return fields
+
+
+def decode(fields: Fields) -> Record | Foreign:
+    """The record in these fields, or the fields themselves where there is none."""
+    try:
+        if fields[::2] == _USUAL:
+            return Record(fields[1].decode(), fields[3].decode(), fields[5], fields[7].decode(), fields[9].decode())
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        if len(named) * 2 == len(fields):
+            key, only = named.get(b"key"), addressee(fields)
+            return Record(
+                type=named[b"type"].decode(),
+                source=named[b"source"].decode(),
+                data=named[b"data"],
+                timestamp=named[b"timestamp"].decode(),
+                id=named.get(b"id", b"").decode(),
+                key=None if key is None else key.decode(),
+                headers=named.get(b"headers"),
+                only=None if only is None else only.decode(),
+            )
+    except (KeyError, UnicodeDecodeError):
+        pass
+    if fields[-2:-1] == [b"only"]:
+        fields = fields[:-2]
+    return Foreign(tuple(zip(fields[::2], fields[1::2], strict=True)))
+
+
+def addressee(fields: Fields) -> bytes | None:
+    """The one group that is to see the entry; None means every group."""
+    return fields[-1] if fields[-2:-1] == [b"only"] else None
+
+
+def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
+    """The dead letter in these fields. One that forebay did not write has no group and no reason."""
+    if fields[-10::2] != _REASON:
+        moment = datetime.fromtimestamp(int(id.split(b"-")[0]) / 1000, UTC)
+        return DeadLetter(id.decode(), stream, "", "", decode(fields), "written by a stranger", moment, 0)
+    error, failed_at, group, attempts, position = (value.decode(errors="replace") for value in fields[-9::2])
+    try:
+        moment = parse_time(failed_at)
+    except MalformedEvent:
+        moment = datetime.fromtimestamp(int(id.split(b"-")[0]) / 1000, UTC)
+    tried = int(attempts) if attempts.isdecimal() else 0
+    return DeadLetter(id.decode(), stream, group, position, decode(fields[:-10]), error, moment, tried)
+
+
+def fallback(delivery: Delivery) -> Sequence[str | bytes]:
+    """The delivery's own fields, for where its entry has left the stream."""
+    return [] if delivery.record is None else encode(delivery.record)

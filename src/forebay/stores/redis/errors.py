@@ -1,0 +1,55 @@
+"""What a server's error reply means: one table."""
+
+from __future__ import annotations
+
+import re
+
+import hiredis
+
+from forebay.errors import NotFound, StoreDamaged, StoreDenied, StoreError, StoreFull, StoreUnavailable
+
+Meaning = type[StoreError] | type[NotFound]
+
+_CHECK_ACL = "check the user and password in the URL, and the user's rights (ACL)"
+_WAIT = "try again"
+
+TABLE: dict[str, tuple[Meaning, str]] = {
+    # StoreUnavailable and StoreFull may pass: the move was surely not done, and may be tried again.
+    "READONLY": (StoreUnavailable, "this server is a replica now; the next try looks for the master"),
+    "LOADING": (StoreUnavailable, "the server is reading its data from disk; " + _WAIT),
+    "MASTERDOWN": (StoreUnavailable, "a replica has lost its master; " + _WAIT),
+    "CLUSTERDOWN": (StoreUnavailable, "the cluster has no master for this stream; " + _WAIT),
+    "TRYAGAIN": (StoreUnavailable, "the stream is moving to another node; " + _WAIT),
+    "MOVED": (StoreUnavailable, "the cluster is changing; " + _WAIT),
+    "ASK": (StoreUnavailable, "the cluster is changing; " + _WAIT),
+    "BUSY": (StoreUnavailable, "a script has been running for long; " + _WAIT),
+    "NOREPLICAS": (StoreUnavailable, "too few replicas are connected (min-replicas-to-write)"),
+    "MISCONF": (StoreUnavailable, "the server cannot write to its disk; look at the server's log"),
+    # The key vanished or moved under a blocked reader; which of them, nobody can tell.
+    "UNBLOCKED": (StoreUnavailable, "the server gave up a blocked read; " + _WAIT),
+    "OOM": (StoreFull, "the server's memory is full; raise maxmemory, or trim streams"),
+    "NOGROUP": (NotFound, "join the group first"),
+    "ERR no such key": (NotFound, "there is no such stream"),
+    "ERR The XGROUP subcommand requires the key to exist": (NotFound, "there is no such stream"),
+    "ERR max number of clients reached": (StoreUnavailable, "raise maxclients"),
+    "NOAUTH": (StoreDenied, _CHECK_ACL),
+    "WRONGPASS": (StoreDenied, _CHECK_ACL),
+    "NOPERM": (StoreDenied, _CHECK_ACL),
+    "ERR invalid password": (StoreDenied, _CHECK_ACL),
+    "ERR DB index is out of range": (StoreDenied, "the URL names a database that the server does not have"),
+    "WRONGTYPE": (StoreDamaged, "the key belongs to something else; choose another namespace"),
+}
+"""From how an error begins to what it means and what to do."""
+
+_KNOWN = re.compile("(" + "|".join(map(re.escape, TABLE)) + r")\b")
+
+
+def translate(reply: hiredis.ReplyError, name: str) -> StoreError | NotFound:
+    """The error to raise, from `reply`, for an error reply of the server called `name`."""
+    text = str(reply)
+    # Redis before 7 puts the error of a command in a script into the middle of the script's own.
+    found = _KNOWN.match(text) or ("script" in text and _KNOWN.search(text))
+    if not found:
+        return StoreError(f"{name} answered: {text}")
+    kind, advice = TABLE[found.group(1)]
+    return kind(f"{name} answered: {text} ({advice})")

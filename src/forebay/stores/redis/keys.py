@@ -1,0 +1,58 @@
+"""The names of the keys that belong to one stream."""
+
+from __future__ import annotations
+
+from forebay.payload import check_name
+
+
+class Keys:
+    """The keys of a stream. Names hold no ':' or braces, so no two of these are ever the same.
+
+    The companions carry the stream's whole key as their hash tag: on a cluster they share its slot,
+    and a script may move an entry between them.
+    """
+
+    def __init__(self, namespace: str, stream: str) -> None:
+        self.stream = f"{namespace}:{check_name('event type', stream)}"
+        tag = f"{{{self.stream}}}"
+        self.dead_letter = f"{tag}:dead_letter"
+        """A stream: the original fields, then error, failed_at, group, attempts, position."""
+        self.dead_counts = f"{tag}:dead_counts"
+        """A hash: group -> how many dead letters it has."""
+        self.scheduled = f"{tag}:scheduled"
+        """A sorted set: packed fields, by the time in ms when they are to be appended."""
+        self.ids = f"{tag}:ids"
+        """A hash: event id -> position, for ids appended with `unless_seen`."""
+        self.ids_expiry = f"{tag}:ids_expiry"
+        """A sorted set: the same ids, by the time in ms until which they are remembered."""
+        self._tag = tag
+        self._groups: dict[str, Group] = {}
+
+    def group(self, name: str) -> Group:
+        """The keys of one of its groups."""
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = Group(self._tag, check_name("group", name))
+        return group
+
+
+class Group:
+    """The keys of one group of a stream; what is leased stands in the server's own pending list."""
+
+    def __init__(self, tag: str, name: str) -> None:
+        self.waiting = f"{tag}:waiting:{name}"
+        """A sorted set: positions, by the time in ms when they are due."""
+        self.attempts = f"{tag}:attempts:{name}"
+        """A hash: position -> "attempts failures", where an entry was retried or released."""
+        self.handled = f"{tag}:handled:{name}"
+        """A sorted set: event ids, by the time in ms until which they are remembered."""
+
+
+def stream_of(key: str, namespace: str) -> str | None:
+    """The stream that a key belongs to, itself or as a companion; None for a stranger's key."""
+    if key.startswith("{"):
+        key, closed, _ = key[1:].partition("}:")
+        if not closed:
+            return None
+    prefix, _, stream = key.partition(":")
+    return stream if prefix == namespace and stream and ":" not in stream else None

@@ -1,0 +1,57 @@
+-- Append records, all or none; return their positions.
+-- KEYS  stream, ids, ids_expiry
+-- ARGV  window in ms or '', since (a position) or '',
+--       then for each record: its id, how many names and values follow, these
+local stream, ids, expiry = KEYS[1], KEYS[2], KEYS[3]
+local window, since = tonumber(ARGV[1]), ARGV[2]
+
+-- Reads come first: a key of the wrong type must be met before anything is written.
+local seen = {}
+local time = now()
+if window then
+  forget(ids, expiry, time, 1000)
+end
+if since ~= '' then
+  local wanted = {}
+  local i = 3
+  while i <= #ARGV do
+    wanted[ARGV[i]] = ARGV[i] ~= ''
+    i = i + 2 + ARGV[i + 1]
+  end
+  local after = '(' .. since
+  repeat
+    local page = redis.call('XRANGE', stream, after, '+', 'COUNT', 1000)
+    for _, entry in ipairs(page) do
+      local id = named(entry[2])['id']
+      if id and wanted[id] then
+        seen[id] = seen[id] or entry[1]
+      end
+      after = '(' .. entry[1]
+    end
+  until #page < 1000
+end
+
+local positions = {}
+local i = 3
+while i <= #ARGV do
+  local id, count = ARGV[i], tonumber(ARGV[i + 1])
+  local position = seen[id]
+  local remembers = window and id ~= ''
+  if not position and remembers then
+    local known = redis.call('HGET', ids, id)
+    local ends = known and redis.call('ZSCORE', expiry, id)
+    if ends and tonumber(ends) > time then
+      position = known
+    end
+  end
+  if not position then
+    position = redis.call('XADD', stream, '*', unpack(ARGV, i + 2, i + 1 + count))
+  end
+  if remembers then
+    redis.call('HSET', ids, id, position)
+    redis.call('ZADD', expiry, time + window, id)
+  end
+  positions[#positions + 1] = position
+  i = i + 2 + count
+end
+return positions

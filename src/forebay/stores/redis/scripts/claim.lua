@@ -1,0 +1,56 @@
+-- Take over entries from consumers that have been silent on them.
+-- KEYS  stream, attempts
+-- ARGV  group, consumer, idle in ms, limit, cursor (a position or '-'), page, '1' for an ordered reader,
+--       ms after which an idle consumer that holds nothing is forgotten, or ''
+-- Returns the next cursor, then for each: position, fields or false, attempt, failures
+local stream, attempts = KEYS[1], KEYS[2]
+local group, consumer, idle, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local cursor, page, ordered, forget_after = ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8])
+
+if forget_after then
+  for _, other in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+    other = named(other)
+    -- To forget one that holds entries would lose them. One that comes back is made anew.
+    if other['pending'] == 0 and other['idle'] > forget_after then
+      redis.call('XGROUP', 'DELCONSUMER', stream, group, other['name'])
+    end
+  end
+end
+
+if ordered then
+  -- One other consumer that is still alive has all of the group to itself.
+  cursor = '-'
+  local from = '-'
+  repeat
+    local found = redis.call('XPENDING', stream, group, from, '+', page)
+    for _, row in ipairs(found) do
+      if row[2] ~= consumer and row[3] < idle then
+        return {'-', {}}
+      end
+      from = '(' .. row[1]
+    end
+  until #found < page
+end
+
+local found = redis.call('XPENDING', stream, group, cursor, '+', page)
+local claimed = {}
+local last = '-'
+for _, row in ipairs(found) do
+  if #claimed == limit then
+    break
+  end
+  last = '(' .. row[1]
+  if row[3] >= idle then
+    local position, count = row[1], row[4] + 1
+    local fields = fields_at(stream, position)
+    if fields then
+      redis.call('XCLAIM', stream, group, consumer, 0, position, 'RETRYCOUNT', count, 'JUSTID')
+    end
+    local _, failures = noted(attempts, position)
+    claimed[#claimed + 1] = {position, fields, count, failures}
+  end
+end
+if #found < page and #claimed < limit then
+  last = '-'
+end
+return {last, claimed}

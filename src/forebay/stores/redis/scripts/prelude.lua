@@ -1,0 +1,74 @@
+-- What every script begins with.
+
+-- Redis 6 would else repeat the script on its replicas, with times and positions of their own.
+redis.replicate_commands()
+
+-- The server's time in ms.
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Whether position a stands before position b. Compares digits, as numbers this long lose their last ones.
+local function before(a, b)
+  local a_time, a_count = string.match(a, '^(%d+)-(%d+)$')
+  local b_time, b_count = string.match(b, '^(%d+)-(%d+)$')
+  if a_time ~= b_time then
+    return #a_time < #b_time or (#a_time == #b_time and a_time < b_time)
+  end
+  return #a_count < #b_count or (#a_count == #b_count and a_count < b_count)
+end
+
+-- A flat list of names and values, as XINFO gives it, as a table.
+local function named(list)
+  local table = {}
+  for i = 1, #list, 2 do
+    table[list[i]] = list[i + 1]
+  end
+  return table
+end
+
+-- The fields of the entry at a position, or false where it has left the stream.
+local function fields_at(stream, position)
+  local found = redis.call('XRANGE', stream, position, position)
+  return found[1] and found[1][2] or false
+end
+
+-- How often the entry was delivered, if the consumer holds it now; else nil.
+local function held(stream, group, consumer, position)
+  local found = redis.call('XPENDING', stream, group, position, position, 1, consumer)
+  return found[1] and found[1][4]
+end
+
+-- Attempts and failures that the group has noted for a position.
+local function noted(attempts, position)
+  local text = redis.call('HGET', attempts, position)
+  if not text then
+    return 0, 0
+  end
+  local count, failures = string.match(text, '^(%d+) (%d+)$')
+  return tonumber(count), tonumber(failures)
+end
+
+-- Whether a consumer other than this one holds anything of the group.
+local function others_hold(stream, group, consumer)
+  local summary = redis.call('XPENDING', stream, group)
+  for _, holder in ipairs(summary[4] or {}) do
+    if holder[1] ~= consumer then
+      return true
+    end
+  end
+  return false
+end
+
+-- Forget some of the ids whose time is over: more than were added, so that they cannot pile up.
+local function forget(ids, expiry, time, most)
+  local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', time, 'LIMIT', 0, most)
+  if #over > 0 then
+    if ids then
+      redis.call('HDEL', ids, unpack(over))
+    end
+    redis.call('ZREM', expiry, unpack(over))
+  end
+end
+

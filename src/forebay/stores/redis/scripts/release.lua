@@ -1,0 +1,21 @@
+-- Let entries wait, due at once, without charging their last delivery; return how many were held.
+-- KEYS  stream, waiting, attempts
+-- ARGV  group, consumer, positions
+local stream, waiting, attempts = KEYS[1], KEYS[2], KEYS[3]
+local group, consumer = ARGV[1], ARGV[2]
+local time = now()
+local released = 0
+for i = 3, #ARGV do
+  local position = ARGV[i]
+  local count = held(stream, group, consumer, position)
+  if count then
+    local _, failures = noted(attempts, position)
+    redis.call('ZADD', waiting, time, position)
+    if count > 1 or failures > 0 then
+      redis.call('HSET', attempts, position, count - 1 .. ' ' .. failures)
+    end
+    redis.call('XACK', stream, group, position)
+    released = released + 1
+  end
+end
+return released

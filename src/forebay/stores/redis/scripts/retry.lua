@@ -1,0 +1,20 @@
+-- Count a failure, and let the entry wait; 0 where the consumer does not hold it.
+-- KEYS  stream, waiting, attempts
+-- ARGV  group, consumer, position, delay in ms, '1' to keep the lease
+local stream, waiting, attempts = KEYS[1], KEYS[2], KEYS[3]
+local group, consumer, position = ARGV[1], ARGV[2], ARGV[3]
+
+local count = held(stream, group, consumer, position)
+if not count then
+  return 0
+end
+redis.call('ZCARD', waiting)
+local _, failures = noted(attempts, position)
+redis.call('HSET', attempts, position, count .. ' ' .. failures + 1)
+if ARGV[5] == '1' then
+  redis.call('XCLAIM', stream, group, consumer, 0, position, 'RETRYCOUNT', count + 1, 'JUSTID')
+else
+  redis.call('ZADD', waiting, now() + ARGV[4], position)
+  redis.call('XACK', stream, group, position)
+end
+return 1

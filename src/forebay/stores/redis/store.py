@@ -1,0 +1,456 @@
+"""Events in Redis or Valkey Streams."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from forebay.errors import ConfigurationError, OutcomeUnknown
+from forebay.event import Record
+from forebay.payload import check_name
+from forebay.store import (
+    END,
+    START,
+    DeadLetter,
+    Delivery,
+    Durability,
+    Entry,
+    Pending,
+    Reader,
+    StreamStats,
+    Trimmed,
+)
+from forebay.stores.redis import inspection
+from forebay.stores.redis.client import MARGIN, Client
+from forebay.stores.redis.codec import Fields, addressee, decode, decode_dead_letter, encode, fallback
+from forebay.stores.redis.keys import Keys
+from forebay.stores.redis.node import Part
+
+CHUNK = 500
+"""Entries that one script call handles at most; a server does nothing else meanwhile."""
+PAGE = 1000
+"""Pending entries that one `claim` looks at."""
+SWEEP = 60.0
+"""Seconds between looks for consumers that are gone for good."""
+FORGOTTEN_AFTER = 3600.0
+"""Seconds after which a consumer is gone for good: it has read nothing since, and holds nothing."""
+POLL = 0.05
+"""Seconds between looks of an ordered reader that waits."""
+LAST = 2**64 - 1
+"""The highest count in a position."""
+
+_POSITION = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
+
+Row = tuple[bytes, Fields | None, int, int]
+"""Position, fields, attempt, failures."""
+
+
+class RedisStore:
+    """A store on one server, on the master that Sentinel names, or on a cluster, as the URL says.
+
+    Redis from 6.2, Valkey from 7.2. `timeout` is how long, in seconds, the server may take to connect
+    or to answer. What is stored can be read with XRANGE: see `keys` and `codec`.
+    """
+
+    def __init__(self, url: str, *, namespace: str = "events", timeout: float = 5.0) -> None:
+        self._url = url
+        self._namespace = check_name("namespace", namespace)
+        self._timeout = timeout
+        self._client = Client(url, timeout)
+        self._streams: dict[str, Keys] = {}
+        self._cursors: dict[tuple[str, str], str] = {}
+        self._sweep_at: dict[tuple[str, str], float] = {}
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self._client.name}, namespace={self._namespace!r})"
+
+    def twin(self) -> RedisStore:
+        return RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._client.topology.look()
+        except BaseException:
+            await self._client.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+    # Streams.
+
+    async def append(
+        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+    ) -> list[str]:
+        keys = self._keys(stream)
+        started = time.monotonic()
+        try:
+            if len(records) == 1 and unless_seen is None and since is None:
+                return [(await self._client.call(keys.stream, "XADD", keys.stream, "*", *encode(records[0]))).decode()]
+            if not records:
+                return []
+            positions = await self._client.run(
+                "append",
+                (keys.stream, keys.ids, keys.ids_expiry),
+                "" if unless_seen is None else _ms(unless_seen),
+                "" if since is None else _position(since),
+                *_packed(records),
+            )
+        except OutcomeUnknown as error:
+            sent = self._client.server_time(keys.stream, started) - MARGIN
+            raise OutcomeUnknown(str(error), since=f"{_ms(sent)}-0") from error.__cause__
+        return [position.decode() for position in positions]
+
+    async def schedule(
+        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+    ) -> None:
+        if records:
+            keys = self._keys(stream)
+            window = "" if unless_seen is None else _ms(unless_seen)
+            await self._client.run(
+                "schedule", (keys.scheduled, keys.ids, keys.ids_expiry), _ms(delay), window, *_packed(records)
+            )
+
+    async def scan(
+        self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
+    ) -> list[Entry]:
+        key = self._keys(stream).stream
+        first, last = f"({_position(after)}", "+" if until == END else _position(until)
+        command = ("XREVRANGE", key, last, first) if newest else ("XRANGE", key, first, last)
+        if after == END or limit < 1:
+            return []
+        rows = await self._client.call(key, *command, "COUNT", limit)
+        if newest:
+            rows.reverse()
+        return [Entry(position.decode(), decode(fields)) for position, fields in rows]
+
+    async def locate(self, stream: str, moment: datetime) -> str:
+        key = self._keys(stream).stream
+        first = max(0, int(moment.timestamp() * 1000))
+        # The end is looked at first: what comes in between is behind it, and lost to nobody.
+        last, found = await asyncio.gather(
+            self._client.call(key, "XREVRANGE", key, "+", "-", "COUNT", 1),
+            self._client.call(key, "XRANGE", key, first, "+", "COUNT", 1),
+        )
+        if found:
+            return f"{first - 1}-{LAST}" if first else START
+        return last[0][0].decode() if last else START
+
+    async def trim(
+        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+    ) -> Trimmed:
+        key = self._keys(stream).stream
+        limits = ("" if max_length is None else max_length, "" if max_age is None else _ms(max_age))
+        removed = dropped = 0
+        while True:
+            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK)
+            removed += count
+            dropped += unfinished
+            if count < CHUNK:
+                return Trimmed(removed, dropped)
+
+    # Groups.
+
+    async def join(self, stream: str, group: str, *, start: str = START) -> bool:
+        keys = self._keys(stream)
+        keys.group(group)
+        return bool(await self._client.run("join", (keys.stream,), group, _position(start)))
+
+    async def seek(self, stream: str, group: str, to: str) -> None:
+        key = self._keys(stream).stream
+        await self._client.call(key, "XGROUP", "SETID", key, group, _position(to))
+
+    async def leave(self, stream: str, group: str) -> None:
+        keys = self._keys(stream)
+        own = keys.group(group)
+        self._cursors.pop((stream, group), None)
+        await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled), group)
+
+    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+        if limit < 1:
+            return []
+        deadline = time.monotonic() + wait
+        while True:
+            rows = await self._read(reader, limit, wait)
+            deliveries = await self._deliver(reader, rows) if rows else []
+            wait = deadline - time.monotonic()
+            if deliveries or (not rows and wait <= 0):
+                return deliveries
+            if not rows and reader.ordered:
+                await asyncio.sleep(min(wait, POLL))
+
+    async def _read(self, reader: Reader, limit: int, wait: float) -> list[Row]:
+        key = self._keys(reader.stream).stream
+        if reader.ordered:
+            waiting = self._keys(reader.stream).group(reader.group).waiting
+            reply = await self._client.run("read_ordered", (key, waiting), reader.group, reader.consumer, limit)
+        else:
+            who = ("XREADGROUP", "GROUP", reader.group, reader.consumer, "COUNT", limit)
+            if wait > 0:
+                # BLOCK 0 would be for ever.
+                block = max(1, _ms(wait))
+                reply = await self._client.block(key, wait, *who, "BLOCK", block, "STREAMS", key, ">")
+            else:
+                reply = await self._client.call(key, *who, "STREAMS", key, ">")
+        return [(position, fields, 1, 0) for position, fields in reply[0][1]] if reply else []
+
+    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+        keys = self._keys(reader.stream)
+        own = keys.group(reader.group)
+        rows = await self._client.run(
+            "due",
+            (keys.stream, keys.scheduled, keys.ids, own.waiting, own.attempts),
+            reader.group,
+            reader.consumer,
+            min(limit, CHUNK),
+            int(reader.ordered),
+        )
+        return await self._deliver(reader, rows)
+
+    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        keys = self._keys(reader.stream)
+        place = (reader.stream, reader.group)
+        sweep = time.monotonic() >= self._sweep_at.get(place, 0.0)
+        cursor, rows = await self._client.run(
+            "claim",
+            (keys.stream, keys.group(reader.group).attempts),
+            reader.group,
+            reader.consumer,
+            _ms(idle),
+            min(limit, CHUNK),
+            self._cursors.get(place, "-"),
+            PAGE,
+            int(reader.ordered),
+            _ms(FORGOTTEN_AFTER) if sweep else "",
+        )
+        self._cursors[place] = cursor.decode()
+        if sweep:
+            self._sweep_at[place] = time.monotonic() + SWEEP
+        return await self._deliver(reader, rows, recovered=True)
+
+    async def _deliver(self, reader: Reader, rows: Iterable[Row], *, recovered: bool = False) -> list[Delivery]:
+        """The deliveries in these rows; entries meant for another group are finished on the way."""
+        group = reader.group.encode()
+        deliveries, passed = [], []
+        for position, fields, attempt, failures in rows:
+            record = None
+            if fields is not None:
+                only = addressee(fields)
+                if only is not None and only != group:
+                    passed.append(position)
+                    continue
+                record = decode(fields)
+            deliveries.append(Delivery(reader, position.decode(), record, attempt, failures, recovered))
+        if passed:
+            await self._finish(reader, passed)
+        return deliveries
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        kept: list[Delivery] = []
+        for reader, some in _batches(deliveries):
+            key = self._keys(reader.stream).stream
+            flags = await self._client.run(
+                "extend", (key,), reader.group, reader.consumer, *(delivery.position for delivery in some)
+            )
+            kept += (delivery for delivery, flag in zip(some, flags, strict=True) if flag)
+        return kept
+
+    async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
+        done = 0
+        for reader, some in _batches(deliveries):
+            ids = [delivery.record.id for delivery in some if isinstance(delivery.record, Record)]
+            done += await self._finish(
+                reader,
+                [delivery.position for delivery in some],
+                ids=[] if remember is None else [id for id in ids if id],
+                remember=remember,
+            )
+        return done
+
+    async def _finish(
+        self,
+        reader: Reader,
+        positions: Sequence[str | bytes],
+        *,
+        ids: Sequence[str] = (),
+        remember: float | None = None,
+    ) -> int:
+        keys = self._keys(reader.stream)
+        own = keys.group(reader.group)
+        count: int = await self._client.run(
+            "ack",
+            (keys.stream, own.waiting, own.attempts, own.handled),
+            reader.group,
+            "" if remember is None else _ms(remember),
+            len(ids),
+            *ids,
+            *positions,
+        )
+        return count
+
+    async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+        key = self._keys(stream).group(group).handled
+        known: set[str] = set()
+        for start in range(0, len(ids), CHUNK):
+            some = ids[start : start + CHUNK]
+            flags = await self._client.run("handled", (key,), *some)
+            known.update(id for id, flag in zip(some, flags, strict=True) if flag)
+        return known
+
+    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+        reader = delivery.reader
+        keys = self._keys(reader.stream)
+        own = keys.group(reader.group)
+        held = await self._client.run(
+            "retry",
+            (keys.stream, own.waiting, own.attempts),
+            reader.group,
+            reader.consumer,
+            delivery.position,
+            _ms(delay),
+            int(keep),
+        )
+        return bool(held)
+
+    async def release(self, deliveries: Sequence[Delivery]) -> int:
+        released = 0
+        for reader, some in _batches(deliveries):
+            keys = self._keys(reader.stream)
+            own = keys.group(reader.group)
+            released += await self._client.run(
+                "release",
+                (keys.stream, own.waiting, own.attempts),
+                reader.group,
+                reader.consumer,
+                *(delivery.position for delivery in some),
+            )
+        return released
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+        reader = delivery.reader
+        keys = self._keys(reader.stream)
+        moment = datetime.fromtimestamp(self._client.server_time(keys.stream), UTC)
+        held = await self._client.run(
+            "dead_letter",
+            (keys.stream, keys.dead_letter, keys.dead_counts, keys.group(reader.group).attempts),
+            reader.group,
+            reader.consumer,
+            delivery.position,
+            reason.encode(errors="replace"),
+            moment.isoformat(),
+            *fallback(delivery),
+        )
+        return bool(held)
+
+    # Dead letters.
+
+    async def dead_letters(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[DeadLetter]:
+        key = self._keys(stream).dead_letter
+        found: list[DeadLetter] = []
+        first = f"({_position(after)}" if after else "-"
+        while len(found) < limit:
+            rows = await self._client.call(key, "XRANGE", key, first, "+", "COUNT", limit)
+            letters = (decode_dead_letter(stream, id, fields) for id, fields in rows)
+            found += (letter for letter in letters if group is None or letter.group == group)
+            if len(rows) < limit:
+                break
+            first = f"({rows[-1][0].decode()}"
+        return found[:limit]
+
+    async def redrive(self, stream: str, ids: Sequence[str]) -> int:
+        keys = self._keys(stream)
+        return await self._in_chunks("redrive", (keys.stream, keys.dead_letter, keys.dead_counts), ids)
+
+    async def discard(self, stream: str, ids: Sequence[str]) -> int:
+        keys = self._keys(stream)
+        return await self._in_chunks("discard", (keys.dead_letter, keys.dead_counts), ids)
+
+    async def _in_chunks(self, script: str, keys: Sequence[str], ids: Sequence[str]) -> int:
+        count = 0
+        for start in range(0, len(ids), CHUNK):
+            count += await self._client.run(script, keys, *map(_position, ids[start : start + CHUNK]))
+        return count
+
+    # What operators ask.
+
+    async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
+        guessed = streams is None
+        names = await inspection.find_streams(self._client, self._namespace) if streams is None else streams
+        found = [await inspection.stream_stats(self._client, self._keys(name), name, guessed=guessed) for name in names]
+        return [stats for stats in found if stats is not None]
+
+    async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
+        keys = self._keys(stream)
+        own = keys.group(group)
+        rows = await self._client.run(
+            "pending", (keys.stream, own.waiting, own.attempts), group, _full_position(after), limit
+        )
+        return [
+            Pending(
+                position=position.decode(),
+                consumer=None if consumer is None else consumer.decode(),
+                attempt=attempt,
+                failures=failures,
+                idle=None if consumer is None else moment / 1000,
+                due=moment / 1000 if consumer is None else None,
+            )
+            for position, consumer, attempt, failures, moment in rows
+        ]
+
+    async def durability(self) -> Durability:
+        return await inspection.durability(self._client)
+
+    def _keys(self, stream: str) -> Keys:
+        keys = self._streams.get(stream)
+        if keys is None:
+            keys = self._streams[stream] = Keys(self._namespace, stream)
+        return keys
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _position(text: str) -> str:
+    """The text, if it is a position; else a ConfigurationError."""
+    if text != END and not _POSITION.fullmatch(text):
+        raise ConfigurationError(f"{text!r} is not a position: it looks like 1700000000000-0")
+    return text
+
+
+def _full_position(text: str) -> str:
+    return text if "-" in _position(text) else f"{text}-0"
+
+
+def _packed(records: Sequence[Record]) -> Iterator[Part]:
+    for record in records:
+        fields = encode(record)
+        yield record.id
+        yield len(fields)
+        yield from fields
+
+
+def _batches(deliveries: Sequence[Delivery]) -> Iterator[tuple[Reader, Sequence[Delivery]]]:
+    """The deliveries by their reader, in batches that a script may handle in one call."""
+    by_reader: dict[Reader, Sequence[Delivery]] = {}
+    first = deliveries[0].reader if deliveries else None
+    if all(delivery.reader is first for delivery in deliveries):
+        by_reader = {first: deliveries} if first else {}
+    else:
+        grouped: dict[Reader, list[Delivery]] = {}
+        for delivery in deliveries:
+            grouped.setdefault(delivery.reader, []).append(delivery)
+        by_reader = dict(grouped)
+    for reader, all_of_it in by_reader.items():
+        for start in range(0, len(all_of_it), CHUNK):
+            yield reader, all_of_it[start : start + CHUNK]

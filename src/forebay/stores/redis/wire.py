@@ -1,0 +1,162 @@
+"""One connection to a server, with many commands on their way at once.
+
+    send() ... send()  --one write a turn of the loop-->  server
+       futures  <------- replies, in the order sent -----
+
+Every command waits for its reply in a first-in-first-out queue. A caller that is cancelled leaves
+its place in the queue: the reply is read and thrown away, and nobody else gets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from typing import Any
+
+import hiredis
+
+from forebay.errors import OutcomeUnknown, StoreUnavailable
+
+WRITE_BUFFER = 1024 * 1024
+"""Bytes that may wait in the transport; what exceeds them counts as not sent."""
+
+
+class Wire(asyncio.Protocol):
+    """A pipelined connection, made by taking over an open transport.
+
+    A reply that is outstanding for `timeout` seconds (plus the `patience` granted to a blocking
+    command) closes the wire. Whatever closes it, commands that were never sent fail with
+    `StoreUnavailable`, the others with `OutcomeUnknown`. A closed wire stays closed.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport, name: str, timeout: float, *, owner: object = None) -> None:
+        self.name = name
+        # Kept only because the transport is closed when its first owner is collected.
+        self._owner = owner
+        self.patience = 0.0
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.WriteTransport | None = transport
+        self._reader = hiredis.Reader()
+        self._unsent: list[bytes] = []
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._sent = 0
+        self._answered = 0
+        self._paused = False
+        # When how many commands had been sent: enough to tell a late reply, without a timer for each.
+        self._marks: deque[tuple[float, int]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        transport.set_protocol(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands can be sent."""
+        return self._transport is not None
+
+    def send(self, command: bytes) -> asyncio.Future[Any]:
+        """The future reply to a packed command, which goes out at the end of this turn of the loop.
+
+        An error reply is raised by the future as a `hiredis.ReplyError`.
+        """
+        if self._transport is None:
+            raise StoreUnavailable(f"the connection to {self.name} is closed")
+        if not self._unsent and not self._paused:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(command)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append(future)
+        return future
+
+    def close(self, why: str = "it was closed") -> None:
+        """Close at once; what is outstanding fails."""
+        if self._transport is not None:
+            if self._waiting:
+                # What the kernel still holds must not reach the server after the caller has tried again.
+                reset = struct.pack("ii", 1, 0)
+                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            self._transport.abort()
+            self._fail(why)
+
+    async def wait_closed(self) -> None:
+        """Wait until the transport has let go of its socket."""
+        await asyncio.shield(self._closed)
+
+    def _flush(self) -> None:
+        if self._paused or not self._unsent or self._transport is None:
+            return
+        unsent, self._unsent = self._unsent, []
+        self._sent += len(unsent)
+        self._transport.write(b"".join(unsent))
+        if self._timer is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._timer = None
+        marks = self._marks
+        while marks and marks[0][1] <= self._answered:
+            marks.popleft()
+        if not self._waiting:
+            return
+        now = self._loop.time()
+        limit = self._timeout + self.patience
+        if marks and now - marks[0][0] >= limit:
+            self.close(f"no reply within {limit:g} s")
+            return
+        marks.append((now, self._sent))
+        self._timer = self._loop.call_later(self._timeout / 8, self._watch)
+
+    def _fail(self, why: str, cause: BaseException | None = None) -> None:
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._unsent.clear()
+        outstanding = self._sent - self._answered
+        for place, future in enumerate(self._waiting):
+            if future.done():
+                continue
+            error: Exception
+            if place < outstanding:
+                error = OutcomeUnknown(f"lost the connection to {self.name} before the reply came: {why}")
+            else:
+                error = StoreUnavailable(f"lost the connection to {self.name}: {why}")
+            error.__cause__ = cause
+            future.set_exception(error)
+        self._waiting.clear()
+
+    # What the transport calls.
+
+    def data_received(self, data: bytes) -> None:
+        reader, waiting = self._reader, self._waiting
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not False:
+                future = waiting.popleft()
+                self._answered += 1
+                if future.done():
+                    continue
+                if isinstance(reply, hiredis.ReplyError):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError):
+            # Not a reply, or one that nobody asked for: from here on replies could go astray.
+            self.close("it does not speak the Redis protocol")
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    def eof_received(self) -> None:
+        self._fail("the server closed it")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(str(error) if error else "the server closed it", error)
+        if not self._closed.done():
+            self._closed.set_result(None)

