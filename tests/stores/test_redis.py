@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -69,7 +68,7 @@ async def test_an_event_is_a_stream_entry_that_begins_with_the_four_fields(store
 
     [position] = await store.append("order_placed", [record])
 
-    [[id, fields]] = server.redis.execute_command("XRANGE", KEY, "-", "+", **{"NEVER_DECODE": True})
+    [[id, fields]] = server.redis.execute_command("XRANGE", KEY, "-", "+", NEVER_DECODE=True)
     names = ["type", "source", "data", "timestamp", "id", "key"]
     assert list(fields) == [name.encode() for name in names]
     assert position == id.decode()
@@ -246,7 +245,7 @@ async def test_what_was_never_sent_is_surely_not_stored(server: Server) -> None:
             server.process.send_signal(signal.SIGCONT)
 
         assert [OutcomeUnknown] * 40 + [StoreUnavailable] * 40 == outcomes
-        eventually(lambda: server.redis.ping(), "the server does not answer")
+        eventually(server.answers, "the server does not answer")
         assert server.redis.xlen(KEY) <= 40
 
 
@@ -266,10 +265,7 @@ async def test_a_store_finds_its_server_again_after_the_connections_were_killed(
     store: RedisStore, server: Server
 ) -> None:
     reading = asyncio.create_task(store.read(READER, limit=1, wait=10))
-    eventually_blocked = asyncio.to_thread(
-        eventually, lambda: server.redis.info("clients")["blocked_clients"], "nobody reads"
-    )
-    await eventually_blocked
+    await asyncio.to_thread(eventually, lambda: server.redis.info("clients")["blocked_clients"], "nobody reads")
 
     server.redis.client_kill_filter(_type="normal", skipme=True)
 
@@ -313,7 +309,7 @@ async def test_an_unreachable_server_is_named_with_what_to_do(tmp_path: Path) ->
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1\b.*sqlite:///"):
         async with RedisStore("redis://user:secret@127.0.0.1:1"):
             pass
-    with pytest.raises(StoreUnavailable, match="nothing.sock"):
+    with pytest.raises(StoreUnavailable, match=r"nothing\.sock"):
         async with RedisStore(f"unix://{tmp_path}/nothing.sock"):
             pass
 
@@ -394,7 +390,10 @@ async def test_a_full_or_lonely_server_stores_nothing_of_a_batch(
     await store.append("order_placed", [order(1), order(2)])
     server.redis.config_set(setting, value)
     try:
-        for batch in ([order(3)], [order(4), order(5)]):
+        batches = [[order(3)], [order(4), order(5)]]
+        if kind is StoreUnavailable and server.redis.info("server")["redis_version"] < "7":
+            batches.pop()  # Redis before 7 does not hold scripts to min-replicas-to-write.
+        for batch in batches:
             with pytest.raises(kind):
                 await store.append("order_placed", batch)
     finally:
@@ -432,10 +431,9 @@ async def test_a_server_busy_with_a_script_is_unavailable(store: RedisStore, ser
     spinning = threading.Thread(target=spin)
     spinning.start()
     try:
-        deadline = time.monotonic() + 10
+        await asyncio.to_thread(eventually, lambda: not server.answers(), "the script does not run")
         with pytest.raises(StoreUnavailable, match="BUSY"):
-            while time.monotonic() < deadline:
-                await store.append("order_placed", [order()])
+            await store.append("order_placed", [order()])
     finally:
         server.redis.script_kill()
         spinning.join()
@@ -444,13 +442,14 @@ async def test_a_server_busy_with_a_script_is_unavailable(store: RedisStore, ser
 async def test_a_stream_that_vanishes_under_a_blocked_read_is_met_again_as_a_lost_group(
     store: RedisStore, server: Server
 ) -> None:
-    reading = asyncio.create_task(store.read(READER, limit=1, wait=5))
+    reading = asyncio.create_task(store.read(READER, limit=1, wait=1))
     await asyncio.to_thread(eventually, lambda: server.redis.info("clients")["blocked_clients"], "nobody reads")
 
     server.redis.delete(KEY)
 
-    with pytest.raises((StoreUnavailable, NotFound)):
-        await reading
+    # Redis before 7 lets the read wait to its end.
+    with contextlib.suppress(StoreUnavailable, NotFound):
+        assert [] == await reading
     with pytest.raises(NotFound):
         await store.read(READER, limit=1, wait=0.05)
 

@@ -1,0 +1,5 @@
+"""For tests: waiting for what will happen, the contract suite for any store, and a store that fails on demand."""
+
+from forebay.testing.waiting import eventually
+
+__all__ = ["eventually"]
