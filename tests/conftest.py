@@ -1,0 +1,68 @@
+"""Real stores for tests: a file, and each server that this machine has."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from forebay import EventBus
+from tests.stores.redis_servers import Server, binaries, version
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"test-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file that does not exist yet."""
+    return f"sqlite:///{tmp_path}/events.db"
+
+
+def _durable(request: pytest.FixtureRequest) -> str:
+    """The URL of the store that a parameter names: "sqlite", or a server's binary."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_url"))
+    return str(request.getfixturevalue("servers")[request.param].url)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """All servers present, by their binary; each is started when it is first asked for."""
+    running = _Running(tmp_path_factory)
+    yield running
+    for each in running.values():
+        each.stop()
+
+
+class _Running(dict[str, Server]):
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._folders = folders
+
+    def __missing__(self, binary: str) -> Server:
+        self[binary] = Server(binary, self._folders.mktemp("server"))
+        return self[binary]
+
+
+def _name(param: str) -> str:
+    return param if "/" not in param else version(param)
+
+
+@pytest.fixture(params=["sqlite", *binaries()], ids=_name)
+def durable_url(request: pytest.FixtureRequest) -> str:
+    """A store that several processes share."""
+    return _durable(request)
+
+
+@pytest.fixture(params=["memory", "sqlite", *binaries()], ids=_name)
+async def bus(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[EventBus]:
+    """An open bus on each store."""
+    url = "memory://" if request.param == "memory" else _durable(request)
+    async with EventBus(url, namespace=namespace) as open_bus:
+        yield open_bus
