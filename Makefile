@@ -27,10 +27,8 @@ format: .venv/dev ## put the code in its one format, and mend what can be mended
 bench: .venv/dev ## measure the throughput beside a yardstick
 	$(BIN)/python bench/throughput.py
 
-matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3
-	for server in $^; do \
-	    echo "== $$server"; FOREBAY_TEST_REDIS_SERVER=$$PWD/$$server/redis-server $(BIN)/pytest tests/stores -k redis || exit 1; \
-	done
+matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
+	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
 clean: ## remove everything that the other targets made
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

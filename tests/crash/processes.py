@@ -6,7 +6,6 @@ import asyncio
 import multiprocessing
 import multiprocessing.context
 import os
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -79,14 +78,14 @@ class Process:
     def kill(self) -> float:
         """kill -9; returns when, on the histories' clock."""
         moment = time.monotonic()
-        os.kill(self.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.join(10)
         return moment
 
     def terminate(self, within: float = 15.0) -> int | None:
         """SIGTERM; the exit code, None if it did not end."""
         if self._process.is_alive():
-            os.kill(self.pid, signal.SIGTERM)
+            self._process.terminate()
         self._process.join(within)
         if self._process.is_alive():
             self._process.kill()
@@ -104,7 +103,9 @@ def _main(target: Callable[..., Awaitable[None]], arguments: tuple[Any, ...], op
     asyncio.run(target(*arguments, **options))  # type: ignore[arg-type]
 
 
-async def publish(url: str, namespace: str, history: Path, *, stream: str = "t", count: int = 1_000_000) -> None:
+async def publish(
+    url: str, namespace: str, history: Path, *, stream: str = "t", count: int = 1_000_000, pause: float = 0.0
+) -> None:
     """Publish one event after the other, writing down each acknowledged id, and each error."""
     note = History(history).writer()
     async with EventBus(url, namespace=namespace) as bus:
@@ -113,6 +114,7 @@ async def publish(url: str, namespace: str, history: Path, *, stream: str = "t",
                 note("acked", await bus.publish(stream, source=f"process-{os.getpid()}", data={"number": number}))
             except ForebayError as error:
                 note("error", f"{type(error).__name__}: {error}".replace("\n", " "))
+            await asyncio.sleep(pause)
 
 
 async def consume(

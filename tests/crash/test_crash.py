@@ -42,7 +42,7 @@ async def test_no_kill_of_a_consumer_or_publisher_loses_or_strands_an_acknowledg
         return Process(consume, durable_url, namespace, history.path, "g", busy=0.03, concurrency=8)
 
     def start_publisher() -> Process:
-        return Process(publish, durable_url, namespace, history.path)
+        return Process(publish, durable_url, namespace, history.path, pause=0.005)
 
     consumers = [start_consumer() for _ in range(2)]
     publisher = start_publisher()
@@ -73,7 +73,9 @@ async def test_no_kill_of_a_consumer_or_publisher_loses_or_strands_an_acknowledg
     assert [0, 0] == codes
     assert [] == history.ids("error")
     assert KILLS == len(kills)
-    assert max(_delays(history, kills), default=0.0) <= LEASE + 2.0
+    delays = _delays(history, kills)
+    assert len(delays) >= KILLS, "most kills are to hit a consumer in the middle of something"
+    assert max(delays) <= LEASE + 2.0
 
 
 async def _settled(bus: EventBus) -> bool:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import click
 
-from forebay.cli.commands import Commands, Place, global_options
+from forebay.cli.commands import Commands, Listed, global_options
 
 TABLE = {
-    "publish": Place("forebay.cli.publish", "Publish one event, or many from stdin."),
-    "tail": Place("forebay.cli.tail", "Show the latest events, and follow."),
-    "get": Place("forebay.cli.get", "Show one event, and how far each group is with it."),
-    "streams": Place("forebay.cli.streams", "List the streams."),
-    "groups": Place("forebay.cli.groups", "List the groups, with lag, pending and dead."),
-    "pending": Place("forebay.cli.pending", "List what a group has begun and not finished."),
-    "dead": Place("forebay.cli.dead", "List, show, redrive, purge and export dead letters."),
-    "replay": Place("forebay.cli.replay", "Deliver a range of events again, to one group."),
-    "run": Place("forebay.cli.run", "Run the handlers of a bus in a Python module."),
-    "demo": Place("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
+    "publish": Listed("forebay.cli.publish", "Publish one event, or many from stdin."),
+    "tail": Listed("forebay.cli.tail", "Show the latest events, and follow."),
+    "get": Listed("forebay.cli.get", "Show one event, and how far each group is with it."),
+    "streams": Listed("forebay.cli.streams", "List the streams."),
+    "groups": Listed("forebay.cli.groups", "List the groups, with lag, pending and dead."),
+    "pending": Listed("forebay.cli.pending", "List what a group has begun and not finished."),
+    "dead": Listed("forebay.cli.dead", "List, show, redrive, purge and export dead letters."),
+    "replay": Listed("forebay.cli.replay", "Deliver a range of events again, to one group."),
+    "run": Listed("forebay.cli.run", "Run the handlers of a bus in a Python module."),
+    "demo": Listed("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
 }
 """Where each command lives. It is imported when it is called, and not for the help of the others."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import functools
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
-from forebay import ConfigurationError, EventBus, ForebayError, connect
+from forebay import ConfigurationError, ForebayError, connect
 from forebay.cli.output import Output
 from forebay.cli.text import on_one_line
 from forebay.urls import default_url, mask
@@ -23,7 +24,7 @@ INTERRUPTED = 130
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class Place(NamedTuple):
+class Listed(NamedTuple):
     """Where a command lives: its module, which has it under the command's name; and what it does."""
 
     module: str
@@ -41,7 +42,7 @@ class Failure(click.ClickException):
 class Commands(click.Group):
     """A group whose commands are imported when they are called, listed in the order of its table."""
 
-    def __init__(self, *arguments: Any, table: Mapping[str, Place], **options: Any) -> None:
+    def __init__(self, *arguments: Any, table: Mapping[str, Listed], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._table = table
 
@@ -70,14 +71,14 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.summary) for name, place in self._table.items()])
+            formatter.write_dl([(name, listed.summary) for name, listed in self._table.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for, and turn the ways it can fail into exit codes."""
         try:
             return super().invoke(ctx)
         except ForebayError as error:
-            raise Failure(str(error)) from error
+            raise Failure("; ".join([str(error), *getattr(error, "__notes__", [])])) from error
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(INTERRUPTED)
 
@@ -89,7 +90,7 @@ def global_options(command: Decorated) -> Decorated:
     return command
 
 
-def _option(*names: str, **attributes: Any) -> Callable[..., Callable[[Decorated], Decorated]]:
+def _option(*names: str, **attributes: Any) -> Callable[..., Callable[[Any], Any]]:
     return functools.partial(click.option, *names, **attributes)
 
 
@@ -121,14 +122,14 @@ def _take_global_options(command: click.Command) -> None:
 def with_bus(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Call an async command with the bus of the global options, open, and with the output."""
 
-    @click.pass_context
     @functools.wraps(command)
-    def call(context: click.Context, /, **options: Any) -> None:
-        asked = context.find_root().params
+    def call(**options: Any) -> None:
+        root = click.get_current_context().find_root()
+        asked = root.params
         url = asked["url"] or default_url()
         if url.startswith("memory:"):
             raise ConfigurationError("memory:// would end with this command; name a store that lasts, e.g. with --url")
-        if mask(url) != url and context.find_root().get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        if mask(url) != url and root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
             talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
 
         async def run() -> None:
@@ -149,7 +150,7 @@ def agreed(deed: str, *, yes: bool) -> None:
     """Go on only if `deed`, which is hard to undo, is wanted: by `yes`, or by the answer of a person."""
     if yes:
         return
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise click.UsageError(f"This would {deed}. Nobody is here to ask; say --yes to do it, --dry-run to look.")
     if not click.confirm(f"{deed[0].upper()}{deed[1:]}?", err=True):
         raise Failure("nothing was changed")
@@ -163,18 +164,3 @@ def dry_run_option(command: Decorated) -> Decorated:
 def yes_option(command: Decorated) -> Decorated:
     """`--yes`, for every command that asks."""
     return click.option("--yes", is_flag=True, help="Do not ask.")(command)
-
-
-__all__ = [
-    "Commands",
-    "EventBus",
-    "Failure",
-    "Output",
-    "Place",
-    "agreed",
-    "dry_run_option",
-    "global_options",
-    "talk",
-    "with_bus",
-    "yes_option",
-]

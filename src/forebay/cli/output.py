@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forebay.cli.text import as_json, count, on_one_line, span
+from forebay.cli.text import as_json, count, on_one_line, plain, span
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -26,7 +26,7 @@ class Column:
 
     name: str
     value: Callable[[Any], Any]
-    show: Callable[[Any], str] = str
+    show: Callable[[Any], str] = plain
     right: bool = False
     alarm: bool = False
     free: bool = False
@@ -49,10 +49,10 @@ class Output:
         self.json = json
         self.terminal = not json and sys.stdout.isatty()
 
-    def list(self, columns: Sequence[Column], rows: Sequence[Any], *, json: Callable[[Any], Any] | None = None) -> None:
+    def rows(self, columns: Sequence[Column], rows: Sequence[Any], *, json: Callable[[Any], Any] | None = None) -> None:
         """Print rows: a table, tab-separated lines, or an array of what `json` makes of each."""
         if self.json:
-            self.object([json(row) if json is not None else row for row in rows])
+            self.value([json(row) if json is not None else row for row in rows])
         elif self.terminal:
             if rows:
                 self.console().print(table(columns, rows))
@@ -60,13 +60,13 @@ class Output:
             for row in rows:
                 self.fields(column.value(row) for column in columns)
 
-    def object(self, value: Any) -> None:
+    def value(self, value: Any) -> None:
         """Print one JSON value on a line of its own."""
         click.echo(as_json(value))
 
     def fields(self, values: Iterable[Any]) -> None:
         """Print one line of tab-separated values; None is empty."""
-        click.echo("\t".join("" if value is None else on_one_line(str(value)) for value in values))
+        click.echo("\t".join(on_one_line(plain(value)) for value in values))
 
     def console(self) -> Console:
         """The terminal."""
@@ -92,7 +92,6 @@ def table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
         cells: list[RenderableType] = []
         for column in columns:
             value = column.value(row)
-            style = "bold red" if column.alarm and value else ""
-            cells.append(Text(on_one_line(column.show(value)) if value is not None or column.right else "", style))
+            cells.append(Text(on_one_line(column.show(value)), "bold red" if column.alarm and value else ""))
         drawn.add_row(*cells)
     return drawn

@@ -38,6 +38,13 @@ def as_indented_json(value: Any) -> str:
     return msgspec.json.format(as_json(value).encode()).decode()
 
 
+def plain(value: Any) -> str:
+    """A value for a pipe: nothing for None, a time in ISO 8601."""
+    if value is None:
+        return ""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
 def count(number: int | None) -> str:
     """A count; "?" where the store cannot tell.
 
@@ -61,7 +68,7 @@ def span(seconds: float | None) -> str:
         return f"{seconds * 1000:.0f} ms"
     for unit, size, more in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
         if seconds < more:
-            return f"{seconds / size:.3g} {unit}" if seconds < 10 else f"{seconds // size:.0f} {unit}"
+            return f"{seconds / size:.2g} {unit}" if seconds < 10 else f"{seconds // size:.0f} {unit}"
     return f"{seconds // 86_400:,.0f} d"
 
 

@@ -18,10 +18,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What stands at `path` is `text`, read as JSON or taken as it is.
-
-    >>> condition = Condition(("data", "tags", "0"), "new")
-    """
+    """What stands at `path` is `text`, read as JSON or taken as it is. A number in a path counts in an array."""
 
     path: tuple[str, ...]
     text: str

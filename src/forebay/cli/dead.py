@@ -1,0 +1,221 @@
+"""`forebay dead`: what groups gave up on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+
+from forebay import DeadLetter, EventBus, NotFound
+from forebay.cli.commands import agreed, dry_run_option, talk, with_bus, yes_option
+from forebay.cli.output import Column, Output, counts
+from forebay.cli.parameters import Moment
+from forebay.cli.records import event_id, letter_as_json, raw_fields, readable
+from forebay.cli.text import ago, as_indented_json, as_json, count, moment, on_one_line
+from forebay.cli.where import Condition, all_hold, where_option
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters are meant: all that fulfil what is given."""
+
+    ids: Sequence[str] = ()
+    group: str | None = None
+    error: str | None = None
+    since: datetime | None = None
+    conditions: Sequence[Condition] = ()
+
+    def holds(self, letter: DeadLetter) -> bool:
+        """Whether this one is meant."""
+        if self.ids and letter.id not in self.ids and event_id(letter) not in self.ids:
+            return False
+        if self.error is not None and self.error.casefold() not in letter.error.casefold():
+            return False
+        if self.since is not None and letter.failed_at < self.since:
+            return False
+        event = readable(letter) if self.conditions else None
+        return not self.conditions or (event is not None and all_hold(self.conditions, event))
+
+
+def filter_options(command: Decorated) -> Decorated:
+    """The options that choose dead letters; the command gets them as keyword arguments of `Filter`."""
+    command = where_option(command)
+    for option in (
+        click.option("--since", type=Moment(), help="Only those dead since this time, or so long ago: 1h."),
+        click.option("--error", metavar="TEXT", help="Only those with this text in the error, in any case."),
+        click.option("--group", help="Only those of this group."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def dead() -> None:
+    """List, show, redrive, purge and export dead letters: what groups gave up on.
+
+    An ID is that of a dead letter, or of its event.
+    """
+
+
+@dead.command()
+@click.argument("type", required=False)
+@filter_options
+@with_bus
+async def ls(bus: EventBus, output: Output, *, type: str | None, **choice: Any) -> None:
+    """List the dead letters of all streams, or of TYPE, oldest first."""
+    letters = await _choose(bus, type, Filter(**choice))
+    output.rows(COLUMNS, letters, json=letter_as_json)
+    if not letters and not output.json:
+        talk(f"no dead letters{f' of {type}' if type else ''} match" if any(choice.values()) else "no dead letters")
+
+
+@dead.command()
+@click.argument("type")
+@click.argument("id")
+@with_bus
+async def show(bus: EventBus, output: Output, *, type: str, id: str) -> None:
+    """Show a dead letter of TYPE whole: the reason, and the event."""
+    for number, letter in enumerate(await _choose(bus, type, Filter(ids=[id]))):
+        if output.json:
+            output.value(letter_as_json(letter))
+        else:
+            if number:
+                click.echo()
+            _show(output, letter)
+
+
+@dead.command()
+@click.argument("type")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@filter_options
+@dry_run_option
+@yes_option
+@with_bus
+async def redrive(
+    bus: EventBus, output: Output, *, type: str, ids: tuple[str, ...], dry_run: bool, yes: bool, **choice: Any
+) -> None:
+    """Send dead letters of TYPE round again, each to its own group, with fresh attempts.
+
+    Those with an ID, or all that match; more than one are asked about first.
+    """
+    await _act(bus, output, type, Filter(ids=ids, **choice), bus.redrive, _REDRIVE, dry_run=dry_run, yes=yes)
+
+
+@dead.command()
+@click.argument("type")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@filter_options
+@dry_run_option
+@yes_option
+@with_bus
+async def purge(
+    bus: EventBus, output: Output, *, type: str, ids: tuple[str, ...], dry_run: bool, yes: bool, **choice: Any
+) -> None:
+    """Remove dead letters of TYPE for good: those with an ID, or all that match. It asks first."""
+    await _act(bus, output, type, Filter(ids=ids, **choice), bus.discard, _PURGE, dry_run=dry_run, yes=yes)
+
+
+@dead.command()
+@click.argument("type", required=False)
+@filter_options
+@with_bus
+async def export(bus: EventBus, output: Output, *, type: str | None, **choice: Any) -> None:
+    """Print dead letters whole, as one JSON object a line, of all streams or of TYPE."""
+    for letter in await _choose(bus, type, Filter(**choice)):
+        output.value(letter_as_json(letter))
+
+
+async def _choose(bus: EventBus, type: str | None, chosen: Filter) -> list[DeadLetter]:
+    """The dead letters that are meant; `NotFound` where an id names none."""
+    types = [type] if type is not None else [stream.stream for stream in await bus.stats() if stream.dead]
+    found = [letter for each in types for letter in await bus.dead_letters(each, group=chosen.group)]
+    known = {name for letter in found for name in (letter.id, event_id(letter))}
+    if missing := [id for id in chosen.ids if id not in known]:
+        raise NotFound(f"no dead letter {', '.join(map(repr, missing))} of {type!r}")
+    return [letter for letter in found if chosen.holds(letter)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Deed:
+    verb: str
+    past: str
+    asks_from: int
+    """From how many on it asks first."""
+
+
+_REDRIVE = _Deed("redrive", "redriven", 2)
+_PURGE = _Deed("purge", "purged", 1)
+
+
+async def _act(
+    bus: EventBus,
+    output: Output,
+    type: str,
+    chosen: Filter,
+    move: Callable[..., Any],
+    deed: _Deed,
+    *,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    letters = await _choose(bus, type, chosen)
+    done = 0
+    if dry_run:
+        if not output.json:
+            output.rows(COLUMNS, letters)
+    elif letters:
+        if len(letters) >= deed.asks_from:
+            agreed(f"{deed.verb} {_letters(len(letters))} of {type}", yes=yes)
+        done = await move(type, [letter.id for letter in letters])
+    if output.json:
+        output.value({"found": len(letters), deed.past: done})
+    elif dry_run:
+        talk(f"would {deed.verb} {_letters(len(letters))} of {type}")
+    else:
+        talk(f"{_letters(done)} of {type} {deed.past}")
+
+
+def _letters(number: int) -> str:
+    return f"{count(number)} dead {'letter' if number == 1 else 'letters'}"
+
+
+def _show(output: Output, letter: DeadLetter) -> None:
+    event = readable(letter)
+    about = {
+        "id": letter.id,
+        "type": letter.stream,
+        "group": letter.group,
+        "error": letter.error,
+        "attempts": str(letter.attempts),
+        "failed_at": letter.failed_at.isoformat(),
+        "position": letter.position,
+        "event": event_id(letter),
+    }
+    if event is not None:
+        about |= {"source": event.source, "timestamp": event.timestamp.isoformat()}
+        about |= {"key": event.key} if event.key else {}
+        about |= {"headers": as_json(event.headers)} if event.headers else {}
+    if not output.terminal:
+        content = {"data": as_json(event.data)} if event is not None else {"fields": as_json(raw_fields(letter.record))}
+        for name, value in {**about, **content}.items():
+            output.fields([name, value])
+        return
+    about["failed_at"] = f"{moment(letter.failed_at)} ({ago(letter.failed_at)})"
+    for name, value in about.items():
+        click.echo(f"{name:<10} {on_one_line(value)}")
+    click.echo(f"\n{as_indented_json(event.data if event is not None else raw_fields(letter.record))}")
+
+
+COLUMNS = (
+    Column("id", lambda letter: letter.id),
+    Column("type", lambda letter: letter.stream),
+    Column("group", lambda letter: letter.group),
+    Column("failed", lambda letter: letter.failed_at, ago),
+    counts("attempts", lambda letter: letter.attempts),
+    Column("error", lambda letter: letter.error, free=True),
+)

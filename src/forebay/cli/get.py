@@ -1,0 +1,119 @@
+"""`forebay get`: one event, and how far each group is with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from forebay import DeadLetter, Event, EventBus, Pending
+from forebay.cli.commands import with_bus
+from forebay.cli.output import Column, Output
+from forebay.cli.records import event_as_json, event_id
+from forebay.cli.text import ago, as_indented_json, as_json, moment, on_one_line, span
+from forebay.event import Record
+
+PAGE = 500
+
+
+@click.command()
+@click.argument("type")
+@click.argument("id")
+@with_bus
+async def get(bus: EventBus, output: Output, *, type: str, id: str) -> None:
+    """Show the event of TYPE with this ID, or at this position, and how far each group is with it.
+
+    \b
+    unread   not yet delivered to the group
+    pending  held by a consumer
+    waiting  for another attempt
+    dead     the group gave up on it
+    done     handled; or published before the group began to read
+
+    An event that was redriven or replayed to a group has a further line for each time.
+    """
+    event = await bus.get(type, id)
+    deliveries = await _deliveries(bus, event)
+    if output.json:
+        output.value({**event_as_json(event), "groups": deliveries})
+        return
+    _show_event(output, event)
+    if output.terminal and deliveries:
+        click.echo()
+    if output.terminal:
+        output.rows(COLUMNS, deliveries)
+    else:
+        for delivery in deliveries:
+            output.fields(["group", *delivery.values()])
+
+
+def _show_event(output: Output, event: Event) -> None:
+    about = {
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "timestamp": event.timestamp.isoformat(),
+        "key": event.key,
+        "headers": as_json(event.headers) if event.headers else None,
+        "position": event.position,
+    }
+    if not output.terminal:
+        for name, value in {**about, "data": as_json(event.data)}.items():
+            output.fields([name, value])
+        return
+    about["timestamp"] = f"{moment(event.timestamp)} ({ago(event.timestamp)})"
+    for name, value in about.items():
+        if value is not None:
+            click.echo(f"{name:<10} {on_one_line(value)}")
+    click.echo(f"\n{as_indented_json(event.data)}")
+
+
+async def _deliveries(bus: EventBus, event: Event) -> list[dict[str, Any]]:
+    """A row for each group and each place where the event stands for it: its own, then copies for that group."""
+    copies = await _copies(bus, event)
+    rows = []
+    for stream in await bus.stats(event.type):
+        for group in stream.groups:
+            held = {entry.position: entry for entry in await bus.pending(event.type, group.group)}
+            dead = {
+                letter.position: letter
+                for letter in await bus.dead_letters(event.type, group=group.group)
+                if event_id(letter) == event.id
+            }
+            for position in [event.position, *copies.get(group.group, [])]:
+                unread = await bus.store.scan(event.type, after=group.position, until=position, limit=1)
+                rows.append(_row(group.group, position, dead.get(position), held.get(position), unread=bool(unread)))
+    return rows
+
+
+async def _copies(bus: EventBus, event: Event) -> dict[str, list[str]]:
+    """By group, where the event was redriven or replayed to."""
+    found: dict[str, list[str]] = {}
+    after = event.position
+    while entries := await bus.store.scan(event.type, after=after, limit=PAGE):
+        for entry in entries:
+            record = entry.record
+            if isinstance(record, Record) and record.only is not None and record.id == event.id:
+                found.setdefault(record.only, []).append(entry.position)
+        after = entries[-1].position
+    return found
+
+
+def _row(group: str, position: str, dead: DeadLetter | None, held: Pending | None, *, unread: bool) -> dict[str, Any]:
+    state, attempt, detail = "unread" if unread else "done", None, None
+    if dead is not None:
+        state, attempt, detail = "dead", dead.attempts, dead.error
+    elif held is not None and held.consumer is not None:
+        state, attempt, detail = "pending", held.attempt, f"{held.consumer}, for {span(held.idle)}"
+    elif held is not None:
+        state, attempt, detail = "waiting", held.attempt, f"due in {span(held.due)}"
+    return {"group": group, "state": state, "attempt": attempt, "position": position, "detail": detail}
+
+
+COLUMNS = (
+    Column("group", lambda row: row["group"]),
+    Column("state", lambda row: row["state"]),
+    Column("attempt", lambda row: row["attempt"], right=True),
+    Column("position", lambda row: row["position"]),
+    Column("detail", lambda row: row["detail"], free=True),
+)

@@ -1,0 +1,54 @@
+"""`forebay groups`: how far each group is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from forebay import EventBus, GroupStats, NotFound
+from forebay.cli.commands import with_bus
+from forebay.cli.output import Column, Output, counts, spans
+from forebay.cli.watch import watch, watch_options
+
+
+@click.command()
+@click.argument("type", required=False)
+@watch_options
+@with_bus
+async def groups(bus: EventBus, output: Output, *, type: str | None, every: float | None) -> None:
+    """List the groups of all streams, or of TYPE.
+
+    \b
+    lag        events not yet delivered to the group; "?" where the store cannot tell
+    pending    events delivered and not finished, those waiting for another attempt included
+    oldest     age of the oldest event among them
+    dead       events that the group gave up on
+    consumers  consumers that hold something, or have read lately
+    """
+
+    async def look() -> list[tuple[str, GroupStats]]:
+        found = await bus.stats(*([type] if type is not None else []))
+        if type is not None and not found:
+            raise NotFound(f"no stream {type!r}; nothing was ever published to it")
+        return [(stream.stream, group) for stream in found for group in stream.groups]
+
+    await watch(output, COLUMNS, look, every=every, json=_as_json, empty=f"no groups in {bus.url}")
+
+
+def _as_json(row: tuple[str, GroupStats]) -> dict[str, Any]:
+    stream, group = row
+    return {"stream": stream, **msgspec.to_builtins(group)}
+
+
+COLUMNS = (
+    Column("stream", lambda row: row[0]),
+    Column("group", lambda row: row[1].group),
+    counts("lag", lambda row: row[1].lag),
+    counts("pending", lambda row: row[1].pending),
+    counts("waiting", lambda row: row[1].waiting),
+    spans("oldest", lambda row: row[1].oldest),
+    counts("dead", lambda row: row[1].dead, alarm=True),
+    counts("consumers", lambda row: row[1].consumers),
+)

@@ -1,0 +1,43 @@
+"""`forebay pending`: what a group has begun and not finished."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from forebay import EventBus
+from forebay.cli.commands import talk, with_bus
+from forebay.cli.output import Column, Output, counts, spans
+from forebay.payload import type_name
+from forebay.replay import require_group
+
+
+@click.command()
+@click.argument("type")
+@click.argument("group")
+@click.option("-n", "--number", type=click.IntRange(1), help="The first so many.  [default: all]")
+@with_bus
+async def pending(bus: EventBus, output: Output, *, type: str, group: str, number: int | None) -> None:
+    """List what GROUP has begun and not finished of TYPE: held by a consumer, or waiting for another attempt.
+
+    \b
+    held  how long its consumer has been silent on it; when that is longer than the
+          lease, another consumer takes it over
+    due   when a waiting one is tried again; below 0 it is overdue
+    """
+    await require_group(bus.store, type_name(type), group)
+    found = await bus.pending(type, group, limit=number)
+    output.rows(COLUMNS, found, json=msgspec.to_builtins)
+    if not found and not output.json:
+        talk(f"{group} has nothing pending of {type}")
+
+
+COLUMNS = (
+    Column("position", lambda entry: entry.position),
+    Column("state", lambda entry: "waiting" if entry.consumer is None else "pending"),
+    Column("consumer", lambda entry: entry.consumer),
+    counts("attempt", lambda entry: entry.attempt),
+    counts("failures", lambda entry: entry.failures),
+    spans("held", lambda entry: entry.idle),
+    spans("due", lambda entry: entry.due),
+)

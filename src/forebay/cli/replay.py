@@ -1,0 +1,91 @@
+"""`forebay replay`: a range of events once more, for one group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from forebay import EventBus
+from forebay.cli.commands import agreed, dry_run_option, talk, with_bus, yes_option
+from forebay.cli.output import Output
+from forebay.cli.parameters import Rate, StreamPlace
+from forebay.cli.text import count
+from forebay.payload import type_name
+from forebay.replay import Place, last_position
+
+
+@click.command()
+@click.argument("type")
+@click.option("--group", required=True, help="Who gets them again; nobody else does.")
+@click.option("--from", "start", type=StreamPlace(), default="earliest", show_default=True, help="Behind this place.")
+@click.option("--to", "end", type=StreamPlace(), default="latest", show_default=True, help="Up to this place.")
+@click.option("--rate", type=Rate(), help="At most so many events a second.")
+@dry_run_option
+@yes_option
+@with_bus
+async def replay(
+    bus: EventBus,
+    output: Output,
+    *,
+    type: str,
+    group: str,
+    start: Place,
+    end: Place,
+    rate: float | None,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Deliver the events of a range of TYPE again, to one group only, under their ids.
+
+    A place is a position, earliest, latest, or a time: ISO 8601, or how long ago. A range begins behind
+    a position, and at a time. The count is asked about first.
+
+    \b
+    forebay replay order_placed --group billing --from 2h --to 1h --rate 100/s
+    """
+    if end == "latest":
+        # What is confirmed is what is replayed, whatever is published in the meantime.
+        end = await last_position(bus.store, type_name(type))
+    found = await bus.replay(type, group=group, start=start, end=end, dry_run=True)
+    replayed = 0
+    if found and not dry_run:
+        agreed(f"replay {_events(found)} of {type} to {group}", yes=yes)
+        with _progress(found) as progress:
+            replayed = await bus.replay(type, group=group, start=start, end=end, rate=rate, progress=progress)
+    if output.json:
+        output.value({"found": found, "replayed": replayed})
+    elif dry_run:
+        talk(f"would replay {_events(found)} of {type} to {group}")
+    else:
+        talk(f"replayed {_events(replayed)} of {type} to {group}")
+
+
+def _events(number: int) -> str:
+    return f"{count(number)} {'event' if number == 1 else 'events'}"
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while it lasts, if that is a terminal; how far it came, if it is broken off."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("replay", total=total)
+
+        def progress(number: int) -> None:
+            nonlocal done
+            done = number
+            bar.update(task, completed=number)
+
+        try:
+            yield progress
+        except BaseException:
+            bar.stop()
+            talk(f"stopped after {_events(done)} of {count(total)}")
+            raise

@@ -1,0 +1,74 @@
+"""`forebay run`: the handlers of a bus in a Python module."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from forebay import ConfigurationError, EventBus
+from forebay.cli.commands import talk
+
+
+@click.command()
+@click.argument("bus", metavar="MODULE:BUS")
+@click.option("--until-idle", is_flag=True, help="End when all events are handled or dead.")
+@click.option("--concurrency", type=click.IntRange(1), help="Handlers at once, in place of what each asks for.")
+@click.pass_context
+def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | None) -> None:
+    """Run the handlers that are registered with @bus.on in a module, e.g. app:bus in app.py.
+
+    The module is looked for in the current folder too. --url serves a bus that is made by connect()
+    without a URL. SIGTERM or Ctrl-C ends the run in an orderly way: handlers finish, the rest is given
+    back; a second one ends it at once.
+    """
+    root = context.find_root()
+    if root.get_parameter_source("namespace") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("The bus chooses its namespace itself: connect(..., namespace=...).")
+    if root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        os.environ["FOREBAY_URL"] = root.params["url"]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    found = load_bus(bus)
+
+    async def handle() -> None:
+        async with found:
+            talk(f"running {bus} on {found.url or found}")
+            await found.run(until_idle=until_idle, concurrency=concurrency)
+
+    asyncio.run(handle())
+
+
+def load_bus(name: str) -> EventBus:
+    """The bus that MODULE:BUS names; `ConfigurationError` says what is missing.
+
+    An error of the module itself is raised as it is: its author needs the traceback.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ConfigurationError(f"{name!r} names no bus; write MODULE:BUS, e.g. app:bus for `bus` in app.py")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(f"no module {error.name!r}, neither in {folder} nor installed") from error
+    try:
+        found = functools.reduce(getattr, attribute.split("."), module)
+    except AttributeError as error:
+        buses = ", ".join(f"{module_name}:{n}" for n, value in vars(module).items() if isinstance(value, EventBus))
+        raise ConfigurationError(
+            f"module {module_name!r} has no {attribute!r}; {f'there is {buses}' if buses else 'it has no bus'}"
+        ) from error
+    if not isinstance(found, EventBus):
+        raise ConfigurationError(f"{name} is a {type(found).__name__}, not an EventBus; make one with connect(...)")
+    return found

@@ -1,0 +1,53 @@
+"""`forebay streams`: the streams at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+import msgspec
+
+from forebay import EventBus, StreamStats
+from forebay.cli.commands import with_bus
+from forebay.cli.output import Column, Output, counts, spans
+from forebay.cli.watch import watch, watch_options
+
+
+@click.command()
+@watch_options
+@with_bus
+async def streams(bus: EventBus, output: Output, *, every: float | None) -> None:
+    """List the streams: their events, those scheduled for later, and how their groups are doing.
+
+    The lag is that of the group which is furthest behind; "?" where the store cannot tell. Pending are
+    the deliveries not finished, of all groups; oldest is the age of the oldest event among them.
+    """
+    await watch(
+        output,
+        COLUMNS,
+        bus.stats,
+        every=every,
+        json=msgspec.to_builtins,
+        empty=f"no streams in {bus.url}",
+    )
+
+
+def _lag(stream: StreamStats) -> int | None:
+    lags = [group.lag for group in stream.groups]
+    return None if None in lags else max((lag for lag in lags if lag is not None), default=0)
+
+
+def _oldest(ages: Iterable[float | None]) -> float | None:
+    return max((age for age in ages if age is not None), default=None)
+
+
+COLUMNS = (
+    Column("stream", lambda stream: stream.stream),
+    counts("events", lambda stream: stream.length),
+    counts("scheduled", lambda stream: stream.scheduled),
+    counts("groups", lambda stream: len(stream.groups)),
+    counts("lag", _lag),
+    counts("pending", lambda stream: sum(group.pending for group in stream.groups)),
+    spans("oldest", lambda stream: _oldest(group.oldest for group in stream.groups)),
+    counts("dead", lambda stream: stream.dead, alarm=True),
+)

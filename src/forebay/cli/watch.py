@@ -1,0 +1,61 @@
+"""`--watch`: a list that is looked at again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from forebay.cli.commands import talk
+from forebay.cli.output import Column, Output, table
+from forebay.cli.parameters import Duration
+
+Row = TypeVar("Row")
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def watch_options(command: Decorated) -> Decorated:
+    """`--watch` and `--every`; the command gets `every`, None where it is to look once."""
+
+    def only_if_watched(context: click.Context, parameter: click.Parameter, value: float) -> float | None:
+        return max(value, 0.1) if context.params.pop("watch") else None
+
+    command = click.option(
+        "--every",
+        type=Duration(),
+        default="2s",
+        show_default=True,
+        callback=only_if_watched,
+        help="How often --watch looks.",
+    )(command)
+    return click.option("--watch", is_flag=True, is_eager=True, help="Look again and again, until Ctrl-C.")(command)
+
+
+async def watch(
+    output: Output,
+    columns: Sequence[Column],
+    look: Callable[[], Awaitable[list[Row]]],
+    *,
+    every: float | None,
+    json: Callable[[Row], Any],
+    empty: str,
+) -> None:
+    """Print what `look` finds, once, or `every` so many seconds; on a terminal in place."""
+    if every is None:
+        rows = await look()
+        output.rows(columns, rows, json=json)
+        if not rows and not output.json:
+            talk(empty)
+    elif output.terminal:
+        from rich.live import Live
+
+        with Live(console=output.console(), auto_refresh=False, screen=True) as live:
+            while True:
+                live.update(table(columns, await look()), refresh=True)
+                await asyncio.sleep(every)
+    else:
+        while True:
+            output.rows(columns, await look(), json=json)
+            await asyncio.sleep(every)

@@ -1,0 +1,44 @@
+"""The two clocks of the SQLite store, each in seconds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the store has its time from."""
+
+    @property
+    def boot_id(self) -> str:
+        """Changes whenever `now` may have begun anew."""
+        ...
+
+    def now(self) -> float:
+        """Seconds by a clock that all processes of the machine share and nobody can set."""
+        ...
+
+    def wall(self) -> float:
+        """Unix time."""
+        ...
+
+
+class MachineClock:
+    """Time since the machine was started, with its sleep, and the boot id of the kernel.
+
+    Where there is no such thing (not Linux), `now` is Unix time: shared too, and it goes on over
+    a restart, but who sets the clock moves the leases.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        except OSError:
+            self.boot_id = ""
+
+    def now(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if self.boot_id else time.time()
+
+    def wall(self) -> float:
+        return time.time()

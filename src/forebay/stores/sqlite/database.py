@@ -1,0 +1,225 @@
+"""The file: which paths will do, how it is opened, and whether it is still the one that was opened."""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import apsw
+
+from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreError, StoreUnavailable
+from forebay.stores.sqlite.clock import Clock
+from forebay.stores.sqlite.errors import to_store_error
+
+APPLICATION = 0x666F7265
+VERSION = 1
+WAL_LIMIT = 64 * 1024 * 1024
+"""The size in bytes that the write-ahead log is cut back to once it was larger."""
+
+Synchronous = Literal["full", "normal"]
+
+
+class Database:
+    """One database file, as one process uses it.
+
+    It is only ever touched through SQLite, and by its name: a plain `open` of the file, and its close,
+    would drop the locks that SQLite holds on it, and with them other processes' events.
+    """
+
+    def __init__(self, path: Path, *, synchronous: Synchronous, busy_timeout: float, clock: Clock) -> None:
+        self.path = path
+        self.clock = clock
+        self._synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        self._files = (path, path.with_name(f"{path.name}-wal"))
+        self._identity: tuple[tuple[int, int], ...] | None = None
+
+    def create(self) -> apsw.Connection:
+        """Open the file for writing, making it and its tables where there are none yet."""
+        _check_path(self.path)
+        is_new = not self.path.exists()
+        try:
+            connection = self._open()
+            try:
+                if is_new:
+                    # Before there is anything in it. The files beside it get the same rights.
+                    self.path.chmod(0o600)
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except apsw.Error as error:
+            raise self._explain(error) from error
+        self._identity = self._identify()
+        return connection
+
+    def connect(self, *, query_only: bool = False) -> apsw.Connection:
+        """Another connection to the file that `create` opened."""
+        self.check_unmoved()
+        try:
+            connection = self._open()
+            if query_only:
+                connection.pragma("query_only", True)
+        except apsw.Error as error:
+            raise self._explain(error) from error
+        return connection
+
+    def check_unmoved(self) -> None:
+        """Raise `StoreDamaged` where the files at the path are no longer those that were opened.
+
+        SQLite would go on writing into the old ones, which nobody else finds.
+        """
+        try:
+            unmoved = self._identify() == self._identity
+        except OSError:
+            unmoved = False
+        if not unmoved:
+            raise StoreDamaged(
+                f"{self.path}, or the -wal file beside it, was moved, replaced or deleted while it was open:"
+                " put it back, and open the store again"
+            )
+
+    def _identify(self) -> tuple[tuple[int, int], ...]:
+        return tuple((status.st_dev, status.st_ino) for status in (path.stat() for path in self._files))
+
+    def _open(self) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path))
+        patience = Patience(self._busy_timeout)
+        connection.set_busy_handler(patience)
+        if connection.readonly("main"):
+            connection.close()
+            raise StoreDenied(f"{self.path} may only be read: give this user the right to write to it")
+        connection.pragma("trusted_schema", False)
+        connection.pragma("cell_size_check", True)
+        connection.pragma("synchronous", self._synchronous)
+        connection.pragma("journal_size_limit", WAL_LIMIT)
+        return connection
+
+    def _prepare(self, connection: apsw.Connection) -> None:
+        self._check_origin(connection)
+        mode = self._insist(lambda: connection.pragma("journal_mode", "wal"))
+        if mode != "wal":
+            raise ConfigurationError(
+                f"{self.path}: the file system cannot share memory between processes, found journal mode {mode!r};"
+                " use a local disk"
+            )
+        boot_id = self.clock.boot_id
+        if connection.pragma("user_version") == VERSION and _boot_id(connection) == boot_id:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Somebody else may have been first.
+            if self._check_origin(connection) == 0:
+                connection.execute(files(__package__).joinpath("schema.sql").read_text("utf-8"))
+            if _boot_id(connection) != boot_id:
+                self._begin_anew(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _begin_anew(self, connection: apsw.Connection) -> None:
+        """The machine was started since: no lease is held any more, and its clock began at 0."""
+        connection.execute("UPDATE pending SET leased_at = 0 WHERE consumer IS NOT NULL")
+        connection.execute("UPDATE pending SET due = 0 WHERE consumer IS NULL")
+        connection.execute("UPDATE scheduled SET due = ? + at - ?", (self.clock.now(), self.clock.wall()))
+        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('boot_id', ?)", (self.clock.boot_id,))
+
+    def _check_origin(self, connection: apsw.Connection) -> int:
+        """The version of forebay's tables in the file, 0 where it is empty."""
+        version: int = connection.pragma("user_version")
+        if connection.pragma("application_id") == APPLICATION:
+            if version > VERSION:
+                raise ConfigurationError(
+                    f"{self.path} was written by a newer forebay (format {version}, this one knows {VERSION}):"
+                    " upgrade forebay"
+                )
+            return version
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4").fetchall()
+        if tables:
+            raise ConfigurationError(
+                f"{self.path} is another program's database, with the tables"
+                f" {', '.join(repr(name) for (name,) in tables)}, ...: give forebay a file of its own"
+            )
+        return 0
+
+    def _insist(self, action: Callable[[], str]) -> str:
+        """Repeat what fails as busy without asking the busy handler: the change to write-ahead logging."""
+        patience = Patience(self._busy_timeout)
+        tries = 0
+        while True:
+            try:
+                return action()
+            except apsw.BusyError:
+                if not patience(tries):
+                    raise
+                tries += 1
+
+    def _explain(self, error: apsw.Error) -> StoreError:
+        folder = self.path.parent
+        if isinstance(error, apsw.CantOpenError):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                return StoreDenied(f"{folder} may not be written to, and SQLite keeps files beside {self.path}")
+            if not os.access(self.path, os.R_OK | os.W_OK):
+                return StoreDenied(f"{self.path} may not be read and written by this user")
+            return StoreUnavailable(f"{self.path} cannot be opened ({error})")
+        return to_store_error(error, str(self.path))
+
+
+class Patience:
+    """A busy handler: waits a little, with jitter, until `timeout` seconds are over.
+
+    SQLite's own backs off to 100 ms, so whoever waits long is passed over again and again.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._since = 0.0
+
+    def __call__(self, tries: int) -> bool:
+        now = time.monotonic()
+        if tries == 0:
+            self._since = now
+        if now - self._since >= self._timeout:
+            return False
+        time.sleep(random.uniform(0.0002, min(0.002, 0.0003 + 0.0001 * tries)))
+        return True
+
+
+def normalise(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a database file, with `~` and links resolved; refuses what names no file."""
+    text = os.fsdecode(path)
+    if not text or "\0" in text or text.startswith((":memory:", "file:")):
+        raise ConfigurationError(f"{path!r} names no file; give a path such as events.db, or use a MemoryStore")
+    try:
+        return Path(text).expanduser().resolve()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{text!r} leads nowhere: {error}") from error
+
+
+def _check_path(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"the folder {folder} does not exist: create it, or name another file")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreDenied(f"{path}: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise ConfigurationError(f"{path} is a folder: name a file in it, such as {path / 'events.db'}")
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(f"{path} is not a regular file: name another one")
+
+
+def _boot_id(connection: apsw.Connection) -> str | None:
+    rows: list[tuple[Any, ...]] = connection.execute("SELECT value FROM meta WHERE name = 'boot_id'").fetchall()
+    return rows[0][0] if rows else None

@@ -1,0 +1,43 @@
+"""What SQLite's errors mean: one table."""
+
+from __future__ import annotations
+
+import errno
+
+import apsw
+
+from forebay.errors import StoreDamaged, StoreDenied, StoreError, StoreFull, StoreUnavailable
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_MEANING: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
+    (apsw.BusyError, StoreUnavailable, "another process kept it locked for longer than busy_timeout"),
+    (apsw.LockedError, StoreUnavailable, "another connection kept it locked"),
+    (apsw.FullError, StoreFull, "its disk is full: make room, and try again"),
+    (apsw.ReadOnlyError, StoreDenied, "it may only be read: give this user the right to write to it and its folder"),
+    (apsw.PermissionsError, StoreDenied, "the system refused access"),
+    (apsw.AuthError, StoreDenied, "the system refused access"),
+    (apsw.NotADBError, StoreDamaged, "it is not an SQLite database: name another file"),
+    (apsw.CorruptError, StoreDamaged, "it is damaged: restore a backup"),
+    (apsw.FormatError, StoreDamaged, "it is damaged: restore a backup"),
+    (apsw.SQLError, StoreDamaged, "its tables are not those that forebay made"),
+    (apsw.ConstraintError, StoreDamaged, "its tables are not those that forebay made"),
+    (apsw.CantOpenError, StoreUnavailable, "it, or a file beside it, cannot be opened"),
+    (apsw.IOError, StoreUnavailable, "its disk failed to read or write"),
+    (apsw.NoMemError, StoreUnavailable, "there is no memory left"),
+)
+
+
+def is_out_of_room(error: apsw.Error, system_error: int) -> bool:
+    """Whether a write failed for want of room, by the disk, a quota or a limit on file sizes."""
+    return isinstance(error, apsw.FullError) or (isinstance(error, apsw.IOError) and system_error in _NO_ROOM)
+
+
+def to_store_error(error: apsw.Error, path: str, system_error: int = 0) -> StoreError:
+    """The StoreError that an error of SQLite stands for. `system_error` is the errno behind it, if any."""
+    if is_out_of_room(error, system_error):
+        return StoreFull(f"{path}: there is no room for it to grow: make room, and try again ({error})")
+    for kind, meaning, words in _MEANING:
+        if isinstance(error, kind):
+            return meaning(f"{path}: {words} ({error})")
+    return StoreError(f"{path}: {error}")

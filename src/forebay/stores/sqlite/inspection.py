@@ -1,0 +1,165 @@
+"""What can be looked up without changing anything. Each runs inside a reading transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from forebay.store import END, DeadLetter, Entry, GroupStats, Pending, StreamStats
+from forebay.stores.sqlite.rows import select
+from forebay.stores.sqlite.turn import LAST, Turn, parse
+
+
+def scan(turn: Turn, stream: str, *, after: str, until: str, limit: int, newest: bool) -> list[Entry]:
+    """Entries behind `after` up to `until`, oldest first."""
+    stream_id = turn.stream(stream)
+    if stream_id is None or limit < 1:
+        return []
+    rows = select(
+        turn.connection,
+        ["e.seq"],
+        "FROM entries e INDEXED BY entries_by_stream WHERE e.stream_id = ? AND e.seq > ? AND e.seq <= ?"
+        f" ORDER BY e.seq {'DESC' if newest else 'ASC'} LIMIT ?",
+        (stream_id, turn.place(after, stream_id), LAST if until == END else parse(until), limit),
+    )
+    return [Entry(str(seq), record) for seq, record in (reversed(rows) if newest else rows)]
+
+
+def locate(turn: Turn, stream: str, moment: float) -> int:
+    """The position just before the first entry appended at or after a moment of Unix time.
+
+    A search by halves: where the clock was set back while entries came in, it is that far off.
+    """
+    stream_id = turn.stream(stream)
+    if stream_id is None:
+        return 0
+    low, high = 0, turn.head(stream_id)
+    while low < high:
+        middle = (low + high) // 2
+        first, appended = turn.rows(
+            "SELECT seq, appended FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+            " ORDER BY seq LIMIT 1",
+            (stream_id, middle),
+        )[0]
+        if appended >= moment:
+            high = middle
+        else:
+            low = first
+    return low
+
+
+def trim_limit(turn: Turn, stream: str, *, max_length: int | None, max_age: float | None) -> int:
+    """The last position that a trim is to remove; 0 for none."""
+    stream_id = turn.stream(stream)
+    if stream_id is None:
+        return 0
+    beyond = None
+    if max_length is not None:
+        beyond = turn.value(
+            "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ?"
+            " ORDER BY seq DESC LIMIT 1 OFFSET ?",
+            (stream_id, max_length),
+        )
+    older = 0 if max_age is None else locate(turn, stream, turn.wall - max_age)
+    return max(beyond or 0, older)
+
+
+def handled(turn: Turn, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+    """Those of the ids that the group remembers."""
+    found = turn.find_group(stream, group)
+    if found is None:
+        return set()
+    rows = turn.rows(
+        "SELECT id FROM handled WHERE group_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
+        (found.id, turn.wall, json.dumps(list(ids))),
+    )
+    return {id for (id,) in rows}
+
+
+def dead_letters(turn: Turn, stream: str, *, group: str | None, after: str, limit: int) -> list[DeadLetter]:
+    """Dead letters behind `after`, oldest first."""
+    rows = select(
+        turn.connection,
+        ["e.number", "e.group_name", "e.seq", "e.error", "e.failed_at", "e.attempts"],
+        "FROM (SELECT *, NULL AS only_group FROM dead) e WHERE e.stream_id = ? AND e.number > ?"
+        " AND (? IS NULL OR e.group_name = ?) ORDER BY e.number LIMIT ?",
+        (turn.stream(stream), parse(after or "0"), group, group, limit),
+    )
+    return [
+        DeadLetter(f"{number:012}", stream, of, str(seq), record, error, datetime.fromtimestamp(at, UTC), attempts)
+        for number, of, seq, error, at, attempts, record in rows
+    ]
+
+
+def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> list[Pending]:
+    """What a group has begun and not finished."""
+    found = turn.group(stream, group)
+    rows = turn.rows(
+        "SELECT seq, consumer, attempt, failures, leased_at, due FROM pending"
+        " WHERE group_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+        (found.id, turn.place(after, found.stream_id), limit),
+    )
+    return [
+        Pending(
+            str(seq),
+            consumer,
+            attempt,
+            failures,
+            None if leased_at is None else turn.now - leased_at,
+            None if due is None else due - turn.now,
+        )
+        for seq, consumer, attempt, failures, leased_at, due in rows
+    ]
+
+
+def stats(turn: Turn, streams: Sequence[str] | None) -> list[StreamStats]:
+    """All streams of the namespace, or some, by name."""
+    rows = turn.rows(
+        "SELECT id, name FROM streams WHERE namespace = ?1"
+        " AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2))) ORDER BY name",
+        (turn.namespace, None if streams is None else json.dumps(list(streams))),
+    )
+    return [_stream_stats(turn, id, name) for id, name in rows]
+
+
+def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
+    # min and max each on their own: together they would go through the whole index.
+    [(length, scheduled, dead, first, last)] = turn.rows(
+        "SELECT (SELECT count(*) FROM entries WHERE stream_id = ?1),"
+        " (SELECT count(*) FROM scheduled WHERE stream_id = ?1),"
+        " (SELECT count(*) FROM dead WHERE stream_id = ?1),"
+        " (SELECT min(seq) FROM entries WHERE stream_id = ?1),"
+        " (SELECT max(seq) FROM entries WHERE stream_id = ?1)",
+        (stream_id,),
+    )
+    groups = turn.rows("SELECT id, name, cursor FROM groups WHERE stream_id = ? ORDER BY name", (stream_id,))
+    return StreamStats(
+        name,
+        length,
+        scheduled,
+        dead,
+        None if first is None else str(first),
+        None if last is None else str(last),
+        tuple(_group_stats(turn, stream_id, *group) for group in groups),
+    )
+
+
+def _group_stats(turn: Turn, stream_id: int, group_id: int, name: str, cursor: int) -> GroupStats:
+    [(lag, pending, waiting, consumers, dead, oldest)] = turn.rows(
+        # Behind the cursor, but not what is meant for others, nor what is still held after a seek back.
+        "SELECT (SELECT count(*) FROM entries WHERE stream_id = :stream AND seq > :cursor)"
+        " - (SELECT count(*) FROM entries INDEXED BY entries_for_one"
+        "    WHERE stream_id = :stream AND seq > :cursor AND only_group IS NOT NULL AND only_group <> :name)"
+        " - (SELECT count(*) FROM pending p JOIN entries e ON e.seq = p.seq"
+        "    WHERE p.group_id = :group AND p.seq > :cursor),"
+        " (SELECT count(*) FROM pending WHERE group_id = :group),"
+        " (SELECT count(*) FROM pending WHERE group_id = :group AND consumer IS NULL),"
+        " (SELECT count(DISTINCT consumer) FROM pending WHERE group_id = :group),"
+        " (SELECT count(*) FROM dead WHERE stream_id = :stream AND group_name = :name),"
+        " (SELECT e.appended FROM pending p JOIN entries e ON e.seq = p.seq"
+        "    WHERE p.group_id = :group ORDER BY p.seq LIMIT 1)",
+        {"stream": stream_id, "group": group_id, "name": name, "cursor": cursor},
+    )
+    age = None if oldest is None else max(turn.wall - oldest, 0.0)
+    return GroupStats(name, str(cursor), lag, pending, waiting, dead, age, consumers)

@@ -1,0 +1,38 @@
+"""The moves of dead letters: redrive and discard. Each runs inside a transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from forebay.stores.sqlite.turn import LAST, Turn
+
+_CHOSEN = "FROM dead WHERE stream_id = ? AND number IN (SELECT value FROM json_each(?))"
+
+
+def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
+    """Append dead letters again, each for its group only, and remove them; return how many."""
+    stream_id = turn.stream(stream)
+    if stream_id is None:
+        return 0
+    chosen = (stream_id, _numbers(ids))
+    count = turn.run(
+        "INSERT INTO entries (appended, stream_id, type, source, data, timestamp, id, key, headers, only_group)"
+        f" SELECT ?, stream_id, type, source, data, timestamp, id, key, headers, group_name {_CHOSEN} ORDER BY number",
+        (turn.wall, *chosen),
+    )
+    if count:
+        turn.news[stream] = turn.connection.last_insert_rowid()
+        turn.run(f"DELETE {_CHOSEN}", chosen)
+    return count
+
+
+def discard(turn: Turn, stream: str, ids: Sequence[str]) -> int:
+    """Remove dead letters; return how many there were."""
+    stream_id = turn.stream(stream)
+    return 0 if stream_id is None else turn.run(f"DELETE {_CHOSEN}", (stream_id, _numbers(ids)))
+
+
+def _numbers(ids: Sequence[str]) -> str:
+    known = (id for id in ids if id.isascii() and id.isdecimal())
+    return json.dumps([number for id in known if (number := int(id)) <= LAST])

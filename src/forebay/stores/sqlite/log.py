@@ -1,0 +1,170 @@
+"""The moves of the streams themselves: append, schedule, trim. Each runs inside a transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forebay.store import START, Trimmed
+from forebay.stores.sqlite.rows import COLUMNS, MARKS, Row, insert
+from forebay.stores.sqlite.turn import Turn, parse
+
+TRIMMED_AT_ONCE = 5_000
+"""Entries that one transaction removes, so that a long trim does not hold up everyone else."""
+FORGOTTEN_AT_ONCE = 1_000
+
+
+_SCHEDULE = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"  # noqa: S608  # constants
+_LAUNCH = f"""
+    INSERT INTO entries (appended, stream_id, {COLUMNS})
+    SELECT ?, stream_id, {COLUMNS} FROM scheduled WHERE stream_id = ? AND due <= ? ORDER BY due, number"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A plain append. Those that stand next to each other in a transaction become one statement."""
+
+    stream: str
+    rows: Sequence[Row]
+
+    def __call__(self, turn: Turn) -> list[str]:
+        return append(turn, [self])[0]
+
+
+def append(turn: Turn, moves: Sequence[Append]) -> list[list[str]]:
+    """Carry out several appends in their order; return the positions of each."""
+    ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys(move.stream for move in moves)}
+    rows = [(ids[move.stream], row) for move in moves for row in move.rows]
+    last = insert(turn.connection, turn.wall, rows)
+    # This transaction is the only writer, so that its positions follow one another.
+    position = last - len(rows)
+    turn.before = position if turn.before is None else turn.before
+    positions = []
+    for move in moves:
+        end = position + len(move.rows)
+        positions.append([str(number) for number in range(position + 1, end + 1)])
+        turn.news[move.stream] = position = end
+    return positions
+
+
+def append_once(
+    turn: Turn, stream: str, rows: Sequence[Row], *, unless_seen: float | None, since: str | None
+) -> list[str]:
+    """Append those rows whose ids are not known yet; return the positions of all."""
+    stream_id = turn.make_stream(stream)
+    known = _find(turn, stream_id, rows, parse(since)) if since is not None else {}
+    if unless_seen is not None:
+        known |= _seen(turn, stream_id, rows)
+    fresh = _fresh(rows, known)
+    if fresh:
+        positions = append(turn, [Append(stream, fresh)])[0]
+        named = {row.id: position for row, position in zip(fresh, positions, strict=True) if row.id}
+        known |= named
+        if unless_seen is not None:
+            _remember(turn, stream_id, {id: int(position) for id, position in named.items()}, unless_seen)
+        nameless = iter([position for row, position in zip(fresh, positions, strict=True) if not row.id])
+    else:
+        nameless = iter([])
+    return [known[row.id] if row.id else next(nameless) for row in rows]
+
+
+def schedule(turn: Turn, stream: str, rows: Sequence[Row], *, delay: float, unless_seen: float | None) -> None:
+    """Keep rows until `launch` appends them."""
+    stream_id = turn.make_stream(stream)
+    if unless_seen is not None:
+        rows = _fresh(rows, _seen(turn, stream_id, rows))
+        _remember(turn, stream_id, dict.fromkeys((row.id for row in rows if row.id), None), unless_seen)
+    turn.connection.executemany(
+        _SCHEDULE,
+        [(stream_id, turn.now + delay, turn.wall + delay, *row) for row in rows],
+    )
+
+
+def launch(turn: Turn, stream: str, stream_id: int) -> None:
+    """Append the scheduled events of a stream that are due, in the order of their times."""
+    count = turn.run(_LAUNCH, (turn.wall, stream_id, turn.now))
+    if not count:
+        return
+    turn.run("DELETE FROM scheduled WHERE stream_id = ? AND due <= ?", (stream_id, turn.now))
+    last = turn.connection.last_insert_rowid()
+    turn.news[stream] = last
+    turn.run(
+        "UPDATE seen SET seq = e.seq FROM entries e WHERE e.stream_id = ? AND e.seq > ?"
+        " AND seen.stream_id = e.stream_id AND seen.id = e.id AND seen.seq IS NULL",
+        (stream_id, last - count),
+    )
+
+
+def trim(turn: Turn, stream: str, *, until: int, force: bool) -> Trimmed:
+    """Remove at most TRIMMED_AT_ONCE of the entries up to `until`, the oldest first."""
+    stream_id = turn.stream(stream)
+    last = turn.value(
+        "SELECT max(seq) FROM (SELECT seq FROM entries WHERE stream_id = ? AND seq <= ? ORDER BY seq LIMIT ?)",
+        (stream_id, until, TRIMMED_AT_ONCE),
+    )
+    if stream_id is None or last is None:
+        return Trimmed(0, 0)
+    dropped = 0
+    if force:
+        dropped = turn.value(f"SELECT count(*) {_UNFINISHED} AND e.seq <= ?", (stream_id, last))
+    else:
+        first = turn.value(f"SELECT min(e.seq) {_UNFINISHED} AND e.seq <= ?", (stream_id, last))
+        last = last if first is None else first - 1
+    removed = turn.run("DELETE FROM entries WHERE stream_id = ? AND seq <= ?", (stream_id, last))
+    return Trimmed(removed, dropped)
+
+
+_UNFINISHED = """
+    FROM entries e INDEXED BY entries_by_stream
+    WHERE e.stream_id = ? AND EXISTS (
+        SELECT 1 FROM groups g
+        WHERE g.stream_id = e.stream_id AND (
+            (e.seq > g.cursor AND (e.only_group IS NULL OR e.only_group = g.name))
+            OR EXISTS (SELECT 1 FROM pending p WHERE p.group_id = g.id AND p.seq = e.seq)
+        )
+    )"""
+
+
+def _find(turn: Turn, stream_id: int, rows: Sequence[Row], since: int) -> dict[str, str]:
+    """The first position behind `since` of each id."""
+    found = turn.rows(
+        "SELECT id, min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+        " AND only_group IS NULL AND id IN (SELECT value FROM json_each(?)) GROUP BY id",
+        (stream_id, since, _ids(rows)),
+    )
+    return {id: str(seq) for id, seq in found}
+
+
+def _seen(turn: Turn, stream_id: int, rows: Sequence[Row]) -> dict[str, str]:
+    """The position of each remembered id; START for one that is only scheduled."""
+    found = turn.rows(
+        "SELECT id, seq FROM seen WHERE stream_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
+        (stream_id, turn.wall, _ids(rows)),
+    )
+    return {id: START if seq is None else str(seq) for id, seq in found}
+
+
+def _fresh(rows: Sequence[Row], known: dict[str, str]) -> list[Row]:
+    """The rows whose id is not known, each id once. An empty id names nothing."""
+    fresh: dict[str | int, Row] = {}
+    for number, row in enumerate(rows):
+        if row.id not in known:
+            fresh.setdefault(row.id or number, row)
+    return list(fresh.values())
+
+
+def _remember(turn: Turn, stream_id: int, ids: dict[str, int] | dict[str, None], span: float) -> None:
+    turn.connection.executemany(
+        "INSERT OR REPLACE INTO seen (stream_id, id, seq, expires) VALUES (?, ?, ?, ?)",
+        [(stream_id, id, seq, turn.wall + span) for id, seq in ids.items()],
+    )
+    turn.run(
+        "DELETE FROM seen WHERE (stream_id, id) IN"
+        " (SELECT stream_id, id FROM seen INDEXED BY seen_by_expiry WHERE expires <= ? LIMIT ?)",
+        (turn.wall, FORGOTTEN_AT_ONCE),
+    )
+
+
+def _ids(rows: Sequence[Row]) -> str:
+    return json.dumps([row.id for row in rows if row.id])

@@ -1,0 +1,142 @@
+"""Records as rows, and rows of any origin as records.
+
+Rows cross between SQLite and Python as one JSON text, not one by one: apsw lets go of the interpreter
+lock at every step of a statement, and beside a busy event loop it waits up to 5 ms to get it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import apsw
+import msgspec
+
+from forebay.event import Foreign, Record
+
+FIELDS = ("type", "source", "data", "timestamp", "id", "key", "headers", "only_group")
+"""The columns of a record, in the order in which they go on every wire."""
+
+COLUMNS = ", ".join(FIELDS)
+MARKS = ", ".join("?" for _ in FIELDS)
+
+
+_LONGEST = 256 * 1024 * 1024
+"""SQLite takes texts of up to 1,000,000,000 bytes."""
+
+
+class Row(NamedTuple):
+    """The values of FIELDS. `data` and `headers` are `bytes` where they are not UTF-8."""
+
+    type: str
+    source: str
+    data: str | bytes
+    timestamp: str
+    id: str
+    key: str | None
+    headers: str | bytes | None
+    only_group: str | None
+
+
+def to_row(record: Record) -> Row:
+    """The values of FIELDS for a record."""
+    return Row(
+        record.type,
+        record.source,
+        _to_text(record.data),
+        record.timestamp,
+        record.id,
+        record.key,
+        None if record.headers is None else _to_text(record.headers),
+        record.only,
+    )
+
+
+def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | None, ...]:
+    """The values of FIELDS but the last, for a record of any origin."""
+    if isinstance(record, Record):
+        return to_row(record)[:-1]
+    found = {} if record is None else dict(record.fields)
+    return tuple(found.get(name.encode()) for name in FIELDS[:-1])
+
+
+def _to_text(text: bytes) -> str | bytes:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text
+
+
+def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[int, Row]]) -> int:
+    """Append rows, each with its stream's id, to `entries`; return the position of the last one."""
+    into = f"INSERT INTO entries (appended, stream_id, {COLUMNS})"
+    flat = [(stream_id, *row) for stream_id, row in rows]
+    # msgspec writes bytes as base64, so what is not UTF-8 must go the other way.
+    is_text = not any(isinstance(row.data, bytes) or isinstance(row.headers, bytes) for _, row in rows)
+    text = msgspec.json.encode(flat) if is_text else b""
+    if 0 < len(text) < _LONGEST:
+        values = ", ".join(f"value ->> {place}" for place in range(1 + len(FIELDS)))
+        connection.execute(f"{into} SELECT ?, {values} FROM json_each(?)", (appended, text.decode()))
+    else:
+        connection.executemany(f"{into} VALUES (?, ?, {MARKS})", [(appended, *row) for row in flat])
+    return connection.last_insert_rowid()
+
+
+def select(
+    connection: apsw.Connection, lead: Sequence[str], source: str, bindings: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """The rows of `SELECT lead, FIELDS source`, with the fields of the table `e` made into one record, the last value.
+
+    What foreign programs wrote, bytes that are not UTF-8 included, comes back byte for byte.
+    """
+    names = [f"lead_{place}" for place in range(len(lead))]
+    fields = ", ".join(f"e.{name}" for name in FIELDS)
+    query = (
+        f"SELECT CAST(json_group_array(json_array({', '.join(names)}, {COLUMNS})) AS BLOB)"
+        f" FROM (SELECT {', '.join(f'{value} AS {name}' for value, name in zip(lead, names, strict=True))}, {fields}"
+        f" {source})"
+    )
+    try:
+        rows = msgspec.json.decode(connection.execute(query, bindings).get)
+    except (apsw.SQLError, apsw.TooBigError, UnicodeDecodeError, msgspec.DecodeError):
+        # JSON holds neither BLOBs nor text that is not UTF-8.
+        raw = ", ".join(f"CAST(e.{name} AS BLOB)" for name in FIELDS)
+        found: list[tuple[Any, ...]] = connection.execute(
+            f"SELECT {', '.join(lead)}, {raw} {source}", bindings
+        ).fetchall()
+        return [(*row[: len(lead)], _from_bytes(row[len(lead) :])) for row in found]
+    return [(*row[: len(lead)], _from_texts(row[len(lead) :])) for row in rows]
+
+
+def _from_texts(values: Sequence[str | None]) -> Record | Foreign:
+    type, source, data, timestamp, id, key, headers, only = values
+    if type is None or source is None or data is None or timestamp is None:
+        return _foreign([None if value is None else value.encode() for value in values])
+    return Record(
+        type, source, data.encode(), timestamp, id or "", key, None if headers is None else headers.encode(), only
+    )
+
+
+def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
+    type, source, data, timestamp, id, key, headers, only = values
+    if type is None or source is None or data is None or timestamp is None:
+        return _foreign(values)
+    try:
+        return Record(
+            type.decode(),
+            source.decode(),
+            data,
+            timestamp.decode(),
+            (id or b"").decode(),
+            None if key is None else key.decode(),
+            headers,
+            None if only is None else only.decode(),
+        )
+    except UnicodeDecodeError:
+        return _foreign(values)
+
+
+def _foreign(values: Sequence[bytes | None]) -> Foreign:
+    # `only_group` is forebay's own mark on an entry, not a field of it.
+    named = zip(FIELDS[:-1], values, strict=False)
+    return Foreign(tuple((name.encode(), value) for name, value in named if value is not None))

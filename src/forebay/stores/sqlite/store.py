@@ -1,0 +1,308 @@
+"""The Store on SQLite: the async face of the moves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+
+import apsw
+
+from forebay.errors import ConfigurationError
+from forebay.event import Record, check_seconds
+from forebay.payload import check_name
+from forebay.store import (
+    END,
+    START,
+    DeadLetter,
+    Delivery,
+    Durability,
+    Entry,
+    Pending,
+    Reader,
+    StreamStats,
+    Trimmed,
+)
+from forebay.stores.sqlite import inspection, leases, letters, log
+from forebay.stores.sqlite.clock import Clock, MachineClock
+from forebay.stores.sqlite.database import Database, Synchronous, normalise
+from forebay.stores.sqlite.errors import to_store_error
+from forebay.stores.sqlite.log import Append
+from forebay.stores.sqlite.rows import to_row
+from forebay.stores.sqlite.turn import Turn
+from forebay.stores.sqlite.wakeup import Wakeup
+from forebay.stores.sqlite.writer import Look, Writer
+
+Result = TypeVar("Result")
+
+ORDERED_INTERVAL = 0.05
+"""Seconds between two looks of an ordered reader: nothing tells it that another one has finished."""
+
+
+class SQLiteStore:
+    """Streams in one SQLite file, which any number of processes of one machine share.
+
+    `synchronous="full"` flushes every commit to the disk; "normal" leaves that to the system, so that
+    a power failure may take the last commits with it, and is several times faster for single events.
+    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk.
+
+    Positions are whole numbers, counted over all streams of the file.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        namespace: str = "events",
+        synchronous: Synchronous = "full",
+        busy_timeout: float = 10.0,
+        clock: Clock | None = None,
+    ) -> None:
+        if synchronous not in ("full", "normal"):
+            raise ConfigurationError(f"synchronous={synchronous!r}: give 'full' or 'normal'")
+        self.path = normalise(path)
+        self._namespace = check_name("namespace", namespace)
+        self._synchronous: Synchronous = synchronous
+        self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
+        self._clock = clock or MachineClock()
+        self._open: _Open | None = None
+
+    def twin(self) -> SQLiteStore:
+        return SQLiteStore(
+            self.path,
+            namespace=self._namespace,
+            synchronous=self._synchronous,
+            busy_timeout=self._busy_timeout,
+            clock=self._clock,
+        )
+
+    async def __aenter__(self) -> Self:
+        if self._open is not None:
+            raise ConfigurationError(f"the store on {self.path} is open already; `twin()` makes another one")
+        database = Database(
+            self.path, synchronous=self._synchronous, busy_timeout=self._busy_timeout, clock=self._clock
+        )
+        self._open = await _Open.on(database, self._namespace)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        opened, self._open = self._open, None
+        # After a fork the threads are in the other process, and so are the locks.
+        if opened is not None and opened.process == os.getpid():
+            await opened.close()
+
+    # The streams.
+
+    async def append(
+        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+    ) -> list[str]:
+        if not records:
+            return []
+        rows = [to_row(record) for record in records]
+        if unless_seen is None and since is None:
+            return await self._move(Append(stream, rows))
+        return await self._move(
+            partial(log.append_once, stream=stream, rows=rows, unless_seen=unless_seen, since=since)
+        )
+
+    async def schedule(
+        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+    ) -> None:
+        rows = [to_row(record) for record in records]
+        await self._move(partial(log.schedule, stream=stream, rows=rows, delay=delay, unless_seen=unless_seen))
+
+    async def scan(
+        self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
+    ) -> list[Entry]:
+        return await self._look(
+            partial(inspection.scan, stream=stream, after=after, until=until, limit=limit, newest=newest)
+        )
+
+    async def locate(self, stream: str, moment: datetime) -> str:
+        aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        return str(await self._look(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
+
+    async def trim(
+        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+    ) -> Trimmed:
+        until = await self._look(partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age))
+        removed = dropped = 0
+        while until:
+            part = await self._move(partial(log.trim, stream=stream, until=until, force=force))
+            removed += part.removed
+            dropped += part.dropped
+            if part.removed < log.TRIMMED_AT_ONCE:
+                break
+        return Trimmed(removed, dropped)
+
+    # What consumers do.
+
+    async def join(self, stream: str, group: str, *, start: str = START) -> bool:
+        return await self._move(partial(leases.join, stream=stream, group=group, start=start))
+
+    async def seek(self, stream: str, group: str, to: str) -> None:
+        await self._move(partial(leases.seek, stream=stream, group=group, to=to))
+
+    async def leave(self, stream: str, group: str) -> None:
+        await self._move(partial(leases.leave, stream=stream, group=group))
+
+    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+        move: Callable[[Turn], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)
+        look = partial(leases.can_read, reader=reader)
+        found = await self._move(move, look)
+        if found or wait <= 0:
+            return found
+        opened = self._opened()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait
+        with opened.wakeup.expect(reader.stream) as woken:
+            while not (found := await self._move(move, look)) and (left := deadline - clock()) > 0:
+                await opened.wakeup.wait(woken, min(left, ORDERED_INTERVAL) if reader.ordered else left)
+                woken.clear()
+                if self._open is not opened:
+                    break
+        return found
+
+    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+        return await self._move(
+            partial(leases.due, reader=reader, limit=limit), partial(leases.can_take_due, reader=reader)
+        )
+
+    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        return await self._move(
+            partial(leases.claim, reader=reader, idle=idle, limit=limit),
+            partial(leases.can_claim, reader=reader, idle=idle),
+        )
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        return await self._move(partial(leases.extend, deliveries=deliveries))
+
+    async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
+        return await self._move(partial(leases.ack, deliveries=deliveries, remember=remember))
+
+    async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+        return await self._look(partial(inspection.handled, stream=stream, group=group, ids=ids))
+
+    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+        return await self._move(partial(leases.retry, delivery=delivery, delay=delay, keep=keep))
+
+    async def release(self, deliveries: Sequence[Delivery]) -> int:
+        return await self._move(partial(leases.release, deliveries=deliveries))
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+        return await self._move(partial(leases.dead_letter, delivery=delivery, reason=reason))
+
+    # Dead letters.
+
+    async def dead_letters(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[DeadLetter]:
+        return await self._look(partial(inspection.dead_letters, stream=stream, group=group, after=after, limit=limit))
+
+    async def redrive(self, stream: str, ids: Sequence[str]) -> int:
+        return await self._move(partial(letters.redrive, stream=stream, ids=ids))
+
+    async def discard(self, stream: str, ids: Sequence[str]) -> int:
+        return await self._move(partial(letters.discard, stream=stream, ids=ids))
+
+    # What operators ask.
+
+    async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
+        return await self._look(partial(inspection.stats, streams=streams))
+
+    async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
+        return await self._look(partial(inspection.pending, stream=stream, group=group, after=after, limit=limit))
+
+    async def durability(self) -> Durability:
+        if self._synchronous == "full":
+            note = "every commit is flushed to the disk (synchronous=full) before it is acknowledged"
+            return Durability("kept", "kept", "kept", (note,))
+        note = (
+            "commits are flushed to the disk now and then (synchronous=normal), so a power failure may take the"
+            " last ones; the file stays whole. synchronous=full keeps them"
+        )
+        return Durability("kept", "kept", "at risk", (note,))
+
+    # The way to the threads.
+
+    async def _move(self, move: Callable[[Turn], Result], look: Look | None = None) -> Result:
+        result: Result = await self._opened().writer.submit(move, look)
+        return result
+
+    async def _look(self, look: Callable[[Turn], Result]) -> Result:
+        return await self._opened().look(look)
+
+    def _opened(self) -> _Open:
+        opened = self._open
+        if opened is None:
+            raise ConfigurationError(f"the store on {self.path} is not open; use it inside `async with`")
+        if opened.process != os.getpid():
+            raise ConfigurationError(
+                f"the store on {self.path} was opened by process {opened.process}, and SQLite does not survive a"
+                " fork: open another one here, such as its `twin()`"
+            )
+        return opened
+
+
+class _Open:
+    """What an open store has: a connection and a thread each to write, to look, and to be woken."""
+
+    def __init__(self, database: Database, namespace: str, inspector: ThreadPoolExecutor) -> None:
+        self.process = os.getpid()
+        self._database = database
+        self._namespace = namespace
+        self._inspector = inspector
+        self._connection: apsw.Connection | None = None
+        self.wakeup = Wakeup(database, namespace)
+
+    @classmethod
+    async def on(cls, database: Database, namespace: str) -> _Open:
+        inspector = ThreadPoolExecutor(1, "forebay-sqlite-inspector")
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(inspector, database.create)
+        except BaseException:
+            inspector.shutdown(wait=False)
+            raise
+        opened = cls(database, namespace, inspector)
+        opened.writer = Writer(database, connection, namespace, opened.wakeup.tell)
+        return opened
+
+    writer: Writer
+
+    async def look(self, look: Callable[[Turn], Result]) -> Result:
+        """What a look finds, on a state that nobody changes meanwhile; it holds up no writer."""
+        return await asyncio.get_running_loop().run_in_executor(self._inspector, self._inspect, look)
+
+    def _inspect(self, look: Callable[[Turn], Result]) -> Result:
+        self._database.check_unmoved()
+        try:
+            if self._connection is None:
+                self._connection = self._database.connect(query_only=True)
+            clock = self._database.clock
+            self._connection.execute("BEGIN")
+            try:
+                return look(Turn(self._connection, self._namespace, clock.now(), clock.wall()))
+            finally:
+                self._connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise to_store_error(error, str(self._database.path)) from error
+
+    async def close(self) -> None:
+        """Carry out what was submitted, then end the threads and close the file."""
+        self.writer.finish()
+        self.wakeup.finish()
+        await asyncio.get_running_loop().run_in_executor(self._inspector, self._end)
+        self._inspector.shutdown()
+
+    def _end(self) -> None:
+        self.wakeup.join()
+        if self._connection is not None:
+            self._connection.close()
+        self.writer.join()
