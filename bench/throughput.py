@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import sys
@@ -96,7 +97,7 @@ def bare_redis(url: str, events: int) -> float:
 def bare_sqlite(folder: str, events: int) -> float:
     """Rows a second through bare apsw, in transactions of 100, with synchronous=FULL."""
     path = Path(folder, "bare.db")
-    with apsw.Connection(str(path)) as database:
+    with contextlib.closing(apsw.Connection(str(path))) as database:
         database.execute("pragma journal_mode=wal")
         database.execute("pragma synchronous=full")
         database.execute("create table if not exists entries (seq integer primary key, type, source, data, timestamp)")
