@@ -240,7 +240,7 @@ class EventBus:
             subscription.handler(function).close()
             if any(s.stream == subscription.stream and s.group == name for s, _ in self._subscriptions):
                 raise ConfigurationError(
-                    f"group {name!r} already handles {subscription.stream!r} on this bus; give this handler another group"
+                    f"group {name!r} already handles {subscription.stream!r} on this bus; name another group"
                 )
             self._subscriptions.append((subscription, function))
             return function
@@ -339,8 +339,6 @@ class EventBus:
         """
         kind = event if is_payload_class(event) else Any
         async for entry in history(self.store, type_name(event), start=start, end=end, newest=newest, follow=follow):
-            if isinstance(entry.record, Record) and entry.record.only is not None:
-                continue
             try:
                 yield to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
             except MalformedEvent as error:

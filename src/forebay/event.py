@@ -13,8 +13,6 @@ import msgspec
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent
 from forebay.payload import LIMITS, Limits, decode, encode
 
-UTC = UTC
-
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """Something that happened.
@@ -67,7 +65,7 @@ def new_id(now: float | None = None) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def check_id(id: str) -> str:
+def check_id(id: object) -> str:
     """`id`, if it can name an event: 1 to 200 printable characters without spaces around."""
     if not isinstance(id, str) or not 0 < len(id) <= 200 or not id.isprintable() or id != id.strip():
         raise InvalidEvent(f"id {id!r} cannot name an event: use 1 to 200 printable characters")
@@ -134,7 +132,7 @@ def parse_time(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def check_text(what: str, text: str, longest: int) -> None:
+def check_text(what: str, text: object, longest: int) -> None:
     """Refuse a field that is not a string, too long, or not UTF-8."""
     if not isinstance(text, str):
         raise InvalidEvent(f"{what} must be a string, not {type(text).__name__}")
@@ -146,7 +144,7 @@ def check_text(what: str, text: str, longest: int) -> None:
         raise InvalidEvent(f"{what} holds a lone surrogate, which no UTF-8 text can carry") from error
 
 
-def check_seconds(what: str, seconds: float, *, least: float = 0.0) -> float:
+def check_seconds(what: str, seconds: object, *, least: float = 0.0) -> float:
     """`seconds` as a float, if it is a finite number from `least`; else a ConfigurationError."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds < 1e9:
         raise ConfigurationError(f"{what}={seconds!r}: give a number of seconds from {least:g}")

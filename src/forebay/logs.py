@@ -39,7 +39,9 @@ def log(signals: Signals) -> None:
 
 
 def _retried(signal: Retried) -> None:
-    logger.warning("%s failed: %s; again in %.1f s", _name(signal.delivery), _line(describe(signal.error)), signal.delay)
+    logger.warning(
+        "%s failed: %s; again in %.1f s", _name(signal.delivery), _line(describe(signal.error)), signal.delay
+    )
 
 
 def _dead_lettered(signal: DeadLettered) -> None:

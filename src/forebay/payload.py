@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from enum import Enum
 from typing import Any
@@ -27,7 +28,7 @@ class Limits(msgspec.Struct, frozen=True):
 LIMITS = Limits()
 
 
-def check_name(what: str, name: str) -> str:
+def check_name(what: str, name: object) -> str:
     """`name`, if it can name a type, group, consumer or namespace; else a ConfigurationError."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigurationError(
@@ -99,8 +100,8 @@ def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
             return kind.model_validate_json(raw)
         return _decode_any(raw) if kind is Any else msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError) as error:
-        wanted = "JSON" if kind is Any else kind.__name__
-        raise MalformedEvent(f"the data does not fit {wanted}: {error}") from error
+        fault = "is not JSON" if kind is Any else f"does not fit {kind.__name__}"
+        raise MalformedEvent(f"the data {fault}: {error}") from error
 
 
 _decode_any = msgspec.json.Decoder().decode
@@ -134,7 +135,7 @@ def _holds_non_finite(data: Any) -> bool:
     while stack:
         value = stack.pop()
         if isinstance(value, float):
-            if value != value or value in (float("inf"), float("-inf")):
+            if not math.isfinite(value):
                 return True
         elif isinstance(value, dict):
             stack.extend(value.values())

@@ -34,7 +34,8 @@ class Retry:
     on: Errors | Mapping[type[BaseException], Retry | None] = field(default=Exception, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or self.attempts < 1:
+        attempts: object = self.attempts
+        if not isinstance(attempts, int) or attempts < 1:
             raise ConfigurationError(f"Retry(attempts={self.attempts!r}): give a whole number from 1")
         if not 0 <= self.base <= self.cap:
             raise ConfigurationError(f"Retry(base={self.base!r}, cap={self.cap!r}): give 0 <= base <= cap")

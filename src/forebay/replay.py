@@ -52,7 +52,7 @@ async def history(
     log: Log, stream: str, *, start: Place, end: Place, newest: int | None = None, follow: bool = False
 ) -> AsyncIterator[Entry]:
     """The entries from `start` to `end`; with `newest` only the last so many of them; then, with
-    `follow`, each new one."""
+    `follow`, each new one. Copies meant for one group (replayed, redriven) are left out."""
     after = await resolve(log, stream, start)
     if after == END:
         after = await last_position(log, stream)
@@ -60,22 +60,41 @@ async def history(
     if until == END and not follow:
         until = await last_position(log, stream)
     if newest is not None:
-        for entry in await log.scan(stream, after=after, until=until, limit=newest, newest=True) if newest else ():
+        last = await last_position(log, stream) if until == END else until
+        for entry in await _newest(log, stream, after, last, newest):
             yield entry
-            after = entry.position
         if not follow:
             return
-        if newest == 0:
-            after = await last_position(log, stream)
+        after = last
     while True:
         entries = await log.scan(stream, after=after, until=until, limit=CHUNK)
         for entry in entries:
-            yield entry
+            if not _is_copy(entry):
+                yield entry
             after = entry.position
         if not entries:
             if not follow:
                 return
             await asyncio.sleep(FOLLOW)
+
+
+async def _newest(log: Log, stream: str, after: str, until: str, count: int) -> list[Entry]:
+    """The last `count` entries that are no copies, found page by page from the end."""
+    found: list[Entry] = []
+    passed: set[str] = set()
+    while len(found) < count:
+        # A page begins with the entry where the one before it ended: positions cannot be counted back.
+        page = await log.scan(stream, after=after, until=until, limit=CHUNK, newest=True)
+        fresh = [entry for entry in page if entry.position not in passed]
+        if not fresh:
+            break
+        found[:0] = [entry for entry in fresh if not _is_copy(entry)]
+        until, passed = fresh[0].position, {fresh[0].position}
+    return found[len(found) - min(count, len(found)) :]
+
+
+def _is_copy(entry: Entry) -> bool:
+    return isinstance(entry.record, Record) and entry.record.only is not None
 
 
 async def find(log: Log, stream: str, id: str) -> Entry:
@@ -143,7 +162,7 @@ async def replay(
             await asyncio.sleep(max(0.0, ahead))
 
     async for entry in history(store, stream, start=start, end=end):
-        if isinstance(entry.record, Record) and entry.record.only is None:
+        if isinstance(entry.record, Record):
             chunk.append(msgspec.structs.replace(entry.record, id=entry.record.id or entry.position, only=group))
             if len(chunk) >= size:
                 await send()

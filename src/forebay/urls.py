@@ -51,7 +51,7 @@ def _sqlite(url: str, namespace: str) -> Store:
     parts = urlsplit(url)
     if parts.netloc:
         raise ConfigurationError(
-            f"{url!r} names a host; a file is sqlite:///relative.db or sqlite:////absolute.db, with three or four slashes"
+            f"{url!r} names a host; a file has three slashes, sqlite:///relative.db, or four, sqlite:////absolute.db"
         )
     path = unquote(parts.path)[1:]
     if not path or path == ":memory:":

@@ -18,12 +18,12 @@ from forebay import ConfigurationError, InvalidEvent, Limits, MalformedEvent, Pa
 from forebay.event import Foreign, Record, new_id, parse_time, to_event, to_record
 from forebay.payload import check_name, decode, encode, type_name
 
+texts = st.text(st.characters(exclude_categories=["Cs"]))
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 @given(json_values)
@@ -55,9 +55,18 @@ def test_the_size_limit_is_exact() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [math.nan, [1, math.inf], {"a": {"b": -math.inf}}, "\ud800", {"\udfff": 1}, object(), {(1, 2): 3}, 10**5000, deep(5000)],
-    ids=["nan", "inf", "minus inf", "surrogate", "surrogate key", "object", "tuple key", "5000 digits", "bomb"],
-)  # fmt: skip
+    [
+        pytest.param(math.nan, id="nan"),
+        pytest.param([1, math.inf], id="inf"),
+        pytest.param({"a": {"b": -math.inf}}, id="minus inf"),
+        pytest.param("\ud800", id="surrogate"),
+        pytest.param({"\udfff": 1}, id="surrogate in a key"),
+        pytest.param(object(), id="object"),
+        pytest.param({(1, 2): 3}, id="tuple as a key"),
+        pytest.param(10**5000, id="5000 digits"),
+        pytest.param(deep(5000), id="bomb"),
+    ],
+)
 def test_what_json_cannot_carry_is_refused(data: Any) -> None:
     with pytest.raises(InvalidEvent):
         encode(data)
@@ -105,8 +114,14 @@ class Shipped(pydantic.BaseModel):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("a.b-c_9", "a.b-c_9"), (Kind.PAID, "order_paid"), (OrderPlaced, "order_placed"), (HTTPServerError, "http.error"), (Shipped, "shipped")],
-)  # fmt: skip
+    [
+        ("a.b-c_9", "a.b-c_9"),
+        (Kind.PAID, "order_paid"),
+        (OrderPlaced, "order_placed"),
+        (HTTPServerError, "http.error"),
+        (Shipped, "shipped"),
+    ],
+)
 def test_a_type_is_named_by_a_string_an_enum_or_a_class(kind: object, name: str) -> None:
     assert name == type_name(kind)
 
@@ -156,8 +171,16 @@ def test_a_foreign_entry_says_which_fields_it_has() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"source": "\ud800"}, {"source": "x" * 257}, {"key": 7}, {"headers": {"a": 1}}, {"id": ""}, {"id": "a\n"}, {"id": "x" * 201}],
-)  # fmt: skip
+    [
+        {"source": "\ud800"},
+        {"source": "x" * 257},
+        {"key": 7},
+        {"headers": {"a": 1}},
+        {"id": ""},
+        {"id": "a\n"},
+        {"id": "x" * 201},
+    ],
+)
 def test_fields_beside_the_data_have_limits_too(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidEvent):
         to_record("t", **{"source": "s", "data": 1, **options})

@@ -25,9 +25,7 @@ def test_the_jitter_is_full_from_zero() -> None:
 
 
 def test_the_last_attempt_ends_among_the_dead_letters_with_its_reason() -> None:
-    assert Dead("ValueError: no such order") == decide(
-        ValueError("no such order"), failures=3, retry=Retry(attempts=3)
-    )
+    assert Dead("ValueError: no such order") == decide(ValueError("no such order"), failures=3, retry=Retry(attempts=3))
 
 
 def test_an_enormous_number_of_failures_still_waits_no_longer_than_the_cap() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Self
 
 import click
 from rich.console import Console
@@ -65,7 +66,7 @@ class _Shown:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -83,7 +84,7 @@ class _Shown:
 
 
 def _table(tally: Tally) -> Table:
-    table = Table(title=f"The story in figures, after {tally.seconds:.1f} s", title_justify="left", show_header=False)
+    table = Table(caption=f"{tally.seconds:.1f} s", caption_justify="right", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_row("published", str(len(tally.published)))

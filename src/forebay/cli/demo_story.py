@@ -140,7 +140,9 @@ class Story:
                 self._teller.step("an event that 'catalog' cannot handle is a dead letter after 3 attempts")
             if tally.taken_over and "taken over" not in told:
                 told.add("taken over")
-                self._teller.step(f"the lease of {LEASE:g} s ran out: another worker takes over the killed one's events")
+                self._teller.step(
+                    f"the lease of {LEASE:g} s ran out: another worker takes over the killed one's events"
+                )
             wanted = {"checksums": published, "line-counts": published, "catalog": published - {spoilt}}
             return bool(tally.dead) and all(wanted[group] <= tally.handled[group].keys() for group in GROUPS)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -72,10 +73,9 @@ async def work(options: argparse.Namespace) -> None:
         note("begun", event.id)
         if options.slow:
             await asyncio.sleep(options.slow)
-        try:
+        # It was a file when it was found; that it is gone by now is not this group's failure.
+        with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(handle, event)
-        except FileNotFoundError:
-            pass  # it was a file when it was found; that it is gone is not this group's failure
         note("handled", event.id)
 
     async with bus:

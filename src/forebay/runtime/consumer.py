@@ -312,7 +312,7 @@ class Consumer:
             if task is None or task.cancelling():
                 raise
             error = ForebayError("the handler was cancelled from within")
-        except Exception as raised:
+        except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
             error = raised
         for delivery in deliveries:
             if error is not None:

@@ -42,8 +42,9 @@ class Handler:
         if self._timeout is None:
             await self._start(arguments)
             return
+        limit = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout) as limit:
+            async with limit:
                 await self._start(arguments)
         except TimeoutError as error:
             if limit.expired():
@@ -74,7 +75,7 @@ def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling `function` gives a coroutine."""
     while isinstance(function, functools.partial):
         function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(type(function), "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def handler_name(function: Callable[..., Any]) -> str:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from forebay.errors import StoreError
+from forebay.errors import ForebayError
 from forebay.store import Delivery, Store
 
 
@@ -68,10 +68,10 @@ class LeaseKeeper:
                     if store is None:
                         store = runner.run(self._twin().__aenter__())
                     runner.run(self._renew(store, aging))
-                except StoreError as error:
+                except ForebayError as error:
                     self._tell(self._on_error, error)
             if store is not None:
-                with contextlib.suppress(StoreError):
+                with contextlib.suppress(ForebayError):
                     runner.run(store.__aexit__(None, None, None))
 
     def _tick(self) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from forebay.errors import OutcomeUnknown
+from forebay.errors import NotFound, OutcomeUnknown
 from forebay.policy import Again, decide
 from forebay.runtime.intake import Intake
 from forebay.runtime.options import Options
@@ -94,7 +94,7 @@ class Settler:
             return
         for delivery in deliveries:
             self._intake.held.pop(delivery.position, None)
-        with contextlib.suppress(*PASSING):
+        with contextlib.suppress(NotFound, *PASSING):
             await self._store.release(deliveries)
             self._signals.emit(Released(tuple(deliveries)))
 
@@ -108,6 +108,8 @@ class Settler:
                 if await move() or unsure:
                     return True
                 break
+            except NotFound:
+                break  # the group is lost, and its leases with it
             except PASSING as error:
                 # The move may have happened unheard; then its repetition finds the lease gone.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
@@ -132,10 +134,12 @@ class Settler:
     async def _ack(self, batch: list[Delivery]) -> None:
         backoff = Backoff()
         unsure = False
-        while True:
+        count = None
+        while count is None:
             try:
                 count = await self._store.ack(batch, remember=self._options.remember)
-                break
+            except NotFound:
+                count = 0  # the group is lost; where it is healed, these are done again
             except PASSING as error:
                 # An ack repeated does no harm; one forgotten is a duplicate.
                 unsure = unsure or isinstance(error, OutcomeUnknown)

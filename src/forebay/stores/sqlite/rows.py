@@ -21,6 +21,12 @@ COLUMNS = ", ".join(FIELDS)
 MARKS = ", ".join("?" for _ in FIELDS)
 
 
+# Nothing but constants goes into the texts of statements.
+# ruff: noqa: S608
+_INSERT = f"INSERT INTO entries (appended, stream_id, {COLUMNS})"
+_INSERT_ONE = f"{_INSERT} VALUES (?, ?, {MARKS})"
+_INSERT_MANY = f"{_INSERT} SELECT ?, {', '.join(f'value ->> {n}' for n in range(1 + len(FIELDS)))} FROM json_each(?)"
+
 _LONGEST = 256 * 1024 * 1024
 """SQLite takes texts of up to 1,000,000,000 bytes."""
 
@@ -69,16 +75,14 @@ def _to_text(text: bytes) -> str | bytes:
 
 def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[int, Row]]) -> int:
     """Append rows, each with its stream's id, to `entries`; return the position of the last one."""
-    into = f"INSERT INTO entries (appended, stream_id, {COLUMNS})"
     flat = [(stream_id, *row) for stream_id, row in rows]
     # msgspec writes bytes as base64, so what is not UTF-8 must go the other way.
     is_text = not any(isinstance(row.data, bytes) or isinstance(row.headers, bytes) for _, row in rows)
     text = msgspec.json.encode(flat) if is_text else b""
     if 0 < len(text) < _LONGEST:
-        values = ", ".join(f"value ->> {place}" for place in range(1 + len(FIELDS)))
-        connection.execute(f"{into} SELECT ?, {values} FROM json_each(?)", (appended, text.decode()))
+        connection.execute(_INSERT_MANY, (appended, text.decode()))
     else:
-        connection.executemany(f"{into} VALUES (?, ?, {MARKS})", [(appended, *row) for row in flat])
+        connection.executemany(_INSERT_ONE, [(appended, *row) for row in flat])
     return connection.last_insert_rowid()
 
 
@@ -101,9 +105,8 @@ def select(
     except (apsw.SQLError, apsw.TooBigError, UnicodeDecodeError, msgspec.DecodeError):
         # JSON holds neither BLOBs nor text that is not UTF-8.
         raw = ", ".join(f"CAST(e.{name} AS BLOB)" for name in FIELDS)
-        found: list[tuple[Any, ...]] = connection.execute(
-            f"SELECT {', '.join(lead)}, {raw} {source}", bindings
-        ).fetchall()
+        query = f"SELECT {', '.join(lead)}, {raw} {source}"
+        found: list[tuple[Any, ...]] = connection.execute(query, bindings).fetchall()
         return [(*row[: len(lead)], _from_bytes(row[len(lead) :])) for row in found]
     return [(*row[: len(lead)], _from_texts(row[len(lead) :])) for row in rows]
 

@@ -1,0 +1,31 @@
+"""The contract suite: what every store promises, as tests that any store can inherit.
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        async def store(self) -> AsyncIterator[Store]:
+            async with MyStore() as store:
+                yield store
+
+        @pytest.fixture
+        def plant(self, store: MyStore) -> Plant:
+            return store.insert_raw
+
+The store is to be empty at the start of each test. The tests are coroutines: run them with
+pytest-asyncio in its auto mode. `pytest.register_assert_rewrite("forebay.testing.contract")` before
+the import makes their failures tell more. Nothing in them sleeps; what takes time has a deadline.
+"""
+
+from __future__ import annotations
+
+from forebay.testing.contract.base import Fields, Plant
+from forebay.testing.contract.inspection import InspectionContract
+from forebay.testing.contract.leases import LeasesContract
+from forebay.testing.contract.letters import DeadLettersContract
+from forebay.testing.contract.log import LogContract
+from forebay.testing.contract.settling import SettlingContract
+
+__all__ = ["Fields", "Plant", "StoreContract"]
+
+
+class StoreContract(LogContract, LeasesContract, SettlingContract, DeadLettersContract, InspectionContract):
+    """Every promise of the `Store` protocol."""

@@ -1,0 +1,86 @@
+"""What the parts of the contract suite share: fixtures to override, readers, records."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+import pytest
+
+from forebay.event import Foreign, Record, to_record
+from forebay.store import Delivery, Entry, Reader, Store
+
+Fields = Sequence[tuple[bytes, bytes]]
+Plant = Callable[[str, Fields], Awaitable[None]]
+"""Puts an entry with these fields into a stream, as a program would that knows nothing of forebay."""
+
+STREAM = "order_placed"
+GROUP = "billing"
+A = Reader(STREAM, GROUP, "worker-a")
+B = Reader(STREAM, GROUP, "worker-b")
+MAIL = Reader(STREAM, "mail", "worker-a")
+HOUR = 3600.0
+LOOKS = 20
+"""How many claims are enough to see everything in these small streams."""
+STRANGE: Fields = ((b"source", b"another program"), (b"data", b"\xff\x00 no JSON, no UTF-8"))
+"""The fields of an entry that is no event. SQLite stores find a column for each."""
+
+
+class Contract:
+    """The fixtures: `store` and `plant` are the subclass's, `other` may be."""
+
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Store]:
+        """An open store without any stream."""
+        raise NotImplementedError("override the fixture `store`")
+        yield
+
+    @pytest.fixture
+    def plant(self) -> Plant:
+        """What puts foreign entries into the state behind `store`."""
+        raise NotImplementedError("override the fixture `plant`")
+
+    @pytest.fixture
+    async def other(self, store: Store) -> AsyncIterator[Store]:
+        """A second open store on the same state."""
+        async with store.twin() as other:
+            yield other
+
+
+def order(number: int = 1, *, id: str | None = None, key: str | None = None) -> Record:
+    """An event whose data is the number."""
+    return to_record(STREAM, source="shop", data=number, id=id, key=key)
+
+
+def orders(*given: int) -> list[Record]:
+    """Events with these numbers."""
+    return [order(number) for number in given]
+
+
+def numbers(found: Iterable[Entry | Delivery]) -> list[int]:
+    """The numbers of events that were read."""
+    return [int(each.record.data) for each in found if isinstance(each.record, Record)]
+
+
+async def begun(store: Store, reader: Reader, count: int) -> list[Delivery]:
+    """Join, append the orders 1 to `count`, and lease them all."""
+    await store.join(reader.stream, reader.group)
+    await store.append(reader.stream, orders(*range(1, count + 1)))
+    deliveries = await store.read(reader, limit=count)
+    assert list(range(1, count + 1)) == numbers(deliveries)
+    return deliveries
+
+
+async def claimed(store: Store, reader: Reader, *, idle: float = 0.0, limit: int = 100) -> list[Delivery]:
+    """All that claims find."""
+    found: list[Delivery] = []
+    for _ in range(LOOKS):
+        # What this reader has just taken has been idle for 0 seconds too.
+        known = {delivery.position for delivery in found}
+        found += [d for d in await store.claim(reader, idle=idle, limit=limit) if d.position not in known]
+    return found
+
+
+async def planted(plant: Plant, fields: Fields = STRANGE) -> Foreign:
+    """Plant one entry; what a store shows of it."""
+    await plant(STREAM, fields)
+    return Foreign(tuple(fields))

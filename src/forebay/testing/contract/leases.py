@@ -1,0 +1,355 @@
+"""The promises of `Leases` about taking entries: join, seek, leave, read, due, claim."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import msgspec
+import pytest
+
+from forebay.errors import NotFound
+from forebay.event import Record
+from forebay.store import END, START, Delivery, Reader, Store
+from forebay.testing.contract.base import (
+    A,
+    B,
+    GROUP,
+    HOUR,
+    LOOKS,
+    MAIL,
+    STREAM,
+    Contract,
+    Plant,
+    begun,
+    claimed,
+    numbers,
+    orders,
+    planted,
+)
+from forebay.testing.waiting import eventually
+
+LONG = 30.0
+"""Seconds that a read may wait; a test that used them up would be too slow to pass."""
+FIRST = Reader(STREAM, GROUP, "worker-a", ordered=True)
+SECOND = Reader(STREAM, GROUP, "worker-b", ordered=True)
+
+
+class LeasesContract(Contract):
+    """Groups, reading, and taking over."""
+
+    # Groups.
+
+    async def test_a_group_is_made_once_and_joining_again_changes_nothing(self, store: Store) -> None:
+        await store.append(STREAM, orders(1))
+
+        assert await store.join(STREAM, GROUP)
+        assert not await store.join(STREAM, GROUP, start=END)
+        assert [1] == numbers(await store.read(A, limit=10))
+
+    async def test_a_group_starts_where_it_is_told(self, store: Store) -> None:
+        positions = await store.append(STREAM, orders(1, 2, 3))
+        for group, start in (("all", START), ("some", positions[1]), ("new", END)):
+            await store.join(STREAM, group, start=start)
+        await store.append(STREAM, orders(4))
+
+        found = {group: await store.read(Reader(STREAM, group, "c"), limit=10) for group in ("all", "some", "new")}
+
+        assert {"all": [1, 2, 3, 4], "some": [3, 4], "new": [4]} == {name: numbers(d) for name, d in found.items()}
+
+    async def test_a_group_may_be_made_before_its_stream(self, store: Store) -> None:
+        await store.join(STREAM, GROUP, start=END)
+        await store.append(STREAM, orders(1))
+        assert [1] == numbers(await store.read(A, limit=10))
+
+    async def test_groups_that_race_to_join_are_made_once(self, store: Store, other: Store) -> None:
+        made = await asyncio.gather(*(each.join(STREAM, GROUP) for each in [store, other] * 3))
+        assert 1 == sum(made)
+
+    async def test_a_group_that_seeks_back_reads_again(self, store: Store) -> None:
+        deliveries = await begun(store, A, 3)
+        await store.ack(deliveries)
+
+        await store.seek(STREAM, GROUP, deliveries[0].position)
+
+        assert [2, 3] == numbers(await store.read(A, limit=10))
+
+    async def test_a_group_that_seeks_the_end_passes_over_what_it_has_not_read(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, orders(1, 2))
+        await store.seek(STREAM, GROUP, END)
+        await store.append(STREAM, orders(3))
+        assert [3] == numbers(await store.read(A, limit=10))
+
+    async def test_what_is_pending_stays_with_its_holder_when_the_group_seeks_back(self, store: Store) -> None:
+        held = await begun(store, A, 3)
+        await store.ack(held[2:])
+
+        await store.seek(STREAM, GROUP, START)
+
+        assert [3] == numbers(await store.read(B, limit=10))
+        assert held[:2] == await store.extend(held[:2])
+        assert {"worker-a": 2, "worker-b": 1} == Counter(p.consumer for p in await store.pending(STREAM, GROUP))
+
+    async def test_what_waits_goes_on_waiting_when_the_group_seeks_back(self, store: Store) -> None:
+        first, second = await begun(store, A, 2)
+        await store.retry(first, delay=HOUR)
+        await store.ack([second])
+
+        await store.seek(STREAM, GROUP, START)
+
+        assert [2] == numbers(await store.read(B, limit=10))
+        assert [(None, 1), ("worker-b", 0)] == [(p.consumer, p.failures) for p in await store.pending(STREAM, GROUP)]
+
+    async def test_a_group_that_leaves_is_gone_with_its_leases_and_starts_anew(self, store: Store) -> None:
+        first, second, third = await begun(store, A, 3)
+        await store.retry(first, delay=HOUR)
+        await store.dead_letter(second, reason="no")
+
+        await store.leave(STREAM, GROUP)
+
+        with pytest.raises(NotFound):
+            await store.read(A, limit=10)
+        assert [GROUP] == [letter.group for letter in await store.dead_letters(STREAM)]
+        assert 0 == await store.ack([third])
+        assert not await store.retry(third, delay=0)
+        assert await store.join(STREAM, GROUP)
+        again = await store.read(A, limit=10)
+        assert [(1, 0)] * 3 == [(delivery.attempt, delivery.failures) for delivery in again]
+
+    async def test_leaving_a_group_that_does_not_exist_does_nothing(self, store: Store) -> None:
+        await store.leave(STREAM, GROUP)
+        await store.append(STREAM, orders(1))
+        await store.leave(STREAM, GROUP)
+        assert [1] == numbers(await store.scan(STREAM))
+
+    async def test_an_unknown_group_is_not_found(self, store: Store) -> None:
+        for known in (False, True):
+            if known:
+                await store.append(STREAM, orders(1))
+            for move in (
+                store.read(A, limit=1),
+                store.due(A, limit=1),
+                store.claim(A, idle=0.0),
+                store.seek(STREAM, GROUP, START),
+                store.pending(STREAM, GROUP),
+            ):
+                with pytest.raises(NotFound):
+                    await move
+
+    # Read.
+
+    async def test_a_read_leases_in_order_up_to_its_limit(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        positions = await store.append(STREAM, orders(1, 2, 3))
+
+        first = await store.read(A, limit=2)
+        second = await store.read(A, limit=2)
+
+        assert ([1, 2], [3], []) == (numbers(first), numbers(second), await store.read(A, limit=2))
+        assert positions == [delivery.position for delivery in first + second]
+        assert Delivery(A, positions[0], first[0].record, attempt=1, failures=0, recovered=False) == first[0]
+
+    async def test_each_group_reads_everything(self, store: Store) -> None:
+        await begun(store, A, 3)
+        await store.join(STREAM, "mail")
+        assert [1, 2, 3] == numbers(await store.read(MAIL, limit=10))
+
+    async def test_within_a_group_an_entry_is_read_by_one_consumer(self, store: Store, other: Store) -> None:
+        await begun(store, A, 3)
+        assert [] == await store.read(B, limit=10)
+        assert [] == await other.read(B, limit=10)
+
+    async def test_a_read_passes_over_what_is_meant_for_another_group(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.join(STREAM, "mail")
+        for_mail = [msgspec.structs.replace(record, only="mail") for record in orders(*range(20))]
+        await store.append(STREAM, [*for_mail, *orders(99)])
+
+        assert [99] == numbers(await store.read(A, limit=5))
+        assert [*range(20), 99] == numbers(await store.read(MAIL, limit=50))
+        assert 1 == len(await store.pending(STREAM, GROUP))
+
+    async def test_a_foreign_entry_is_delivered_to_every_group_byte_for_byte(self, store: Store, plant: Plant) -> None:
+        foreign = await planted(plant)
+        for reader in (A, MAIL):
+            await store.join(STREAM, reader.group)
+            assert [foreign] == [delivery.record for delivery in await store.read(reader, limit=10)]
+
+    async def test_a_read_that_finds_nothing_returns_when_its_wait_is_over(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        assert [] == await store.read(A, limit=1, wait=0.1)
+        assert 0.09 <= clock() - began < LONG / 2
+
+    async def test_an_append_wakes_who_waits(self, store: Store, other: Store) -> None:
+        await store.join(STREAM, GROUP)
+        for number, writer in enumerate((store, other)):
+            async with asyncio.timeout(LONG / 2), asyncio.TaskGroup() as tasks:
+                waiting = tasks.create_task(store.read(A, limit=10, wait=LONG))
+                await asyncio.sleep(0)
+                await writer.append(STREAM, orders(number))
+            assert [number] == numbers(waiting.result())
+
+    async def test_one_read_waits_while_others_read_and_settle(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        await store.join("order_paid", GROUP)
+        async with asyncio.timeout(LONG / 2), asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(store.read(Reader("order_paid", GROUP, "c"), limit=1, wait=LONG))
+            await asyncio.sleep(0)
+            assert 1 == await store.ack([held])
+            await store.append("order_paid", orders(5))
+        assert [5] == numbers(waiting.result())
+
+    async def test_a_twin_on_another_loop_and_thread_shares_the_state(self, store: Store) -> None:
+        held = await begun(store, A, 2)
+
+        async def elsewhere() -> list[Delivery]:
+            async with store.twin() as twin:
+                await twin.append(STREAM, orders(3))
+                return await twin.extend(held)
+
+        async with asyncio.timeout(LONG / 2), asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(store.read(B, limit=10, wait=LONG))
+            extended = await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+
+        assert [3] == numbers(waiting.result())
+        assert held == extended
+
+    async def test_of_many_consumers_at_once_each_entry_has_one(self, store: Store, other: Store) -> None:
+        await store.join(STREAM, GROUP)
+        for first in range(0, 2000, 500):
+            await store.append(STREAM, orders(*range(first, first + 500)))
+
+        async def consume(using: Store, name: str) -> list[int]:
+            found: list[int] = []
+            while deliveries := await using.read(Reader(STREAM, GROUP, name), limit=50):
+                found += numbers(deliveries)
+                assert len(deliveries) == await using.ack(deliveries)
+            return found
+
+        consumers = [consume(each, f"worker-{number}") for number, each in enumerate([store, other] * 4)]
+        shares = await asyncio.gather(*consumers)
+
+        assert list(range(2000)) == sorted(number for share in shares for number in share)
+        assert all(share == sorted(share) for share in shares)
+        assert [] == await store.pending(STREAM, GROUP)
+
+    # Claim.
+
+    async def test_what_a_silent_consumer_holds_is_taken_over_oldest_first(self, store: Store) -> None:
+        await begun(store, A, 3)
+
+        first = await store.claim(B, idle=0.0, limit=2)
+
+        assert [(1, 2, 0, True), (2, 2, 0, True)] == [
+            (int(d.record.data), d.attempt, d.failures, d.recovered) for d in first if isinstance(d.record, Record)
+        ]
+        assert {B} == {delivery.reader for delivery in first}
+
+    async def test_a_bounded_number_of_claims_sees_everything(self, store: Store) -> None:
+        await begun(store, A, 12)
+        found = await claimed(store, B, limit=1)
+        assert set(range(1, 13)) == set(numbers(found))
+
+    async def test_who_is_not_silent_for_so_long_keeps_its_entries(self, store: Store) -> None:
+        held = await begun(store, A, 2)
+        assert [] == await claimed(store, B, idle=HOUR)
+        assert held == await store.extend(held)
+
+    async def test_a_renewed_lease_is_not_taken_over(self, store: Store) -> None:
+        first, second = await begun(store, A, 2)
+
+        async def silent() -> bool:
+            return all(p.idle is not None and p.idle >= 0.6 for p in await store.pending(STREAM, GROUP))
+
+        await eventually(silent)
+        assert [second] == await store.extend([second])
+
+        assert [1] == numbers(await claimed(store, B, idle=0.5, limit=1))
+        assert first.position != second.position
+
+    async def test_what_is_taken_over_again_counts_each_delivery(self, store: Store) -> None:
+        await begun(store, A, 1)
+        [second] = await store.claim(B, idle=0.0)
+        [third] = await claimed(store, A)
+        assert [2, 3] == [second.attempt, third.attempt]
+
+    async def test_what_waits_for_its_retry_is_not_claimed(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        await store.retry(held, delay=HOUR)
+        assert [] == await claimed(store, B)
+
+    async def test_an_entry_that_left_its_stream_is_delivered_empty_or_forgotten(self, store: Store) -> None:
+        await begun(store, A, 2)
+        await store.trim(STREAM, max_length=0, force=True)
+
+        gone = await claimed(store, B)
+
+        assert {None} >= {delivery.record for delivery in gone}
+        await store.ack(gone)
+        assert [] == await store.pending(STREAM, GROUP)
+
+    async def test_of_two_who_claim_at_once_one_gets_it(self, store: Store, other: Store) -> None:
+        await begun(store, A, 10)
+
+        async def silent() -> bool:
+            return all(p.idle is not None and p.idle >= 0.6 for p in await store.pending(STREAM, GROUP))
+
+        await eventually(silent)
+        claims = []
+        for _ in range(LOOKS):
+            claims += [store.claim(B, idle=0.5, limit=3), other.claim(msgspec.structs.replace(B, consumer="c"), idle=0.5)]
+        found = [number for share in await asyncio.gather(*claims) for number in numbers(share)]
+
+        assert list(range(1, 11)) == sorted(found)
+
+    # Ordered.
+
+    async def test_an_ordered_group_reads_with_one_consumer_at_a_time(self, store: Store, other: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, orders(1, 2, 3))
+        held = await store.read(FIRST, limit=1)
+        held += await store.read(FIRST, limit=1)
+        assert [1, 2] == numbers(held)
+
+        assert [] == await store.read(SECOND, limit=10)
+        assert [] == await other.read(SECOND, limit=10, wait=0.05)
+        assert [] == await claimed(other, SECOND, idle=HOUR)
+        await store.ack(held)
+
+        assert [3] == numbers(await other.read(SECOND, limit=10))
+
+    async def test_an_ordered_group_is_taken_over_once_all_leases_have_run_out(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, orders(1, 2))
+        await store.read(FIRST, limit=2)
+
+        taken = await store.claim(SECOND, idle=0.0, limit=1)
+
+        assert [1] == numbers(taken)
+        assert [] == await store.read(SECOND, limit=1)
+
+    async def test_an_ordered_group_is_not_taken_over_while_one_lease_is_renewed(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, orders(1, 2))
+        _, second = await store.read(FIRST, limit=2)
+
+        async def silent() -> bool:
+            return all(p.idle is not None and p.idle >= 0.6 for p in await store.pending(STREAM, GROUP))
+
+        await eventually(silent)
+        await store.extend([second])
+
+        assert [] == await store.claim(SECOND, idle=0.5, limit=10)
+
+    async def test_retries_of_an_ordered_group_wait_until_nobody_else_holds_anything(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, orders(1, 2))
+        first, second = await store.read(FIRST, limit=2)
+        await store.retry(first, delay=0.0)
+
+        assert [] == await store.due(SECOND, limit=10)
+        await store.ack([second])
+        assert [1] == numbers(await store.due(SECOND, limit=10))

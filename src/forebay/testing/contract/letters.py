@@ -1,0 +1,132 @@
+"""The promises of `DeadLetters`: paging, redriving, discarding."""
+
+from __future__ import annotations
+
+import asyncio
+
+from forebay.event import Record
+from forebay.store import DeadLetter, Reader, Store
+from forebay.testing.contract.base import A, GROUP, MAIL, STREAM, Contract, Plant, begun, numbers, order, planted
+
+
+class DeadLettersContract(Contract):
+    """What groups gave up on."""
+
+    async def test_dead_letters_come_in_pages_oldest_first(self, store: Store) -> None:
+        await _dead(store, A, 5)
+
+        first = await store.dead_letters(STREAM, limit=2)
+        second = await store.dead_letters(STREAM, after=first[-1].id, limit=2)
+        third = await store.dead_letters(STREAM, after=second[-1].id, limit=2)
+
+        assert [[1, 2], [3, 4], [5]] == [_numbers(page) for page in (first, second, third)]
+        assert [] == await store.dead_letters(STREAM, after=third[-1].id)
+
+    async def test_dead_letters_of_one_group(self, store: Store) -> None:
+        await _dead(store, A, 2)
+        await _dead(store, MAIL, 1)
+
+        assert 2 == len(await store.dead_letters(STREAM, group=GROUP))
+        assert ["mail"] * 3 == [letter.group for letter in await store.dead_letters(STREAM, group="mail")]
+        assert 5 == len(await store.dead_letters(STREAM))
+        assert 1 == len(await store.dead_letters(STREAM, group="mail", limit=1))
+        assert [] == await store.dead_letters(STREAM, group="nobody")
+
+    async def test_a_stream_without_dead_letters_has_none(self, store: Store) -> None:
+        assert [] == await store.dead_letters(STREAM)
+        await begun(store, A, 1)
+        assert [] == await store.dead_letters(STREAM)
+
+    async def test_a_redriven_event_goes_to_its_group_only_with_fresh_attempts(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.join(STREAM, "mail")
+        await store.append(STREAM, [order(1, id="a", key="k")])
+        await store.ack(await store.read(MAIL, limit=1))
+        [held] = await store.read(A, limit=1)
+        await store.retry(held, delay=0.0)
+        [held] = await store.due(A, limit=1)
+        await store.dead_letter(held, reason="no")
+
+        assert 1 == await _redrive(store)
+
+        [again] = await store.read(A, limit=10)
+        before, after = held.record, again.record
+        assert isinstance(before, Record)
+        assert isinstance(after, Record)
+        assert (1, 0, GROUP) == (again.attempt, again.failures, after.only)
+        assert ("a", "k", before.data, before.timestamp, before.type, before.source) == (
+            after.id, after.key, after.data, after.timestamp, after.type, after.source,
+        )  # fmt: skip
+        assert again.position != held.position
+        assert [] == await store.read(MAIL, limit=10)
+        assert [] == await store.dead_letters(STREAM)
+        assert 2 == len(await store.scan(STREAM))
+
+    async def test_a_foreign_dead_letter_is_redriven_to_its_group_only(self, store: Store, plant: Plant) -> None:
+        foreign = await planted(plant)
+        for reader in (A, MAIL):
+            await store.join(STREAM, reader.group)
+        await store.ack(await store.read(MAIL, limit=1))
+        [held] = await store.read(A, limit=1)
+        await store.dead_letter(held, reason="no")
+
+        assert 1 == await _redrive(store)
+
+        assert [foreign] == [delivery.record for delivery in await store.read(A, limit=10)]
+        assert [] == await store.read(MAIL, limit=10)
+
+    async def test_only_the_chosen_are_redriven_each_once(self, store: Store, other: Store) -> None:
+        await _dead(store, A, 3)
+        first, second, third = await store.dead_letters(STREAM)
+
+        counts = await asyncio.gather(*(each.redrive(STREAM, [first.id, third.id]) for each in (store, other)))
+
+        assert [0, 2] == sorted(counts)
+        assert [second] == await store.dead_letters(STREAM)
+        assert [1, 3] == numbers(await store.read(A, limit=10))
+        assert 0 == await store.redrive(STREAM, [first.id])
+        assert 0 == await store.redrive(STREAM, [])
+        assert 0 == await store.redrive("order_paid", [second.id])
+
+    async def test_an_event_may_die_redriven_once_more(self, store: Store) -> None:
+        await _dead(store, A, 1)
+        await _redrive(store)
+        [held] = await store.read(A, limit=1)
+        await store.dead_letter(held, reason="again")
+
+        [letter] = await store.dead_letters(STREAM)
+        assert ("again", 1) == (letter.error, letter.attempts)
+        assert 1 == await _redrive(store)
+        assert [1] == numbers(await store.read(A, limit=10))
+
+    async def test_discarded_dead_letters_are_gone_for_good(self, store: Store) -> None:
+        await _dead(store, A, 3)
+        first, second, third = await store.dead_letters(STREAM)
+
+        assert 2 == await store.discard(STREAM, [first.id, second.id])
+        assert 0 == await store.discard(STREAM, [first.id])
+        assert 0 == await store.redrive(STREAM, [first.id])
+
+        assert [third] == await store.dead_letters(STREAM)
+        assert [] == await store.read(A, limit=10)
+
+    async def test_dead_letters_do_not_hold_back_a_trim(self, store: Store) -> None:
+        await _dead(store, A, 3)
+        assert 3 == (await store.trim(STREAM, max_length=0)).removed
+        assert 3 == len(await store.dead_letters(STREAM))
+
+
+async def _dead(store: Store, reader: Reader, count: int) -> None:
+    """Append so many orders; all that the group has not read yet dies in it."""
+    await store.join(STREAM, reader.group)
+    await store.append(STREAM, [order(number) for number in range(1, count + 1)])
+    for delivery in await store.read(reader, limit=100):
+        await store.dead_letter(delivery, reason="no")
+
+
+async def _redrive(store: Store) -> int:
+    return await store.redrive(STREAM, [letter.id for letter in await store.dead_letters(STREAM)])
+
+
+def _numbers(letters: list[DeadLetter]) -> list[int]:
+    return [int(letter.record.data) for letter in letters if isinstance(letter.record, Record)]

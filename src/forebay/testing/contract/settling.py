@@ -1,0 +1,257 @@
+"""The promises of `Leases` about what becomes of an entry: extend, ack, retry, release, dead_letter."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from forebay.store import Delivery, Store, Trimmed
+from forebay.testing.contract.base import (
+    A,
+    B,
+    GROUP,
+    HOUR,
+    MAIL,
+    STREAM,
+    Contract,
+    Plant,
+    begun,
+    numbers,
+    order,
+    planted,
+)
+from forebay.testing.waiting import eventually
+
+
+class SettlingContract(Contract):
+    """Who no longer holds an entry changes nothing about it, except that its work is done."""
+
+    async def test_a_lease_is_renewed_by_its_holder_only(self, store: Store) -> None:
+        held = await begun(store, A, 2)
+        assert held == await store.extend(held)
+
+        [taken] = await store.claim(B, idle=0.0, limit=1)
+
+        assert held[1:] == await store.extend(held)
+        assert [taken] == await store.extend([taken])
+
+    async def test_a_renewal_makes_no_noise_about_who_has_nothing(self, store: Store) -> None:
+        held = await begun(store, A, 1)
+        await store.ack(held)
+        assert [] == await store.extend(held)
+        assert [] == await store.extend([])
+
+    # Ack.
+
+    async def test_an_ack_finishes_entries_and_counts_those_that_were_pending(self, store: Store, other: Store) -> None:
+        held = await begun(store, A, 3)
+
+        assert 2 == await store.ack(held[:2])
+        assert 1 == await other.ack(held)
+        assert 0 == await store.ack(held)
+        assert 0 == await store.ack([])
+
+        assert [] == await store.pending(STREAM, GROUP)
+        assert [] == await store.read(B, limit=10)
+        assert [1, 2, 3] == numbers(await store.scan(STREAM))
+
+    async def test_work_done_is_done_whoever_holds_the_lease(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        [taken] = await store.claim(B, idle=0.0)
+
+        assert 1 == await store.ack([held])
+        assert 0 == await store.ack([taken])
+        assert [] == await store.extend([taken])
+
+    async def test_work_done_is_done_though_the_entry_waits_for_its_retry(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        await store.retry(held, delay=0.0)
+
+        assert 1 == await store.ack([held])
+        assert [] == await store.due(B, limit=10)
+        assert [] == await store.pending(STREAM, GROUP)
+
+    async def test_an_ack_is_of_one_group(self, store: Store) -> None:
+        held = await begun(store, A, 1)
+        await store.join(STREAM, "mail")
+        await store.read(MAIL, limit=1)
+        await store.ack(held)
+        assert 1 == len(await store.pending(STREAM, "mail"))
+
+    async def test_an_ack_of_several_groups_finishes_each(self, store: Store) -> None:
+        held = await begun(store, A, 2)
+        await store.join(STREAM, "mail")
+        assert 4 == await store.ack([*held, *await store.read(MAIL, limit=2)])
+
+    async def test_a_group_remembers_the_ids_it_was_told_to(self, store: Store, other: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, [order(1, id="a"), order(2, id="b"), order(3, id="c")])
+        first, second, _ = await store.read(A, limit=3)
+
+        await store.ack([first], remember=HOUR)
+        await store.ack([second])
+
+        assert {"a"} == await other.handled(STREAM, GROUP, ["a", "b", "c", "d"])
+        assert set() == await store.handled(STREAM, "mail", ["a"])
+        assert set() == await store.handled("order_paid", GROUP, ["a"])
+        assert set() == await store.handled(STREAM, GROUP, [])
+
+    async def test_a_group_forgets_ids_after_the_time_it_was_told(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, [order(1, id="a")])
+        await store.ack(await store.read(A, limit=1), remember=0.05)
+
+        async def forgotten() -> bool:
+            return not await store.handled(STREAM, GROUP, ["a"])
+
+        await eventually(forgotten)
+
+    # Retry.
+
+    async def test_a_failed_entry_waits_for_whoever_asks_first(self, store: Store, other: Store) -> None:
+        [held] = await begun(store, A, 1)
+
+        assert await store.retry(held, delay=0.0)
+
+        [again] = await other.due(B, limit=10)
+        assert Delivery(B, held.position, held.record, attempt=2, failures=1) == again
+        assert [] == await store.due(A, limit=10)
+
+    async def test_a_failed_entry_waits_for_its_time(self, store: Store) -> None:
+        late, soon = await begun(store, A, 2)
+        await store.retry(late, delay=HOUR)
+        await store.retry(soon, delay=0.05)
+
+        found: list[Delivery] = []
+
+        async def due() -> bool:
+            found.extend(await store.due(B, limit=10))
+            return bool(found)
+
+        await eventually(due)
+
+        assert [2] == numbers(found)
+        [waiting] = [pending for pending in await store.pending(STREAM, GROUP) if pending.consumer is None]
+        assert late.position == waiting.position
+        assert waiting.due is not None
+        assert HOUR - 60 < waiting.due <= HOUR
+
+    async def test_due_entries_come_up_to_the_limit(self, store: Store) -> None:
+        for held in await begun(store, A, 3):
+            await store.retry(held, delay=0.0)
+        assert [2, 1, 0] == [len(await store.due(B, limit=2)) for _ in range(3)]
+
+    async def test_each_failure_is_counted(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        for count in (1, 2, 3):
+            await store.retry(held, delay=0.0)
+            [held] = await store.due(A, limit=1)
+            assert (count + 1, count) == (held.attempt, held.failures)
+
+    async def test_a_failed_entry_that_is_kept_stays_with_its_consumer(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+
+        assert await store.retry(held, delay=0.0, keep=True)
+
+        assert [] == await store.due(B, limit=10)
+        assert [held] == await store.extend([held])
+        [pending] = await store.pending(STREAM, GROUP)
+        assert ("worker-a", 2, 1) == (pending.consumer, pending.attempt, pending.failures)
+        [taken] = await store.claim(B, idle=0.0)
+        assert (3, 1) == (taken.attempt, taken.failures)
+
+    @pytest.mark.parametrize("keep", [False, True])
+    async def test_who_lost_the_lease_counts_no_failure(self, store: Store, keep: bool) -> None:
+        [held] = await begun(store, A, 1)
+        [taken] = await store.claim(B, idle=0.0)
+
+        assert not await store.retry(held, delay=0.0, keep=keep)
+
+        assert [("worker-b", 2, 0)] == [
+            (p.consumer, p.attempt, p.failures) for p in await store.pending(STREAM, GROUP)
+        ]
+        assert 1 == await store.ack([taken])
+        assert not await store.retry(taken, delay=0.0, keep=keep)
+        assert [] == await store.pending(STREAM, GROUP)
+
+    # Release.
+
+    async def test_a_released_entry_is_due_at_once_as_if_it_had_not_been_delivered(self, store: Store) -> None:
+        held = await begun(store, A, 2)
+
+        assert 2 == await store.release(held)
+
+        again = await store.due(B, limit=10)
+        assert [(1, 1, 0), (2, 1, 0)] == [(int(d.record.data), d.attempt, d.failures) for d in again]  # type: ignore[union-attr]
+
+    async def test_a_release_takes_back_the_last_delivery_only(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        await store.retry(held, delay=0.0)
+        [held] = await store.due(A, limit=1)
+
+        await store.release([held])
+
+        [again] = await store.due(B, limit=1)
+        assert (2, 1) == (again.attempt, again.failures)
+
+    async def test_who_lost_the_lease_releases_nothing(self, store: Store) -> None:
+        held = await begun(store, A, 2)
+        await store.claim(B, idle=0.0, limit=1)
+        assert 1 == await store.release(held)
+        assert 0 == await store.release(held)
+        assert 0 == await store.release([])
+
+    # Dead letters are made.
+
+    async def test_a_dead_letter_is_the_whole_entry_with_the_reason(self, store: Store, other: Store) -> None:
+        [held] = await begun(store, A, 1)
+        await store.retry(held, delay=0.0)
+        [held] = await store.due(A, limit=1)
+
+        assert await store.dead_letter(held, reason="ValueError: nö such order")
+
+        [letter] = await other.dead_letters(STREAM)
+        assert (STREAM, GROUP, held.position, held.record, "ValueError: nö such order", 2) == (
+            letter.stream, letter.group, letter.position, letter.record, letter.error, letter.attempts,
+        )  # fmt: skip
+        assert abs(datetime.now(UTC) - letter.failed_at) < timedelta(minutes=1)
+        assert [] == await store.pending(STREAM, GROUP)
+        assert [1] == numbers(await store.scan(STREAM))
+
+    async def test_who_lost_the_lease_makes_no_dead_letter(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        [taken] = await store.claim(B, idle=0.0)
+
+        assert not await store.dead_letter(held, reason="no")
+        assert [] == await store.dead_letters(STREAM)
+        assert [taken] == await store.extend([taken])
+        assert await store.dead_letter(taken, reason="no")
+        assert not await store.dead_letter(taken, reason="no")
+        assert 1 == len(await store.dead_letters(STREAM))
+
+    async def test_a_dead_letter_outlives_its_entry(self, store: Store) -> None:
+        first, second = await begun(store, A, 2)
+        await store.dead_letter(first, reason="no")
+        await store.ack([second])
+
+        assert Trimmed(2, 0) == await store.trim(STREAM, max_length=0)
+
+        assert [first.record] == [letter.record for letter in await store.dead_letters(STREAM)]
+
+    async def test_an_entry_that_left_its_stream_dies_with_the_fields_that_were_delivered(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        await store.trim(STREAM, max_length=0, force=True)
+
+        assert await store.dead_letter(held, reason="no")
+
+        assert [held.record] == [letter.record for letter in await store.dead_letters(STREAM)]
+
+    async def test_a_foreign_dead_letter_keeps_every_byte(self, store: Store, plant: Plant) -> None:
+        foreign = await planted(plant)
+        await store.join(STREAM, GROUP)
+        [held] = await store.read(A, limit=1)
+
+        await store.dead_letter(held, reason="no event")
+
+        assert [foreign] == [letter.record for letter in await store.dead_letters(STREAM)]
