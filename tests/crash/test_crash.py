@@ -107,19 +107,8 @@ async def test_an_event_that_kills_its_process_ends_among_the_dead_letters_alone
         consumers: list[Process] = []
         try:
             while not await bus.dead_letters("t"):
-                consumers.append(
-                    Process(
-                        consume,
-                        durable_url,
-                        namespace,
-                        history.path,
-                        "g",
-                        busy=0.02,
-                        poison="poison",
-                        retry=Retry(attempts=3),
-                        lease=0.4,
-                    )  # fmt: skip
-                )
+                options = {"busy": 0.02, "poison": "poison", "retry": Retry(attempts=3), "lease": 0.4}
+                consumers.append(Process(consume, durable_url, namespace, history.path, "g", **options))
                 await eventually(lambda: consumers[-1].exit_code is not None or _any_dead(bus), within=30)
             innocent = {id for index, id in enumerate(ids) if index != 30}
             await eventually(lambda: innocent <= set(history.ids("ended-g")), within=30)

@@ -132,7 +132,7 @@ class Node:
         except (RedisError, OSError) as error:
             raise StoreUnavailable(
                 f"cannot reach a Redis or Valkey server at {self.name}: {error} "
-                "(start one with `forebay server` or `redis-server`, or use sqlite:///events.db)"
+                "(start one with `redis-server`, or use sqlite:///events.db)"
             ) from error
         wire = _take_over(connection, self.name, self._timeout)
         await self._greet(wire)
