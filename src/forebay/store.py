@@ -212,7 +212,11 @@ class Leases(Protocol):
         ...
 
     async def seek(self, stream: str, group: str, to: str) -> None:
-        """Let the group read on from behind `to`. What is pending stays pending."""
+        """Let the group read on from behind `to`.
+
+        What it has begun behind that place is unread again, and its holders lose it; what it has
+        begun before that place stays as it is. Raises `NotFound` where the group does not exist.
+        """
         ...
 
     async def leave(self, stream: str, group: str) -> None:

@@ -20,7 +20,7 @@ from forebay.runtime.intake import Intake, Lane
 from forebay.runtime.lease import LeaseKeeper
 from forebay.runtime.options import LARGEST_FETCH, Options
 from forebay.runtime.settle import Settler
-from forebay.runtime.supervise import repeat, wait_for
+from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.signals import Delivered, Finished, Joined, LeaseLost, LoopFailed, Recovered, Signals, Skipped, Vanished
 from forebay.store import START, Delivery, Leases, Reader
 
@@ -211,20 +211,24 @@ class Consumer:
         self._look.clear()
 
     async def _take_over(self, claimed: list[Delivery]) -> None:
+        await self._take(claimed, first=True)
         for delivery in claimed:
             self._signals.emit(Recovered(delivery))
             self._unbegun = delivery.position
             if delivery.attempt >= self._alone_from:
                 # It may be what killed its consumers: nothing else under suspicion dies with it.
                 self._alone = delivery.position
-        await self._take(claimed, first=True)
 
     async def _take(self, deliveries: list[Delivery], *, first: bool = False) -> None:
         if not deliveries:
             return
         if self._options.dedup:
             ids = [d.record.id for d in deliveries if isinstance(d.record, Record)]
-            handled = await self._store.handled(self.reader.stream, self.reader.group, ids)
+            try:
+                handled = await self._store.handled(self.reader.stream, self.reader.group, ids)
+            except PASSING:
+                await self._settler.release(deliveries)
+                raise
             if handled:
                 self._repeated.update(
                     d.position for d in deliveries if isinstance(d.record, Record) and d.record.id in handled

@@ -165,8 +165,10 @@ class RedisStore:
         return bool(await self._client.run("join", (keys.stream,), group, _position(start)))
 
     async def seek(self, stream: str, group: str, to: str) -> None:
-        key = self._keys(stream).stream
-        await self._client.call(key, "XGROUP", "SETID", key, group, _position(to))
+        keys = self._keys(stream)
+        own = keys.group(group)
+        place = END if to == END else _full_position(to)
+        await self._client.run("seek", (keys.stream, own.waiting, own.attempts), group, place)
 
     async def leave(self, stream: str, group: str) -> None:
         keys = self._keys(stream)

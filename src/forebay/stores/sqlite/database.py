@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import apsw
 
-from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreError, StoreUnavailable
+from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreError
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
 
@@ -42,8 +42,7 @@ class Database:
 
     def create(self) -> apsw.Connection:
         """Open the file for writing, making it and its tables where there are none yet."""
-        _check_path(self.path)
-        is_new = not self.path.exists()
+        is_new = not _exists(self.path)
         try:
             connection = self._open()
             try:
@@ -164,12 +163,11 @@ class Database:
 
     def _explain(self, error: apsw.Error) -> StoreError:
         folder = self.path.parent
-        if isinstance(error, apsw.CantOpenError):
+        if isinstance(error, (apsw.CantOpenError, apsw.ReadOnlyError)):
             if not os.access(folder, os.W_OK | os.X_OK):
                 return StoreDenied(f"{folder} may not be written to, and SQLite keeps files beside {self.path}")
             if not os.access(self.path, os.R_OK | os.W_OK):
                 return StoreDenied(f"{self.path} may not be read and written by this user")
-            return StoreUnavailable(f"{self.path} cannot be opened ({error})")
         return to_store_error(error, str(self.path))
 
 
@@ -204,20 +202,22 @@ def normalise(path: str | os.PathLike[str]) -> Path:
         raise ConfigurationError(f"{text!r} leads nowhere: {error}") from error
 
 
-def _check_path(path: Path) -> None:
+def _exists(path: Path) -> bool:
+    """Whether there is a file at the path yet; refuses what could not be or become one."""
     folder = path.parent
-    if not folder.is_dir():
-        raise ConfigurationError(f"the folder {folder} does not exist: create it, or name another file")
     try:
+        if not folder.is_dir():
+            raise ConfigurationError(f"the folder {folder} does not exist: create it, or name another file")
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
-        raise StoreDenied(f"{path}: {error.strerror}") from error
+        raise StoreDenied(f"{path} cannot be looked at: {error.strerror}") from error
     if stat.S_ISDIR(mode):
         raise ConfigurationError(f"{path} is a folder: name a file in it, such as {path / 'events.db'}")
     if not stat.S_ISREG(mode):
         raise ConfigurationError(f"{path} is not a regular file: name another one")
+    return True
 
 
 def _boot_id(connection: apsw.Connection) -> str | None:

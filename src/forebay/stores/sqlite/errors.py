@@ -9,6 +9,7 @@ import apsw
 from forebay.errors import StoreDamaged, StoreDenied, StoreError, StoreFull, StoreUnavailable
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FLUSHES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
 
 _MEANING: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
     (apsw.BusyError, StoreUnavailable, "another process kept it locked for longer than busy_timeout"),
@@ -29,7 +30,12 @@ _MEANING: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
 
 
 def is_out_of_room(error: apsw.Error, system_error: int) -> bool:
-    """Whether a write failed for want of room, by the disk, a quota or a limit on file sizes."""
+    """Whether a write failed for want of room, by the disk, a quota or a limit on file sizes.
+
+    A flush that failed for want of room is not among these: what was written before it may be there.
+    """
+    if getattr(error, "extendedresult", 0) in _FLUSHES:
+        return False
     return isinstance(error, apsw.FullError) or (isinstance(error, apsw.IOError) and system_error in _NO_ROOM)
 
 

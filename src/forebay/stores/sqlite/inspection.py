@@ -147,12 +147,10 @@ def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
 
 def _group_stats(turn: Turn, stream_id: int, group_id: int, name: str, cursor: int) -> GroupStats:
     [(lag, pending, waiting, consumers, dead, oldest)] = turn.rows(
-        # Behind the cursor, but not what is meant for others, nor what is still held after a seek back.
+        # Behind the cursor, but not what is meant for others.
         "SELECT (SELECT count(*) FROM entries WHERE stream_id = :stream AND seq > :cursor)"
         " - (SELECT count(*) FROM entries INDEXED BY entries_for_one"
-        "    WHERE stream_id = :stream AND seq > :cursor AND only_group IS NOT NULL AND only_group <> :name)"
-        " - (SELECT count(*) FROM pending p JOIN entries e ON e.seq = p.seq"
-        "    WHERE p.group_id = :group AND p.seq > :cursor),"
+        "    WHERE stream_id = :stream AND seq > :cursor AND only_group IS NOT NULL AND only_group <> :name),"
         " (SELECT count(*) FROM pending WHERE group_id = :group),"
         " (SELECT count(*) FROM pending WHERE group_id = :group AND consumer IS NULL),"
         " (SELECT count(DISTINCT consumer) FROM pending WHERE group_id = :group),"

@@ -29,9 +29,11 @@ def join(turn: Turn, stream: str, group: str, *, start: str) -> bool:
 
 
 def seek(turn: Turn, stream: str, group: str, to: str) -> None:
-    """Set a group's cursor."""
+    """Set a group's cursor; what it has begun behind it is unread again."""
     found = turn.group(stream, group)
-    turn.run("UPDATE groups SET cursor = ? WHERE id = ?", (turn.place(to, found.stream_id), found.id))
+    place = turn.place(to, found.stream_id)
+    turn.run("UPDATE groups SET cursor = ? WHERE id = ?", (place, found.id))
+    turn.run("DELETE FROM pending WHERE group_id = ? AND seq > ?", (found.id, place))
     turn.news[stream] = turn.head(found.stream_id)
 
 
@@ -59,14 +61,12 @@ def read(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
     group = turn.group(reader.stream, reader.group)
     if limit < 1 or (reader.ordered and _must_wait(turn, reader, group)):
         return []
-    # A group that went back meets entries that it still holds: those stay with their holders.
     rows = select(
         turn.connection,
         ["e.seq"],
         "FROM entries e INDEXED BY entries_by_stream WHERE e.stream_id = ? AND e.seq > ?"
-        " AND (e.only_group IS NULL OR e.only_group = ?)"
-        " AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.group_id = ? AND p.seq = e.seq) ORDER BY e.seq LIMIT ?",
-        (group.stream_id, group.cursor, reader.group, group.id, limit),
+        " AND (e.only_group IS NULL OR e.only_group = ?) ORDER BY e.seq LIMIT ?",
+        (group.stream_id, group.cursor, reader.group, limit),
     )
     turn.run(
         "INSERT INTO pending (group_id, seq, consumer, attempt, failures, leased_at)"

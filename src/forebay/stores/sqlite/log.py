@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from forebay.store import START, Trimmed
 from forebay.stores.sqlite.rows import COLUMNS, MARKS, Row, insert
-from forebay.stores.sqlite.turn import Turn, parse
+from forebay.stores.sqlite.turn import Turn
 
 TRIMMED_AT_ONCE = 5_000
 """Entries that one transaction removes, so that a long trim does not hold up everyone else."""
@@ -53,19 +53,14 @@ def append_once(
 ) -> list[str]:
     """Append those rows whose ids are not known yet; return the positions of all."""
     stream_id = turn.make_stream(stream)
-    known = _find(turn, stream_id, rows, parse(since)) if since is not None else {}
-    if unless_seen is not None:
-        known |= _seen(turn, stream_id, rows)
+    seen = _seen(turn, stream_id, rows) if unless_seen is not None else {}
+    known = (_find(turn, stream_id, rows, turn.place(since, stream_id)) if since is not None else {}) | seen
     fresh = _fresh(rows, known)
-    if fresh:
-        positions = append(turn, [Append(stream, fresh)])[0]
-        named = {row.id: position for row, position in zip(fresh, positions, strict=True) if row.id}
-        known |= named
-        if unless_seen is not None:
-            _remember(turn, stream_id, {id: int(position) for id, position in named.items()}, unless_seen)
-        nameless = iter([position for row, position in zip(fresh, positions, strict=True) if not row.id])
-    else:
-        nameless = iter([])
+    new = append(turn, [Append(stream, fresh)])[0] if fresh else []
+    known |= {row.id: position for row, position in zip(fresh, new, strict=True) if row.id}
+    if unless_seen is not None:
+        _remember(turn, stream_id, {id: int(known[id]) for id in known.keys() - seen.keys()}, unless_seen)
+    nameless = (position for row, position in zip(fresh, new, strict=True) if not row.id)
     return [known[row.id] if row.id else next(nameless) for row in rows]
 
 

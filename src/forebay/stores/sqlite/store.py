@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
-
-import apsw
 
 from forebay.errors import ConfigurationError
 from forebay.event import Record, check_seconds
@@ -31,12 +28,11 @@ from forebay.store import (
 from forebay.stores.sqlite import inspection, leases, letters, log
 from forebay.stores.sqlite.clock import Clock, MachineClock
 from forebay.stores.sqlite.database import Database, Synchronous, normalise
-from forebay.stores.sqlite.errors import to_store_error
 from forebay.stores.sqlite.log import Append
+from forebay.stores.sqlite.opened import Opened
 from forebay.stores.sqlite.rows import to_row
 from forebay.stores.sqlite.turn import Turn
-from forebay.stores.sqlite.wakeup import Wakeup
-from forebay.stores.sqlite.writer import Look, Writer
+from forebay.stores.sqlite.writer import Look
 
 Result = TypeVar("Result")
 
@@ -70,7 +66,7 @@ class SQLiteStore:
         self._synchronous: Synchronous = synchronous
         self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
         self._clock = clock or MachineClock()
-        self._open: _Open | None = None
+        self._open: Opened | None = None
 
     def twin(self) -> SQLiteStore:
         return SQLiteStore(
@@ -87,7 +83,7 @@ class SQLiteStore:
         database = Database(
             self.path, synchronous=self._synchronous, busy_timeout=self._busy_timeout, clock=self._clock
         )
-        self._open = await _Open.on(database, self._namespace)
+        self._open = await Opened.open(database, self._namespace)
         return self
 
     async def __aexit__(
@@ -239,7 +235,7 @@ class SQLiteStore:
     async def _look(self, look: Callable[[Turn], Result]) -> Result:
         return await self._opened().look(look)
 
-    def _opened(self) -> _Open:
+    def _opened(self) -> Opened:
         opened = self._open
         if opened is None:
             raise ConfigurationError(f"the store on {self.path} is not open; use it inside `async with`")
@@ -249,60 +245,3 @@ class SQLiteStore:
                 " fork: open another one here, such as its `twin()`"
             )
         return opened
-
-
-class _Open:
-    """What an open store has: a connection and a thread each to write, to look, and to be woken."""
-
-    def __init__(self, database: Database, namespace: str, inspector: ThreadPoolExecutor) -> None:
-        self.process = os.getpid()
-        self._database = database
-        self._namespace = namespace
-        self._inspector = inspector
-        self._connection: apsw.Connection | None = None
-        self.wakeup = Wakeup(database, namespace)
-
-    @classmethod
-    async def on(cls, database: Database, namespace: str) -> _Open:
-        inspector = ThreadPoolExecutor(1, "forebay-sqlite-inspector")
-        try:
-            connection = await asyncio.get_running_loop().run_in_executor(inspector, database.create)
-        except BaseException:
-            inspector.shutdown(wait=False)
-            raise
-        opened = cls(database, namespace, inspector)
-        opened.writer = Writer(database, connection, namespace, opened.wakeup.tell)
-        return opened
-
-    writer: Writer
-
-    async def look(self, look: Callable[[Turn], Result]) -> Result:
-        """What a look finds, on a state that nobody changes meanwhile; it holds up no writer."""
-        return await asyncio.get_running_loop().run_in_executor(self._inspector, self._inspect, look)
-
-    def _inspect(self, look: Callable[[Turn], Result]) -> Result:
-        self._database.check_unmoved()
-        try:
-            if self._connection is None:
-                self._connection = self._database.connect(query_only=True)
-            clock = self._database.clock
-            self._connection.execute("BEGIN")
-            try:
-                return look(Turn(self._connection, self._namespace, clock.now(), clock.wall()))
-            finally:
-                self._connection.execute("ROLLBACK")
-        except apsw.Error as error:
-            raise to_store_error(error, str(self._database.path)) from error
-
-    async def close(self) -> None:
-        """Carry out what was submitted, then end the threads and close the file."""
-        self.writer.finish()
-        self.wakeup.finish()
-        await asyncio.get_running_loop().run_in_executor(self._inspector, self._end)
-        self._inspector.shutdown()
-
-    def _end(self) -> None:
-        self.wakeup.join()
-        if self._connection is not None:
-            self._connection.close()
-        self.writer.join()

@@ -11,6 +11,7 @@ from typing import Any
 
 import apsw
 
+from forebay.errors import StoreError
 from forebay.stores.sqlite.database import Database
 
 INTERVAL = 0.002
@@ -100,7 +101,7 @@ class Wakeup:
                     continue
                 grown = self._grown(connection, waited_for)
                 version = seen
-            except Exception:  # noqa: BLE001
+            except (apsw.Error, StoreError):
                 # What is wrong, the readers hear from their own moves.
                 grown = waited_for
                 time.sleep(0.1)

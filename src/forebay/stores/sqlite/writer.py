@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import queue
 import threading
@@ -27,7 +28,7 @@ MOST = 1_000
 class Job:
     """A move, and who waits for its result."""
 
-    __slots__ = ("error", "future", "look", "move", "result")
+    __slots__ = ("error", "future", "is_settled", "look", "move", "result")
 
     def __init__(self, future: asyncio.Future[Any], move: Move, look: Look | None) -> None:
         self.future = future
@@ -35,6 +36,13 @@ class Job:
         self.look = look
         self.result: Any = None
         self.error: Exception | None = None
+        self.is_settled = False
+
+    def settle(self, result: Any = None, error: Exception | None = None) -> None:
+        """Note how it ended, for the event loop to report."""
+        self.result = result
+        self.error = error
+        self.is_settled = True
 
 
 class Writer:
@@ -53,7 +61,8 @@ class Writer:
         on_news: Callable[[dict[str, int]], None],
     ) -> None:
         self._database = database
-        self._connection: apsw.Connection | None = connection
+        self._connection = connection
+        self._is_suspect = False
         self._namespace = namespace
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
@@ -92,10 +101,12 @@ class Writer:
     def _run(self) -> None:
         while jobs := self._next():
             news: dict[str, int] = {}
-            self._settle(self._worth_it(jobs), news)
+            try:
+                self._settle(self._worth_it(jobs), news)
+            except Exception as error:  # noqa: BLE001  # whatever it is, nobody is left waiting for ever
+                self._fail([job for job in jobs if not job.is_settled], error)
             self._loop.call_soon_threadsafe(self._report, jobs, news)
-        if self._connection is not None:
-            self._connection.close()
+        self._close_connection()
 
     def _next(self) -> list[Job]:
         jobs: list[Job] = []
@@ -123,16 +134,17 @@ class Writer:
 
     def _worth_it(self, jobs: list[Job]) -> list[Job]:
         """The jobs that have something to do. The others get their empty result without a transaction."""
-        worth_it = []
-        for job in jobs:
-            try:
-                if job.look is None or job.look(self._turn()):
-                    worth_it.append(job)
-                else:
-                    job.result = []
-            except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
-                self._fail([job], error)
-        return worth_it
+        return [job for job in jobs if job.look is None or self._is_worth_it(job, job.look)]
+
+    def _is_worth_it(self, job: Job, look: Look) -> bool:
+        try:
+            self._connect()
+            if look(self._turn()):
+                return True
+            job.settle([])
+        except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
+            self._fail([job], error)
+        return False
 
     def _settle(self, jobs: list[Job], news: dict[str, int]) -> None:
         """Give each job a result or an error, in as few transactions as possible.
@@ -144,15 +156,17 @@ class Writer:
             return
         try:
             self._database.check_unmoved()
+            self._connect()
+            self._connection.execute("BEGIN IMMEDIATE")
+            # After the wait for the lock: leases begin now, and later appends bear later times.
             turn = self._turn()
-            turn.connection.execute("BEGIN IMMEDIATE")
         except (apsw.Error, StoreError) as error:
             self._fail(jobs, error)
             return
         try:
             results = _perform(turn, jobs)
         except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
-            self._roll_back(turn.connection)
+            self._roll_back()
             self._halve(jobs, error, news)
             return
         try:
@@ -161,11 +175,11 @@ class Writer:
             if isinstance(error, apsw.IOError) and not is_out_of_room(error, turn.connection.system_errno):
                 self._doubt(jobs, error, turn)
             else:
-                self._roll_back(turn.connection)
+                self._roll_back()
                 self._halve(jobs, error, news)
             return
         for job, result in zip(jobs, results, strict=True):
-            job.result = result
+            job.settle(result)
         news |= turn.news
 
     def _halve(self, jobs: list[Job], error: Exception, news: dict[str, int]) -> None:
@@ -177,35 +191,46 @@ class Writer:
         self._settle(jobs[middle:], news)
 
     def _doubt(self, jobs: list[Job], error: apsw.IOError, turn: Turn) -> None:
-        # After a failed flush nobody knows what is on the disk, and this connection would not look again.
         for job in jobs:
             since = None if turn.before is None else str(turn.before)
-            job.error = OutcomeUnknown(f"{self._database.path}: the disk failed while it was written ({error})", since)
-            job.error.__cause__ = error
-        if self._connection is not None:
-            self._connection.close(True)
-        self._connection = None
+            unknown = OutcomeUnknown(f"{self._database.path}: the disk failed while it was written ({error})", since)
+            unknown.__cause__ = error
+            job.settle(error=unknown)
+        # Nobody knows what is on the disk now, and this connection would not look again.
+        self._roll_back()
+        self._is_suspect = True
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
+            meaning = error
             if isinstance(error, apsw.Error):
-                system_error = 0 if self._connection is None else self._connection.system_errno
-                job.error = to_store_error(error, str(self._database.path), system_error)
-                job.error.__cause__ = error
-            else:
-                job.error = error
+                meaning = to_store_error(error, str(self._database.path), self._connection.system_errno)
+                meaning.__cause__ = error
+            job.settle(error=meaning)
+
+    def _connect(self) -> None:
+        if self._is_suspect:
+            # The new one first: the log goes with the last connection to the file.
+            fresh = self._database.connect()
+            self._close_connection()
+            self._connection, self._is_suspect = fresh, False
 
     def _turn(self) -> Turn:
-        if self._connection is None:
-            self._connection = self._database.connect()
         clock = self._database.clock
         return Turn(self._connection, self._namespace, clock.now(), clock.wall())
 
-    @staticmethod
-    def _roll_back(connection: apsw.Connection) -> None:
+    def _roll_back(self) -> None:
         # SQLite itself has rolled back after some errors, such as a full disk.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except apsw.Error:
+                self._is_suspect = True
+
+    def _close_connection(self) -> None:
+        # The last one to close brings the log into the file; where that fails, the next to open does it.
+        with contextlib.suppress(apsw.Error):
+            self._connection.close(True)
 
 
 def _perform(turn: Turn, jobs: list[Job]) -> list[Any]:

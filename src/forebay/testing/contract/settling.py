@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from forebay.store import Delivery, Store, Trimmed
@@ -155,7 +156,8 @@ class SettlingContract(Contract):
         assert await store.retry(held, delay=0.0, keep=True)
 
         assert [] == await store.due(B, limit=10)
-        assert [held] == await store.extend([held])
+        again = msgspec.structs.replace(held, attempt=2, failures=1)
+        assert [again] == await store.extend([again])
         [pending] = await store.pending(STREAM, GROUP)
         assert ("worker-a", 2, 1) == (pending.consumer, pending.attempt, pending.failures)
         [taken] = await store.claim(B, idle=0.0)
@@ -168,9 +170,7 @@ class SettlingContract(Contract):
 
         assert not await store.retry(held, delay=0.0, keep=keep)
 
-        assert [("worker-b", 2, 0)] == [
-            (p.consumer, p.attempt, p.failures) for p in await store.pending(STREAM, GROUP)
-        ]
+        assert [("worker-b", 2, 0)] == [(p.consumer, p.attempt, p.failures) for p in await store.pending(STREAM, GROUP)]
         assert 1 == await store.ack([taken])
         assert not await store.retry(taken, delay=0.0, keep=keep)
         assert [] == await store.pending(STREAM, GROUP)

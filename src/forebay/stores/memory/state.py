@@ -1,0 +1,323 @@
+"""What a memory store holds, and how each part of it changes.
+
+A group's entry is in one of five places:
+
+    unread    in `Stream.entries`, behind `Group.cursor`
+    pending   in `Group.leased`: a consumer has it
+    waiting   in `Group.waiting`, for its next attempt
+    dead      in `Stream.dead`: a copy, with the reason
+    done      in none of these
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from forebay.errors import ConfigurationError
+from forebay.event import Foreign, Record
+from forebay.store import END, DeadLetter, Delivery, GroupStats, Reader, StreamStats, Trimmed
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """An entry of a stream. `only` stands beside the record because a foreign entry has no place for it."""
+
+    record: Record | Foreign
+    only: str | None
+    appended: float
+
+
+class Lease(msgspec.Struct, gc=False):
+    """An entry in a consumer's hands, its lease last `renewed` then."""
+
+    consumer: str
+    renewed: float
+    attempt: int = 1
+    failures: int = 0
+
+
+class Wait(msgspec.Struct, frozen=True, gc=False):
+    """An entry between two attempts."""
+
+    due: float
+    attempt: int
+    failures: int
+
+
+class Known:
+    """Ids and what is known of each, until its time."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, float]] = {}
+        self._sweep_at = 1000
+
+    def get(self, id: str, now: float) -> str | None:
+        """What is known of the id; None where nothing is, or no more."""
+        value, until = self._known.get(id, ("", now))
+        return value if until > now else None
+
+    def put(self, id: str, value: str, *, now: float, span: float) -> None:
+        """Know `value` of the id, for `span` seconds from now. An empty id names nothing."""
+        if not id:
+            return
+        self._known[id] = (value, now + span)
+        if len(self._known) >= self._sweep_at:
+            self._known = {id: (value, until) for id, (value, until) in self._known.items() if until > now}
+            # Twice what is left: a sweep costs no more than the puts since the one before.
+            self._sweep_at = max(1000, 2 * len(self._known))
+
+    def complete(self, id: str, value: str) -> None:
+        """Know `value` of an id that was put without one; its time stays."""
+        known = self._known.get(id)
+        if known and not known[0]:
+            self._known[id] = (value, known[1])
+
+
+class Group:
+    """How far one group is, and what it has begun."""
+
+    def __init__(self, name: str, cursor: int) -> None:
+        self.name = name
+        self.cursor = cursor
+        """The last position handed out or passed over."""
+        self.leased: dict[int, Lease] = {}
+        self.waiting: dict[int, Wait] = {}
+        self.handled = Known()
+
+    def is_unread(self, position: int, kept: Kept) -> bool:
+        """Whether the entry is yet to be handed out."""
+        return position > self.cursor and kept.only in (None, self.name)
+
+    def seek(self, cursor: int) -> None:
+        """Go on from another place; what was begun behind it is unread again."""
+        self.cursor = cursor
+        for begun in (self.leased, self.waiting):
+            for position in [position for position in begun if position > cursor]:
+                del begun[position]
+
+    def has_begun(self, position: int) -> bool:
+        """Whether the entry is pending or waiting."""
+        return position in self.leased or position in self.waiting
+
+    def is_held_by_another(self, consumer: str, *, since: float = float("-inf")) -> bool:
+        """Whether another consumer has a lease, renewed after `since`."""
+        return any(lease.consumer != consumer and lease.renewed > since for lease in self.leased.values())
+
+    def lease_again(self, reader: Reader, position: int, record: Record | Foreign | None, now: float) -> Delivery:
+        """Lease what was begun before, from its holder or after its wait."""
+        held = self.leased.get(position)
+        before = held or self.waiting.pop(position)
+        lease = self.leased[position] = Lease(reader.consumer, now, before.attempt + 1, before.failures)
+        return Delivery(reader, str(position), record, lease.attempt, lease.failures, recovered=held is not None)
+
+
+class Stream:
+    """One log: entries without gaps, of which a trim takes the first."""
+
+    def __init__(self) -> None:
+        self.entries: list[Kept] = []
+        self.first = 1
+        """The position of the first entry, or of the next one where there is none."""
+        self.groups: dict[str, Group] = {}
+        self.dead: dict[int, DeadLetter] = {}
+        self.deaths = 0
+        self.scheduled: list[tuple[float, int, Record]] = []
+        """A heap, by the time when they are due and then by the order of their arrival."""
+        self.arrivals = 0
+        self.seen = Known()
+        """Ids appended with `unless_seen` and their positions; none while they are only scheduled."""
+        self.bells: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
+        """One for each reader that waits, with the loop it waits on."""
+
+    @property
+    def last(self) -> int:
+        """The position of the last entry, be it trimmed or not."""
+        return self.first + len(self.entries) - 1
+
+    def at(self, position: int) -> Record | Foreign | None:
+        """What stands at a position; None where it was trimmed."""
+        index = position - self.first
+        return self.entries[index].record if 0 <= index < len(self.entries) else None
+
+    def behind(self, position: int) -> Iterator[tuple[int, Kept]]:
+        """The entries behind a position."""
+        for index in range(max(0, position + 1 - self.first), len(self.entries)):
+            yield self.first + index, self.entries[index]
+
+    def place(self, position: str) -> int:
+        """The number in a position; END is the last entry's."""
+        if position == END:
+            return self.last
+        if not position.isascii() or not position.isdecimal():
+            raise ConfigurationError(f"{position!r} is not a position: here it is a whole number")
+        return int(position)
+
+    def append(self, records: Sequence[Record], now: float) -> list[str]:
+        """Append records; return their positions."""
+        first = self.last + 1
+        self.entries += [Kept(record, record.only, now) for record in records]
+        return [str(position) for position in range(first, self.last + 1)]
+
+    def append_once(
+        self, records: Sequence[Record], now: float, *, unless_seen: float | None, since: str | None
+    ) -> list[str]:
+        """Append those records whose id is not known yet; return the positions of all."""
+        found: dict[str, str] = {}
+        if since is not None:
+            for position, kept in self.behind(self.place(since)):
+                if isinstance(kept.record, Record) and kept.record.id:
+                    found.setdefault(kept.record.id, str(position))
+        positions = []
+        for record in records:
+            known = found.get(record.id)
+            if known is None and unless_seen is not None:
+                known = self.seen.get(record.id, now)
+            if known is None:
+                [known] = self.append([record], now)
+            if unless_seen is not None:
+                self.seen.put(record.id, known, now=now, span=unless_seen)
+            positions.append(known)
+        return positions
+
+    def schedule(self, record: Record, now: float, *, delay: float) -> None:
+        """Keep a record until `launch` appends it."""
+        self.arrivals += 1
+        heapq.heappush(self.scheduled, (now + delay, self.arrivals, record))
+
+    def launch(self, now: float) -> None:
+        """Append what was scheduled for now or before, in the order of its time."""
+        while self.scheduled and self.scheduled[0][0] <= now:
+            _, _, record = heapq.heappop(self.scheduled)
+            [position] = self.append([record], now)
+            self.seen.complete(record.id, position)
+            self.ring()
+
+    def read(self, group: Group, reader: Reader, limit: int, now: float) -> list[Delivery]:
+        """Lease unread entries."""
+        # An ordered reader takes nothing new before what is to be repeated.
+        if reader.ordered and (group.waiting or group.is_held_by_another(reader.consumer)):
+            return []
+        deliveries: list[Delivery] = []
+        for position, kept in self.behind(group.cursor):
+            if len(deliveries) >= limit:
+                break
+            if group.is_unread(position, kept):
+                group.leased[position] = Lease(reader.consumer, now)
+                deliveries.append(Delivery(reader, str(position), kept.record))
+            group.cursor = position
+        return deliveries
+
+    def trim(self, *, excess: int, oldest: float, force: bool) -> Trimmed:
+        """Remove the first `excess` entries, and those appended before `oldest`."""
+        removed = dropped = 0
+        for position, kept in self.behind(0):
+            if removed >= excess and kept.appended >= oldest:
+                break
+            if any(group.is_unread(position, kept) or group.has_begun(position) for group in self.groups.values()):
+                if not force:
+                    break
+                dropped += 1
+            removed += 1
+        del self.entries[:removed]
+        self.first += removed
+        return Trimmed(removed, dropped)
+
+    def take_letters(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """Remove these dead letters and return those that there were."""
+        numbers = dict.fromkeys(int(id) for id in ids if id.isascii() and id.isdecimal())
+        return [self.dead.pop(number) for number in numbers if number in self.dead]
+
+    def ring(self) -> None:
+        """Let all readers that wait look again, on whatever loops they are."""
+        bells, self.bells = self.bells, {}
+        for bell, loop in bells.items():
+            with contextlib.suppress(RuntimeError):  # its loop may have closed meanwhile
+                loop.call_soon_threadsafe(wake, bell)
+
+    def ring_for(self, reader: Reader) -> None:
+        """Ring after something was settled: another reader of an ordered group may wait for just that."""
+        if reader.ordered:
+            self.ring()
+
+
+class Held(NamedTuple):
+    """A delivery whose lease is still held, and all that belongs to it."""
+
+    delivery: Delivery
+    stream: Stream
+    group: Group
+    lease: Lease
+
+    def wait(self, due: float, *, attempt: int, failures: int) -> None:
+        """The entry goes on to its next attempt."""
+        self.group.waiting[int(self.delivery.position)] = Wait(due, attempt, failures)
+        self._let_go()
+
+    def die(self, reason: str) -> None:
+        """The entry becomes a dead letter."""
+        stream, delivery = self.stream, self.delivery
+        stream.deaths += 1
+        stream.dead[stream.deaths] = DeadLetter(
+            id=f"{stream.deaths:012}",
+            stream=delivery.reader.stream,
+            group=self.group.name,
+            position=delivery.position,
+            # A forced trim may have taken the entry; then the delivery has the last copy.
+            record=stream.at(int(delivery.position)) or delivery.record or Foreign(()),
+            error=reason,
+            failed_at=datetime.now(UTC),
+            attempts=self.lease.attempt,
+        )
+        self._let_go()
+
+    def _let_go(self) -> None:
+        del self.group.leased[int(self.delivery.position)]
+        self.stream.ring_for(self.delivery.reader)
+
+
+class State:
+    """What a store and its twins share. Every move holds the lock from its beginning to its end."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.streams: dict[str, Stream] = {}
+
+
+def stream_stats(name: str, stream: Stream, now: float) -> StreamStats:
+    """The stream at a glance."""
+    return StreamStats(
+        stream=name,
+        length=len(stream.entries),
+        scheduled=len(stream.scheduled),
+        dead=len(stream.dead),
+        first=str(stream.first) if stream.entries else None,
+        last=str(stream.last) if stream.entries else None,
+        groups=tuple(_group_stats(stream, stream.groups[group], now) for group in sorted(stream.groups)),
+    )
+
+
+def _group_stats(stream: Stream, group: Group, now: float) -> GroupStats:
+    begun = [position for position in (*group.leased, *group.waiting) if position >= stream.first]
+    return GroupStats(
+        group=group.name,
+        position=str(group.cursor),
+        lag=sum(group.is_unread(position, kept) for position, kept in stream.behind(group.cursor)),
+        pending=len(group.leased) + len(group.waiting),
+        waiting=len(group.waiting),
+        dead=sum(letter.group == group.name for letter in stream.dead.values()),
+        oldest=now - stream.entries[min(begun) - stream.first].appended if begun else None,
+        consumers=len({lease.consumer for lease in group.leased.values()}),
+    )
+
+
+def wake(bell: asyncio.Future[None]) -> None:
+    """Ring one bell. It may have rung already."""
+    if not bell.done():
+        bell.set_result(None)

@@ -1,0 +1,339 @@
+"""The memory store."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from forebay.errors import NotFound
+from forebay.event import Foreign, Record
+from forebay.payload import check_name
+from forebay.store import (
+    END,
+    START,
+    DeadLetter,
+    Delivery,
+    Durability,
+    Entry,
+    Pending,
+    Reader,
+    StreamStats,
+    Trimmed,
+)
+from forebay.stores.memory.state import Group, Held, Kept, State, Stream, stream_stats, wake
+
+
+class MemoryStore:
+    """A store in this process's memory, for tests and for buses that need not outlive it.
+
+    The state stays with the object, also when it is closed and opened again. `clock` gives seconds
+    that never go back.
+    """
+
+    def __init__(self, *, namespace: str = "events", clock: Callable[[], float] = time.monotonic) -> None:
+        self._namespace = check_name("namespace", namespace)
+        self._clock = clock
+        self._state = State()
+        self._lock = self._state.lock
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(namespace={self._namespace!r})"
+
+    def twin(self) -> MemoryStore:
+        twin = MemoryStore(namespace=self._namespace, clock=self._clock)
+        twin._state, twin._lock = self._state, self._lock
+        return twin
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    # Streams.
+
+    async def append(
+        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+    ) -> list[str]:
+        with self._lock:
+            log = self._make(stream)
+            now = self._clock()
+            if unless_seen is None and since is None:
+                positions = log.append(records, now)
+            else:
+                positions = log.append_once(records, now, unless_seen=unless_seen, since=since)
+            log.ring()
+            return positions
+
+    async def plant(self, stream: str, fields: Sequence[tuple[bytes, bytes]]) -> str:
+        """Append an entry that is no event, as another program might; return its position. For tests."""
+        with self._lock:
+            log = self._make(stream)
+            log.entries.append(Kept(Foreign(tuple(fields)), None, self._clock()))
+            log.ring()
+            return str(log.last)
+
+    async def schedule(
+        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+    ) -> None:
+        with self._lock:
+            log = self._make(stream)
+            now = self._clock()
+            for record in records:
+                if unless_seen is not None:
+                    known = log.seen.get(record.id, now)
+                    log.seen.put(record.id, known or "", now=now, span=unless_seen)
+                    if known is not None:
+                        continue
+                log.schedule(record, now, delay=delay)
+
+    async def scan(
+        self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
+    ) -> list[Entry]:
+        with self._lock:
+            log = self._find(stream)
+            first = max(log.place(after) + 1, log.first)
+            end = min(log.place(until), log.last) + 1
+            if newest:
+                first = max(first, end - limit)
+            chosen = range(first, min(end, first + limit))
+            return [Entry(str(position), log.entries[position - log.first].record) for position in chosen]
+
+    async def locate(self, stream: str, moment: datetime) -> str:
+        with self._lock:
+            log = self._find(stream)
+            # Entries keep the clock's time, so the moment is first said in it too.
+            begin = self._clock() - (time.time() - moment.timestamp())
+            found = (position for position, kept in log.behind(0) if kept.appended >= begin)
+            return str(next(found, log.last + 1) - 1)
+
+    async def trim(
+        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+    ) -> Trimmed:
+        with self._lock:
+            log = self._find(stream)
+            excess = 0 if max_length is None else len(log.entries) - max_length
+            oldest = float("-inf") if max_age is None else self._clock() - max_age
+            return log.trim(excess=excess, oldest=oldest, force=force)
+
+    # Groups.
+
+    async def join(self, stream: str, group: str, *, start: str = START) -> bool:
+        with self._lock:
+            log = self._make(stream)
+            if group in log.groups:
+                return False
+            log.groups[check_name("group", group)] = Group(group, log.place(start))
+            return True
+
+    async def seek(self, stream: str, group: str, to: str) -> None:
+        with self._lock:
+            log, own = self._group(stream, group)
+            own.seek(log.place(to))
+            log.ring()
+
+    async def leave(self, stream: str, group: str) -> None:
+        with self._lock:
+            log = self._find(stream)
+            log.groups.pop(group, None)
+            log.ring()
+
+    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while True:
+            with self._lock:
+                log, group = self._group(reader.stream, reader.group)
+                deliveries = log.read(group, reader, limit, self._clock())
+                if deliveries or loop.time() >= deadline:
+                    return deliveries
+                bell = loop.create_future()
+                log.bells[bell] = loop
+            timer = loop.call_at(deadline, wake, bell)
+            try:
+                await bell
+            finally:
+                timer.cancel()
+                with self._lock:
+                    log.bells.pop(bell, None)
+
+    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+        with self._lock:
+            log, group = self._group(reader.stream, reader.group)
+            now = self._clock()
+            log.launch(now)
+            if reader.ordered and group.is_held_by_another(reader.consumer):
+                return []
+            waiting = group.waiting
+            ripe = [position for position, wait in waiting.items() if wait.due <= now]
+            # An ordered group takes the oldest entry first, others the one that has waited longest.
+            ripe.sort(key=lambda position: (0.0 if reader.ordered else waiting[position].due, position))
+            return [group.lease_again(reader, position, log.at(position), now) for position in ripe[:limit]]
+
+    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        with self._lock:
+            log, group = self._group(reader.stream, reader.group)
+            now = self._clock()
+            latest = now - idle
+            if reader.ordered and group.is_held_by_another(reader.consumer, since=latest):
+                return []
+            silent = (position for position, lease in group.leased.items() if lease.renewed <= latest)
+            oldest = heapq.nsmallest(limit, silent)
+            return [group.lease_again(reader, position, log.at(position), now) for position in oldest]
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        with self._lock:
+            now = self._clock()
+            kept = []
+            for delivery in deliveries:
+                if held := self._held(delivery):
+                    held.lease.renewed = now
+                    kept.append(delivery)
+            return kept
+
+    async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
+        with self._lock:
+            now = self._clock()
+            finished = 0
+            for delivery in deliveries:
+                log = self._find(delivery.reader.stream)
+                group = log.groups.get(delivery.reader.group)
+                if group is None:
+                    continue
+                position = int(delivery.position)
+                if group.leased.pop(position, None) or group.waiting.pop(position, None):
+                    finished += 1
+                if remember is not None and isinstance(delivery.record, Record):
+                    group.handled.put(delivery.record.id, "", now=now, span=remember)
+                log.ring_for(delivery.reader)
+            return finished
+
+    async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+        with self._lock:
+            own = self._find(stream).groups.get(group)
+            now = self._clock()
+            return set() if own is None else {id for id in ids if own.handled.get(id, now) is not None}
+
+    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+        with self._lock:
+            held = self._held(delivery)
+            if held is None:
+                return False
+            now = self._clock()
+            lease = held.lease
+            if keep:
+                lease.renewed = now
+                lease.attempt += 1
+                lease.failures += 1
+            else:
+                held.wait(now + delay, attempt=lease.attempt, failures=lease.failures + 1)
+            return True
+
+    async def release(self, deliveries: Sequence[Delivery]) -> int:
+        with self._lock:
+            now = self._clock()
+            released = 0
+            for delivery in deliveries:
+                if held := self._held(delivery):
+                    held.wait(now, attempt=held.lease.attempt - 1, failures=held.lease.failures)
+                    released += 1
+            return released
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+        with self._lock:
+            held = self._held(delivery)
+            if held is None:
+                return False
+            held.die(reason)
+            return True
+
+    # Dead letters.
+
+    async def dead_letters(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[DeadLetter]:
+        with self._lock:
+            letters = self._find(stream).dead.values()
+            found = (letter for letter in letters if letter.id > after and group in (None, letter.group))
+            return list(islice(found, limit))
+
+    async def redrive(self, stream: str, ids: Sequence[str]) -> int:
+        with self._lock:
+            log = self._find(stream)
+            letters = log.take_letters(ids)
+            for letter in letters:
+                record = letter.record
+                if isinstance(record, Record):
+                    record = msgspec.structs.replace(record, only=letter.group)
+                log.entries.append(Kept(record, letter.group, self._clock()))
+            log.ring()
+            return len(letters)
+
+    async def discard(self, stream: str, ids: Sequence[str]) -> int:
+        with self._lock:
+            return len(self._find(stream).take_letters(ids))
+
+    # What operators ask.
+
+    async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
+        with self._lock:
+            names = self._state.streams.keys() if streams is None else self._state.streams.keys() & set(streams)
+            now = self._clock()
+            return [stream_stats(name, self._state.streams[name], now) for name in sorted(names)]
+
+    async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
+        with self._lock:
+            log, own = self._group(stream, group)
+            now = self._clock()
+            behind = log.place(after)
+            found = []
+            for position in heapq.nsmallest(limit, (p for p in (*own.leased, *own.waiting) if p > behind)):
+                if lease := own.leased.get(position):
+                    idle = now - lease.renewed
+                    found.append(Pending(str(position), lease.consumer, lease.attempt, lease.failures, idle, None))
+                else:
+                    wait = own.waiting[position]
+                    found.append(Pending(str(position), None, wait.attempt, wait.failures, None, wait.due - now))
+            return found
+
+    async def durability(self) -> Durability:
+        note = "Events are kept in this process's memory and end with it. Use sqlite:/// or redis:// to keep them."
+        return Durability(client_killed="lost", store_killed="lost", power_lost="lost", notes=(note,))
+
+    def _find(self, stream: str) -> Stream:
+        """The stream, or an empty one where there is none."""
+        return self._state.streams.get(stream) or Stream()
+
+    def _make(self, stream: str) -> Stream:
+        """The stream, made where there is none."""
+        found = self._state.streams.get(stream)
+        if found is None:
+            found = self._state.streams[check_name("stream", stream)] = Stream()
+        return found
+
+    def _group(self, stream: str, group: str) -> tuple[Stream, Group]:
+        log = self._find(stream)
+        found = log.groups.get(group)
+        if found is None:
+            raise NotFound(f"no group {group!r} on {stream!r}; join it first")
+        return log, found
+
+    def _held(self, delivery: Delivery) -> Held | None:
+        """What this very delivery stands for, if its lease is still held."""
+        log = self._find(delivery.reader.stream)
+        group = log.groups.get(delivery.reader.group)
+        lease = group and group.leased.get(int(delivery.position))
+        # The attempt too: a consumer may have taken over from itself.
+        if group and lease and (lease.consumer, lease.attempt) == (delivery.reader.consumer, delivery.attempt):
+            return Held(delivery, log, group, lease)
+        return None

@@ -1,0 +1,378 @@
+"""A store that fails before or after its moves: nothing is lost, and no handler runs for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from forebay import Event, EventBus, PublishUnknown, Reject, Retry, StoreDenied, StoreFull, StoreUnavailable
+from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried, Skipped
+from forebay.stores.memory import MemoryStore
+from forebay.testing import FaultyStore, eventually
+from forebay.testing.faulty import Move
+
+QUICK = Retry(attempts=3, base=0.001, cap=0.002)
+LEASE = 0.15
+"""Seconds: short, where a test waits for leases to run out."""
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    return FaultyStore(MemoryStore())
+
+
+@pytest.fixture
+async def bus(store: FaultyStore) -> AsyncIterator[EventBus]:
+    async with EventBus(store) as bus:
+        yield bus
+
+
+class Seen:
+    """Handles events and counts them by their data; the first `failures` times of each it fails."""
+
+    def __init__(self, *, failures: int = 0) -> None:
+        self.times: Counter[int] = Counter()
+        self.attempts: list[int] = []
+        self._failures = failures
+
+    async def __call__(self, event: Event) -> None:
+        self.times[event.data] += 1
+        self.attempts.append(event.attempt)
+        if self.times[event.data] <= self._failures:
+            raise ConnectionError("not yet")
+
+
+def heard(bus: EventBus, *kinds: type) -> list[object]:
+    """The signals of these kinds, from now on."""
+    signals: list[object] = []
+    bus.signals.listen(signals.append, *kinds)
+    return signals
+
+
+# Publishing.
+
+
+async def test_a_publish_that_did_not_happen_is_an_error_and_stores_nothing(store: FaultyStore, bus: EventBus) -> None:
+    store.fail_before("append")
+    with pytest.raises(StoreUnavailable):
+        await bus.publish("t", source="s", data=1)
+    assert [] == await store.scan("t")
+
+
+@pytest.mark.parametrize("chosen", [None, "order-1"])
+async def test_a_publish_without_an_answer_is_stored_once_when_it_is_repeated(
+    store: FaultyStore, bus: EventBus, chosen: str | None
+) -> None:
+    await bus.publish("t", source="s", data=0)
+    store.fail_after("append", times=2)
+    with pytest.raises(PublishUnknown) as first:
+        await bus.publish("t", source="s", data=1, id=chosen)
+    with pytest.raises(PublishUnknown):
+        await bus.publish("t", source="s", data=1, id=first.value.id)
+
+    assert first.value.id == await bus.publish("t", source="s", data=1, id=first.value.id)
+
+    assert [0, 1] == [event.data async for event in bus.events("t") if isinstance(event, Event)]
+    assert chosen in (None, first.value.id)
+
+
+async def test_a_publish_of_many_without_an_answer_is_stored_once_when_it_is_repeated(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    store.fail_after("append")
+    with pytest.raises(PublishUnknown) as unknown:
+        await bus.publish_many("t", source="s", data=range(5))
+
+    await bus.publish_many("t", source="s", data=range(5), ids=unknown.value.ids)
+
+    assert [0, 1, 2, 3, 4] == [event.data async for event in bus.events("t") if isinstance(event, Event)]
+
+
+async def test_a_delayed_publish_without_an_answer_is_scheduled_once_when_it_is_repeated(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    store.fail_after("schedule")
+    with pytest.raises(PublishUnknown):
+        await bus.publish("t", source="s", id="order-1", delay=60)
+
+    await bus.publish("t", source="s", id="order-1", delay=60)
+
+    assert [1] == [stats.scheduled for stats in await bus.stats()]
+
+
+# Taking.
+
+
+async def test_moves_that_did_not_happen_are_repeated_and_every_event_is_handled_once(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    failed, handle = heard(bus, LoopFailed), Seen()
+    bus.on("t", group="g")(handle.__call__)
+    await bus.publish_many("t", source="s", data=range(50))
+    moves: tuple[Move, ...] = ("join", "read", "due", "claim", "stats")
+    for move in moves:
+        store.fail_before(move, times=2)
+    store.fail_before("read", StoreFull("ordered: no room"))
+
+    await bus.run(until_idle=True)
+
+    assert dict.fromkeys(range(50), 1) == handle.times
+    assert {"read", "claim"} == {signal.loop for signal in failed if isinstance(signal, LoopFailed)}
+    assert all(store.calls[move] > 2 for move in moves)
+
+
+async def test_a_read_whose_answer_was_lost_comes_back_when_its_leases_run_out(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    recovered, handle = heard(bus, Recovered), Seen()
+    bus.on("t", group="g", lease=LEASE)(handle.__call__)
+    await bus.publish_many("t", source="s", data=range(3))
+    store.fail_after("read")
+
+    await bus.run(until_idle=True)
+
+    assert dict.fromkeys(range(3), 1) == handle.times
+    assert [2, 2, 2] == handle.attempts
+    assert 3 == len(recovered)
+
+
+@pytest.mark.parametrize("move", ["due", "claim"])
+async def test_what_was_taken_unheard_comes_back_too(store: FaultyStore, bus: EventBus, move: Move) -> None:
+    handle = Seen(failures=1)
+    bus.on("t", group="g", lease=LEASE, retry=QUICK)(handle.__call__)
+    await bus.publish("t", source="s", data=1)
+    if move == "claim":
+        store.fail_after("read")
+    store.fail_after(move)
+
+    await bus.run(until_idle=True)
+
+    assert {1: 2} == handle.times
+    assert [] == await bus.dead_letters("t")
+
+
+async def test_a_join_whose_answer_was_lost_is_repeated(store: FaultyStore, bus: EventBus) -> None:
+    handle = Seen()
+    bus.on("t", group="g")(handle.__call__)
+    await bus.publish("t", source="s", data=1)
+    store.fail_after("join")
+
+    await bus.run(until_idle=True)
+
+    assert {1: 1} == handle.times
+
+
+async def test_an_error_that_does_not_pass_ends_the_run(store: FaultyStore, bus: EventBus) -> None:
+    bus.on("t", group="g")(Seen().__call__)
+    store.fail_before("read", StoreDenied("ordered: no right to read"))
+    with pytest.raises(StoreDenied):
+        await bus.run()
+
+
+# Settling.
+
+
+async def test_acks_that_did_not_happen_are_repeated_until_they_hold(store: FaultyStore, bus: EventBus) -> None:
+    late, handle = heard(bus, LateAck), Seen()
+    bus.on("t", group="g")(handle.__call__)
+    await bus.publish_many("t", source="s", data=range(20))
+    store.fail_before("ack", times=3)
+
+    await bus.run(until_idle=True)
+
+    assert dict.fromkeys(range(20), 1) == handle.times
+    assert [] == await bus.pending("t", "g")
+    assert [] == late
+
+
+async def test_acks_whose_answer_was_lost_are_repeated_and_are_not_late(store: FaultyStore, bus: EventBus) -> None:
+    late, handle = heard(bus, LateAck), Seen()
+    bus.on("t", group="g")(handle.__call__)
+    await bus.publish_many("t", source="s", data=range(20))
+    store.fail_after("ack", times=2)
+
+    await bus.run(until_idle=True)
+
+    assert dict.fromkeys(range(20), 1) == handle.times
+    assert [] == late
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_retry_that_fails_is_repeated_and_counts_one_failure(
+    store: FaultyStore, bus: EventBus, fault: str, ordered: bool
+) -> None:
+    signals, handle = heard(bus, Retried, LeaseLost), Seen(failures=2)
+    bus.on("t", group="g", retry=QUICK, ordered=ordered)(handle.__call__)
+    await bus.publish("t", source="s", data=1)
+    _fail(store, fault, "retry", times=2)
+
+    await bus.run(until_idle=True)
+
+    assert {1: 3} == handle.times
+    assert [1, 2, 3] == handle.attempts
+    assert [Retried, Retried] == [type(signal) for signal in signals]
+    assert [] == await bus.dead_letters("t")
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_a_dead_letter_that_fails_is_repeated_and_there_is_one(
+    store: FaultyStore, bus: EventBus, fault: str
+) -> None:
+    signals = heard(bus, DeadLettered, LeaseLost)
+    calls = 0
+
+    @bus.on("t", group="g")
+    async def handle(event: Event) -> None:
+        nonlocal calls
+        calls += 1
+        raise Reject("never")
+
+    await bus.publish("t", source="s", data=1)
+    _fail(store, fault, "dead_letter", times=2)
+
+    await bus.run(until_idle=True)
+
+    assert 1 == calls
+    assert ["Reject: never"] == [letter.error for letter in await bus.dead_letters("t")]
+    assert [DeadLettered] == [type(signal) for signal in signals]
+    assert [] == await bus.pending("t", "g")
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_what_could_not_be_given_back_comes_back_with_its_lease(
+    store: FaultyStore, bus: EventBus, fault: str
+) -> None:
+    times: Counter[int] = Counter()
+
+    @bus.on("t", group="g", concurrency=1, prefetch=10, lease=LEASE)
+    async def handle(event: Event) -> None:
+        times[event.data] += 1
+        if event.data == 0:
+            bus.stop()
+
+    await bus.publish_many("t", source="s", data=range(5))
+    _fail(store, fault, "release")
+    await bus.run()
+    assert {0: 1} == times
+
+    await bus.run(until_idle=True)
+
+    assert dict.fromkeys(range(5), 1) == times
+
+
+async def test_a_handler_outlives_its_lease_though_renewals_fail_now_and_then(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    signals, attempts = heard(bus, LeaseLost, Recovered), list[int]()
+
+    @bus.on("t", group="g", lease=1.0)
+    async def handle(event: Event) -> None:
+        attempts.append(event.attempt)
+        await eventually(lambda: store.calls["extend"] >= 5)
+
+    await bus.publish("t", source="s")
+    store.fail_before("extend")
+    store.fail_after("extend")
+
+    await bus.run(until_idle=True)
+
+    assert [1] == attempts
+    assert [] == signals
+
+
+# Ids that were handled before.
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+async def test_a_look_for_handled_ids_that_fails_loses_nothing(
+    store: FaultyStore, bus: EventBus, taken_over: bool
+) -> None:
+    skipped, handle = heard(bus, Skipped), Seen()
+    bus.on("t", group="g", dedup=True, lease=LEASE)(handle.__call__)
+    await bus.publish_many("t", source="s", data=range(3))
+    if taken_over:
+        store.fail_after("read")
+    store.fail_before("handled", times=2)
+
+    async with asyncio.timeout(20):
+        await bus.run(until_idle=True)
+
+    assert dict.fromkeys(range(3), 1) == handle.times
+    assert [] == skipped
+
+
+async def test_an_event_whose_ack_was_lost_on_the_way_is_not_handled_again(store: FaultyStore, bus: EventBus) -> None:
+    handle = Seen()
+    bus.on("t", group="g", dedup=True)(handle.__call__)
+    await bus.publish("t", source="s", data=1, id="order-1")
+    store.fail_after("ack")
+    await bus.run(until_idle=True)
+
+    await bus.replay("t", group="g")
+    await bus.run(until_idle=True)
+
+    assert {1: 1} == handle.times
+
+
+# Lost groups.
+
+
+async def test_a_lost_group_is_made_again_where_it_had_read_to(store: FaultyStore, bus: EventBus) -> None:
+    joined, handle = heard(bus, Joined), Seen()
+    bus.on("t", group="g")(handle.__call__)
+    await bus.publish_many("t", source="s", data=range(3))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bus.run())
+        await eventually(lambda: handle.times.total() == 3)
+        await eventually(lambda: _is_settled(bus))
+        store.fail_before("join")
+        await store.leave("t", "g")
+        await bus.publish_many("t", source="s", data=range(3, 6))
+        await eventually(lambda: handle.times.total() >= 6)
+        await eventually(lambda: _is_settled(bus))
+        bus.stop()
+
+    assert dict.fromkeys(range(6), 1) == handle.times
+    assert [False, True] == [signal.healed for signal in joined if isinstance(signal, Joined)]
+
+
+async def test_a_group_lost_while_handlers_run_ends_nothing(store: FaultyStore, bus: EventBus) -> None:
+    handled: list[int] = []
+    begun, lost = asyncio.Event(), asyncio.Event()
+
+    @bus.on("t", group="g", retry=QUICK)
+    async def handle(event: Event) -> None:
+        handled.append(event.data)
+        if event.data < 2:
+            begun.set()
+            await lost.wait()
+        if event.data == 1 and handled.count(1) == 1:
+            raise ConnectionError("while the group is lost")
+
+    await bus.publish_many("t", source="s", data=range(2))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bus.run())
+        await begun.wait()
+        await store.leave("t", "g")
+        lost.set()
+        await bus.publish("t", source="s", data=2)
+        await eventually(lambda: 2 in handled)
+        await eventually(lambda: _is_settled(bus))
+        bus.stop()
+
+    assert 1 == handled.count(0)
+    assert 1 == handled.count(2)
+
+
+def _fail(store: FaultyStore, fault: str, move: Move, *, times: int = 1) -> None:
+    (store.fail_before if fault == "before" else store.fail_after)(move, times=times)
+
+
+async def _is_settled(bus: EventBus) -> bool:
+    [stats] = await bus.stats("t")
+    return all(not group.pending and not group.lag for group in stats.groups)

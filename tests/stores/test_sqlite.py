@@ -1,0 +1,772 @@
+"""What is special to the SQLite store: its file, the processes that share it, and group commit."""
+
+# The file is what these tests are about, and they wait for nothing else meanwhile.
+# ruff: noqa: ASYNC222, ASYNC240
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from forebay.errors import (
+    ConfigurationError,
+    NotFound,
+    OutcomeUnknown,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from forebay.event import Foreign, Record, to_event, to_record
+from forebay.store import END, START, Reader
+from forebay.stores.sqlite import SQLiteStore
+from forebay.testing import eventually
+
+READER = Reader("order_placed", "billing", "worker-1")
+OTHER = Reader("order_placed", "billing", "worker-2")
+
+
+class SetClock:
+    """A clock that tests set."""
+
+    def __init__(self, now: float = 1000.0, wall: float = 1_800_000_000.0, boot_id: str = "first") -> None:
+        self.boot_id = boot_id
+        self._now = now
+        self._wall = wall
+
+    def now(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        return self._wall
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+        self._wall += seconds
+
+    def restarted(self, after: float) -> SetClock:
+        """The clock of the same machine, started again `after` seconds later, and just up."""
+        return SetClock(3.0, self._wall + after, "second")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SQLiteStore]:
+    async with SQLiteStore(path) as store:
+        await store.join("order_placed", "billing")
+        yield store
+
+
+def order(number: int = 1, **options: Any) -> Record:
+    return to_record("order_placed", source="shop", data={"order_id": number}, **options)
+
+
+def sql(path: Path, statement: str, *bindings: Any) -> list[Any]:
+    """Run a statement as another program would."""
+    connection = apsw.Connection(str(path))
+    try:
+        connection.set_busy_timeout(5000)
+        return connection.execute(statement, bindings).fetchall()
+    finally:
+        connection.close()
+
+
+# The file.
+
+
+async def test_the_events_can_be_read_with_plain_sql(store: SQLiteStore, path: Path) -> None:
+    await store.append("order_placed", [order(7, id="order-7", key="customer-1", headers={"trace": "a"})])
+
+    rows = sql(
+        path,
+        "SELECT s.name, e.type, e.source, e.data ->> 'order_id', typeof(e.data), e.id, e.key, e.headers"
+        " FROM entries e JOIN streams s ON s.id = e.stream_id",
+    )
+
+    assert [("order_placed", "order_placed", "shop", 7, "text", "order-7", "customer-1", '{"trace":"a"}')] == rows
+
+
+async def test_a_row_that_another_program_inserts_is_an_event_like_any(store: SQLiteStore, path: Path) -> None:
+    sql(
+        path,
+        "INSERT INTO entries (stream_id, type, source, data, timestamp)"
+        " SELECT id, 'order_placed', 'shell', '{\"order_id\": 1}', '2026-01-02T03:04:05Z' FROM streams",
+    )
+
+    [delivery] = await store.read(READER, limit=10)
+
+    assert delivery.record is not None
+    event = to_event(delivery.record, position=delivery.position)
+    assert ({"order_id": 1}, "shell", delivery.position) == (event.data, event.source, event.id)
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        ("NULL, NULL, NULL, NULL", ()),
+        ("'t', 's', 'x', NULL", ((b"type", b"t"), (b"source", b"s"), (b"data", b"x"))),
+        (
+            "'t', CAST(x'ff00fe' AS TEXT), x'0102', 'now'",
+            ((b"type", b"t"), (b"source", b"\xff\x00\xfe"), (b"data", b"\x01\x02"), (b"timestamp", b"now")),
+        ),
+    ],
+    ids=["empty", "incomplete", "not UTF-8"],
+)
+async def test_a_foreign_row_comes_back_byte_for_byte_even_from_the_dead_letters(
+    store: SQLiteStore, path: Path, row: str, fields: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    await store.append("order_placed", [order(1)])
+    sql(path, f"INSERT INTO entries (stream_id, type, source, data, timestamp) SELECT id, {row} FROM streams")
+
+    good, foreign = await store.read(READER, limit=10)
+    await store.dead_letter(foreign, reason="cannot be read")
+    [letter] = await store.dead_letters("order_placed")
+    await store.redrive("order_placed", [letter.id])
+    [again] = await store.read(READER, limit=10)
+
+    assert isinstance(good.record, Record)
+    assert [Foreign(fields)] * 3 == [foreign.record, letter.record, again.record]
+
+
+async def test_data_that_is_no_text_stays_the_data_of_a_record(store: SQLiteStore, path: Path) -> None:
+    sql(
+        path,
+        "INSERT INTO entries (stream_id, type, source, data, timestamp)"
+        " SELECT id, 't', 's', x'7b7dff', '2026-01-02T03:04:05Z' FROM streams",
+    )
+
+    [entry] = await store.scan("order_placed")
+    [position] = await store.append("order_placed", [entry.record] if isinstance(entry.record, Record) else [])
+    [copy] = await store.scan("order_placed", after=entry.position)
+
+    assert Record("t", "s", b"{}\xff", "2026-01-02T03:04:05Z") == entry.record == copy.record
+    assert position == copy.position
+
+
+async def test_text_with_quotes_controls_and_every_plane_comes_back_as_it_went(store: SQLiteStore) -> None:
+    text = "\0\x1f\"'\\\n\u2028é€𝄞"
+    record = to_record("order_placed", source="shop", data={"text": text}, headers={"h": text})
+
+    await store.append("order_placed", [record])
+    [entry] = await store.scan("order_placed")
+
+    assert record == entry.record
+
+
+async def test_a_new_file_and_those_beside_it_are_for_their_owner_only(store: SQLiteStore, path: Path) -> None:
+    await store.append("order_placed", [order()])
+
+    files = sorted(path.parent.iterdir())
+
+    assert ["events.db", "events.db-shm", "events.db-wal"] == [file.name for file in files]
+    assert [0o600] * 3 == [stat.S_IMODE(file.stat().st_mode) for file in files]
+
+
+async def test_the_last_one_to_close_leaves_one_whole_file(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.append("order_placed", [order(number) for number in range(100)])
+
+    assert [path] == list(path.parent.iterdir())
+    assert [("ok",)] == sql(path, "PRAGMA integrity_check")
+
+
+async def test_a_home_directory_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    async with SQLiteStore("~/events.db"):
+        assert (tmp_path / "events.db").exists()
+
+
+@pytest.mark.parametrize("name", ["", ":memory:", "file:events.db?mode=memory", "nul\0"])
+def test_what_names_no_file_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="names no file"):
+        SQLiteStore(name)
+
+
+async def test_a_missing_folder_is_refused_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist: create it"):
+        async with SQLiteStore(tmp_path / "missing" / "events.db"):
+            pass
+
+    assert [] == list(tmp_path.iterdir())
+
+
+async def test_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for name, words in ((".", "is a folder: name a file in it"), ("pipe", "is not a regular file")):
+        with pytest.raises(ConfigurationError, match=words):
+            async with SQLiteStore(tmp_path / name):
+                pass
+
+
+async def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
+    text = "my notes\n" * 1000
+    path.write_text(text)
+
+    with pytest.raises(StoreDamaged, match="not an SQLite database"):
+        async with SQLiteStore(path):
+            pass
+
+    assert text == path.read_text()
+
+
+async def test_another_programs_database_is_left_alone(path: Path) -> None:
+    sql(path, "CREATE TABLE customers (id)")
+
+    with pytest.raises(ConfigurationError, match="another program's database, with the tables 'customers'"):
+        async with SQLiteStore(path):
+            pass
+
+    assert [("customers",)] == sql(path, "SELECT name FROM sqlite_schema")
+    assert [("delete",)] == sql(path, "PRAGMA journal_mode")
+
+
+async def test_a_file_of_a_newer_forebay_is_refused(path: Path) -> None:
+    async with SQLiteStore(path):
+        pass
+    sql(path, "PRAGMA user_version = 2")
+
+    with pytest.raises(ConfigurationError, match=r"written by a newer forebay .*: upgrade"):
+        async with SQLiteStore(path):
+            pass
+
+
+async def opened(path: Path) -> None:
+    async with SQLiteStore(path):
+        pass
+
+
+def as_nobody(path: Path) -> str:
+    """What a user without rights, unlike root, gets to hear on opening the file."""
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            asyncio.run(opened(path))
+        except StoreError as error:
+            os.write(sending, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(sending)
+    os.waitpid(child, 0)
+    try:
+        return os.read(receiving, 10_000).decode()
+    finally:
+        os.close(receiving)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_file_or_folder_without_the_right_to_write_says_so() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "events.db")
+        asyncio.run(opened(path))
+
+        path.parent.chmod(0o555)
+        path.chmod(0o666)
+        in_a_closed_folder = as_nobody(path)
+        path.chmod(0o444)
+        read_only = as_nobody(path)
+        path.chmod(0o000)
+        closed = as_nobody(path)
+        path.parent.chmod(0o755)
+
+    assert in_a_closed_folder.startswith("StoreDenied: ")
+    assert f"{path.parent} may not be written to" in in_a_closed_folder
+    assert read_only.startswith(f"StoreDenied: {path} may only be read")
+    assert closed.startswith("StoreDenied: ")
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a_file_that_is_moved_away_under_an_open_store_is_noticed(path: Path, suffix: str) -> None:
+    async with SQLiteStore(path) as store:
+        await store.append("order_placed", [order()])
+        moved = path.with_name(path.name + suffix)
+        moved.rename(moved.with_suffix(".moved"))
+
+        with pytest.raises(StoreDamaged, match="was moved, replaced or deleted"):
+            await store.append("order_placed", [order()])
+
+
+async def test_a_file_put_in_the_place_of_an_open_one_is_noticed(path: Path, tmp_path: Path) -> None:
+    async with SQLiteStore(tmp_path / "other.db"):
+        pass
+
+    async with SQLiteStore(path) as store:
+        (tmp_path / "other.db").replace(path)
+
+        with pytest.raises(StoreDamaged):
+            await store.append("order_placed", [order()])
+        with pytest.raises(StoreDamaged):
+            await store.stats()
+
+
+async def test_namespaces_share_a_file_and_nothing_else(path: Path) -> None:
+    async with SQLiteStore(path) as one, SQLiteStore(path, namespace="other") as other:
+        await one.append("order_placed", [order()])
+
+        assert [] == await other.stats()
+        assert [] == await other.scan("order_placed")
+
+
+# Group commit.
+
+
+async def test_moves_that_come_together_are_one_transaction(store: SQLiteStore, path: Path) -> None:
+    positions = await asyncio.gather(*(store.append("order_placed", [order(n)]) for n in range(1, 301)))
+
+    # `appended` is the time of the transaction.
+    assert [[str(n)] for n in range(1, 301)] == positions
+    assert [(1,)] == sql(path, "SELECT count(DISTINCT appended) FROM entries")
+
+
+async def test_a_move_that_fails_leaves_those_beside_it_alone(store: SQLiteStore) -> None:
+    moves: list[Coroutine[Any, Any, Any]] = [store.append("order_placed", [order(n)]) for n in range(20)]
+    moves.insert(7, store.seek("order_placed", "nobody", START))
+    moves.insert(13, store.append("order_placed", [order(), Record("t", "\ud800", b"{}", "")]))
+
+    results = await asyncio.gather(*moves, return_exceptions=True)
+
+    assert isinstance(results.pop(13), UnicodeEncodeError)
+    assert isinstance(results.pop(7), NotFound)
+    assert [[str(n)] for n in range(1, 21)] == results
+    assert 20 == (await store.stats())[0].length
+
+
+async def test_appends_to_several_streams_in_one_transaction_keep_their_own_positions(store: SQLiteStore) -> None:
+    one, two, three = await asyncio.gather(
+        store.append("a", [order(1), order(2)]), store.append("b", [order(3)]), store.append("a", [order(4)])
+    )
+
+    assert (["1", "2"], ["3"], ["4"]) == (one, two, three)
+    assert [*one, *three] == [entry.position for entry in await store.scan("a")]
+    assert two == [entry.position for entry in await store.scan("b")]
+
+
+async def test_a_caller_who_stops_waiting_neither_stops_nor_repeats_the_move(store: SQLiteStore) -> None:
+    tasks = [asyncio.create_task(store.append("order_placed", [order(n)])) for n in range(10)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await store.append("order_placed", [order(10)])
+
+    assert 11 == (await store.stats())[0].length
+
+
+async def test_closing_carries_out_what_was_asked_for_and_ends_the_threads(path: Path) -> None:
+    before = set(threading.enumerate())
+    async with SQLiteStore(path) as store:
+        await store.join("order_placed", "billing")
+        waiting = asyncio.create_task(store.read(READER, limit=1, wait=60))
+        await eventually(lambda: any("watcher" in thread.name for thread in threading.enumerate()))
+        tasks = [asyncio.create_task(store.append("quiet", [order(n)])) for n in range(10)]
+        await asyncio.sleep(0)
+
+    assert [] == await asyncio.wait_for(waiting, 5)
+    assert 10 == len(await asyncio.gather(*tasks))
+    assert before == set(threading.enumerate())
+
+
+async def test_a_store_that_is_not_open_says_so(path: Path) -> None:
+    store = SQLiteStore(path)
+
+    with pytest.raises(ConfigurationError, match="not open; use it inside `async with`"):
+        await store.append("order_placed", [order()])
+    async with store:
+        with pytest.raises(ConfigurationError, match="open already"):
+            await store.__aenter__()
+    async with store:
+        assert ["1"] == await store.append("order_placed", [order()])
+
+
+# The disk.
+
+
+async def test_a_full_disk_is_told_and_loses_nothing(path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    async with SQLiteStore(path) as store:
+        kept = [position for n in range(20) for position in await store.append("order_placed", [order(n)])]
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, limits[1]))
+            with pytest.raises(StoreFull, match="make room"):
+                await fill(store, kept)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+
+        after = await store.append("order_placed", [order()])
+        entries = await store.scan("order_placed", limit=10_000)
+
+        assert [*kept, *after] == [entry.position for entry in entries]
+        assert [("ok",)] == sql(path, "PRAGMA integrity_check")
+
+
+async def fill(store: SQLiteStore, kept: list[str]) -> None:
+    while True:
+        kept += await store.append("order_placed", [to_record("t", source="s", data="x" * 10_000)])
+
+
+async def test_after_a_failed_flush_the_outcome_is_unknown_and_can_be_found_out(path: Path) -> None:
+    failing = FailingSync()
+    try:
+        async with SQLiteStore(path) as store:
+            [first] = await store.append("order_placed", [order(1, id="one")])
+            failing.on = True
+            with pytest.raises(OutcomeUnknown) as caught:
+                await store.append("order_placed", [order(2, id="two")])
+            failing.on = False
+
+            assert first == caught.value.since
+            [found] = await store.append("order_placed", [order(2, id="two")], since=caught.value.since)
+            again = await store.append("order_placed", [order(2, id="two")], since=caught.value.since)
+
+            ids = [entry.record.id for entry in await store.scan("order_placed") if isinstance(entry.record, Record)]
+            assert (["one", "two"], [found]) == (ids, again)
+    finally:
+        failing.close()
+
+
+class FailingSync(apsw.VFS):
+    """The default file system, whose flushes fail while `on`."""
+
+    def __init__(self) -> None:
+        self.on = False
+        super().__init__("failing-sync", "unix", makedefault=True)
+
+    def close(self) -> None:
+        gc.collect()
+        self.unregister()
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        return FailingSyncFile(self, name, flags)
+
+
+class FailingSyncFile(apsw.VFSFile):
+    def __init__(self, vfs: FailingSync, name: Any, flags: list[int]) -> None:
+        self._vfs = vfs
+        super().__init__("unix", name, flags)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        if self._vfs.on:
+            raise apsw.IOError("the disk is broken")
+        super().xSync(flags)
+
+
+async def test_a_file_that_stays_locked_is_unavailable_after_busy_timeout(path: Path) -> None:
+    async with SQLiteStore(path, busy_timeout=0.05) as store:
+        other = apsw.Connection(str(path))
+        other.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(StoreUnavailable, match="busy_timeout"):
+            await store.append("order_placed", [order()])
+        other.execute("ROLLBACK")
+        other.close()
+
+        assert ["1"] == await store.append("order_placed", [order()])
+
+
+async def test_idle_polls_take_no_lock(path: Path) -> None:
+    async with SQLiteStore(path, busy_timeout=0.0) as store:
+        await store.join("order_placed", "billing")
+        other = apsw.Connection(str(path))
+        other.execute("BEGIN IMMEDIATE")
+
+        assert [] == await store.read(READER, limit=10)
+        assert [] == await store.due(READER, limit=10)
+        assert [] == await store.claim(READER, idle=0.0)
+        other.execute("ROLLBACK")
+        other.close()
+
+
+# Time.
+
+
+async def test_a_restart_of_the_machine_voids_leases_and_delays_but_not_schedules(path: Path) -> None:
+    clock = SetClock()
+    async with SQLiteStore(path, clock=clock) as store:
+        await store.join("order_placed", "billing")
+        await store.append("order_placed", [order(1), order(2)])
+        held, failed = await store.read(READER, limit=2)
+        await store.retry(failed, delay=3600)
+        await store.schedule("order_placed", [order(3, id="later")], delay=3600)
+
+    clock = clock.restarted(after=600)
+    async with SQLiteStore(path, clock=clock) as store:
+        waiting = await store.due(OTHER, limit=10)
+        lapsed = await store.claim(OTHER, idle=30, limit=10)
+        clock.advance(2999)
+        early = await store.read(OTHER, limit=10) + await store.due(OTHER, limit=10)
+        clock.advance(2)
+        await store.due(OTHER, limit=10)
+        [scheduled] = await store.read(OTHER, limit=10)
+
+        assert [failed.position] == [delivery.position for delivery in waiting]
+        assert [(held.position, 2, True)] == [(one.position, one.attempt, one.recovered) for one in lapsed]
+        assert [] == early
+        assert isinstance(scheduled.record, Record)
+        assert "later" == scheduled.record.id
+
+
+async def test_leases_hold_for_their_time_and_not_longer(path: Path) -> None:
+    clock = SetClock()
+    async with SQLiteStore(path, clock=clock) as store:
+        await store.join("order_placed", "billing")
+        await store.append("order_placed", [order()])
+        [delivery] = await store.read(READER, limit=1)
+
+        clock.advance(29.9)
+        early = await store.claim(OTHER, idle=30)
+        await store.extend([delivery])
+        clock.advance(29.9)
+        renewed = await store.claim(OTHER, idle=30)
+        clock.advance(0.2)
+        [lapsed] = await store.claim(OTHER, idle=30)
+
+        assert ([], []) == (early, renewed)
+        assert (2, True) == (lapsed.attempt, lapsed.recovered)
+
+
+async def test_locate_and_trim_by_age_go_by_when_an_entry_was_appended(path: Path) -> None:
+    clock = SetClock()
+    async with SQLiteStore(path, clock=clock) as store:
+        start = datetime.fromtimestamp(clock.wall(), UTC)
+        for number in range(10):
+            await store.append("order_placed", [order(number)])
+            await store.append("other", [order(number)])
+            clock.advance(60)
+
+        assert START == await store.locate("order_placed", start)
+        assert "5" == await store.locate("order_placed", start + timedelta(seconds=180))
+        assert "5" == await store.locate("order_placed", start + timedelta(seconds=121))
+        assert "19" == await store.locate("order_placed", start + timedelta(days=1))
+        assert 5 == (await store.trim("order_placed", max_age=301)).removed
+        assert ["11", "13"] == [entry.position for entry in await store.scan("order_placed", limit=2)]
+
+
+async def test_remembered_ids_are_forgotten_when_their_time_is_over(path: Path) -> None:
+    clock = SetClock()
+    async with SQLiteStore(path, clock=clock) as store:
+        await store.append("order_placed", [order(1, id="paid")], unless_seen=60)
+        clock.advance(61)
+
+        assert ["2"] == await store.append("order_placed", [order(1, id="paid")], unless_seen=60)
+        assert [(1,)] == sql(path, "SELECT count(*) FROM seen")
+
+
+# Several processes.
+
+
+Role = Callable[[str, int], None]
+
+
+def publisher(path: str, number: int) -> None:
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            for turn in range(50):
+                ids = [f"{number}-{turn}-{n}" for n in range(4)]
+                await asyncio.gather(*(store.append("order_placed", [order(id=id)]) for id in ids))
+
+    asyncio.run(main())
+
+
+def consumer(path: str, number: int) -> None:
+    async def main() -> list[str]:
+        handled: list[str] = []
+        reader = Reader("order_placed", "billing", f"worker-{number}")
+        async with SQLiteStore(path) as store:
+            while deliveries := await store.read(reader, limit=16, wait=1.5):
+                handled += [one.record.id for one in deliveries if isinstance(one.record, Record)]
+                assert len(deliveries) == await store.ack(deliveries)
+        return handled
+
+    Path(f"{path}.{number}.json").write_text(json.dumps(asyncio.run(main())))
+
+
+def started(role: Role, path: Path, count: int) -> Sequence[multiprocessing.process.BaseProcess]:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=role, args=(str(path), number)) for number in range(count)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+async def test_four_publishers_and_four_consumers_share_a_file(store: SQLiteStore, path: Path) -> None:
+    processes = [*started(consumer, path, 4), *started(publisher, path, 4)]
+    for process in processes:
+        await asyncio.to_thread(process.join, 60)
+
+    handled = [json.loads(Path(f"{path}.{number}.json").read_text()) for number in range(4)]
+
+    assert [0] * 8 == [process.exitcode for process in processes]
+    assert sorted(f"{p}-{t}-{n}" for p in range(4) for t in range(50) for n in range(4)) == sorted(
+        itertools.chain(*handled)
+    )
+    [group] = (await store.stats())[0].groups
+    assert (0, 0) == (group.lag, group.pending)
+
+
+async def test_several_processes_may_make_the_file_at_the_same_time(path: Path) -> None:
+    processes = started(publisher, path, 4)
+    for process in processes:
+        await asyncio.to_thread(process.join, 60)
+
+    assert [0] * 4 == [process.exitcode for process in processes]
+    assert [(4 * 50 * 4,)] == sql(path, "SELECT count(*) FROM entries")
+
+
+async def test_an_event_of_another_process_wakes_a_reader_within_milliseconds(store: SQLiteStore, path: Path) -> None:
+    reading = asyncio.create_task(store.read(READER, limit=1, wait=60))
+    await eventually(lambda: any("watcher" in thread.name for thread in threading.enumerate()))
+
+    async with SQLiteStore(path) as other:
+        await other.append("order_placed", [order()])
+        appended = asyncio.get_running_loop().time()
+    [delivery] = await reading
+
+    assert asyncio.get_running_loop().time() - appended < 0.5
+    assert "1" == delivery.position
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_store_is_refused_after_a_fork(store: SQLiteStore) -> None:
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            store.append("order_placed", [order()]).send(None)
+        except ConfigurationError as error:
+            os.write(sending, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+    assert "does not survive a fork: open another one here" in os.read(receiving, 1000).decode()
+    assert ["1"] == await store.append("order_placed", [order()])
+    os.close(receiving)
+    os.close(sending)
+
+
+async def test_a_killed_process_loses_nothing_that_was_acknowledged(path: Path) -> None:
+    script = (
+        "import asyncio, sys\nfrom forebay.event import to_record\nfrom forebay.stores.sqlite import SQLiteStore\n"
+        "async def main():\n"
+        "    async with SQLiteStore(sys.argv[1]) as store:\n"
+        "        while True:\n"
+        "            [position] = await store.append('t', [to_record('t', source='s', data=1)])\n"
+        "            print(position, flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(path), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    acknowledged = [int(await process.stdout.readline()) for _ in range(50)]
+    process.kill()
+    acknowledged += [int(line) for line in (await process.stdout.read()).split(b"\n")[:-1]]
+    await process.wait()
+
+    async with SQLiteStore(path) as store:
+        kept = [int(entry.position) for entry in await store.scan("t", limit=100_000)]
+
+    assert set(acknowledged) <= set(kept)
+    assert [("ok",)] == sql(path, "PRAGMA integrity_check")
+
+
+# Groups.
+
+
+async def test_an_ordered_group_reads_nothing_new_while_something_waits(store: SQLiteStore) -> None:
+    one, two = (Reader("order_placed", "billing", name, ordered=True) for name in ("one", "two"))
+    await store.append("order_placed", [order(n) for n in range(4)])
+    held = await store.read(one, limit=2)
+    blocked = await store.read(two, limit=2)
+    await store.release(held)
+
+    passed = await store.read(two, limit=2)
+    given_back = await store.due(two, limit=2)
+    following = await store.read(two, limit=2)
+
+    assert ([], []) == (blocked, passed)
+    assert ["1", "2", "3", "4"] == [delivery.position for delivery in given_back + following]
+
+
+async def test_an_ordered_reader_that_waits_goes_on_when_the_other_is_done(store: SQLiteStore) -> None:
+    one, two = (Reader("order_placed", "billing", name, ordered=True) for name in ("one", "two"))
+    await store.append("order_placed", [order(1), order(2)])
+    held = await store.read(one, limit=1)
+    reading = asyncio.create_task(store.read(two, limit=1, wait=30))
+
+    await store.ack(held)
+
+    assert ["2"] == [delivery.position for delivery in await asyncio.wait_for(reading, 5)]
+
+
+async def test_an_entry_that_a_forced_trim_took_away_still_becomes_a_whole_dead_letter(store: SQLiteStore) -> None:
+    record = order(7, id="order-7")
+    await store.append("order_placed", [record, order(8)])
+    delivery, other = await store.read(READER, limit=2)
+    trimmed = await store.trim("order_placed", max_length=0, force=True)
+
+    [gone] = await store.claim(OTHER, idle=0.0, limit=1)
+    await store.dead_letter(other, reason="failed")
+    [letter] = await store.dead_letters("order_placed")
+
+    assert (2, 2) == (trimmed.removed, trimmed.dropped)
+    assert (delivery.position, None) == (gone.position, gone.record)
+    assert (other.record, other.position) == (letter.record, letter.position)
+
+
+async def test_a_long_trim_goes_in_parts_and_stops_at_what_is_unfinished(store: SQLiteStore) -> None:
+    await store.append("order_placed", [order(n) for n in range(12_000)])
+    deliveries = await store.read(READER, limit=11_000)
+    await store.ack(deliveries[:10_500])
+
+    trimmed = await store.trim("order_placed", max_length=100)
+    [stats] = await store.stats()
+
+    assert (10_500, 0) == (trimmed.removed, trimmed.dropped)
+    assert (1_500, "10501", "12000") == (stats.length, stats.first, stats.last)
+
+
+async def test_the_end_of_a_stream_is_where_it_is_at_the_moment_of_the_call(store: SQLiteStore) -> None:
+    await store.append("order_placed", [order(1)])
+    await store.join("order_placed", "late", start=END)
+    await store.append("order_placed", [order(2)])
+
+    assert ["2"] == [one.position for one in await store.read(Reader("order_placed", "late", "x"), limit=10)]
+    assert [] == await store.scan("order_placed", after=END)
+    with pytest.raises(ConfigurationError, match="'12-0' is no position"):
+        await store.seek("order_placed", "late", "12-0")
+
+
+async def test_durability_is_told_as_it_is_configured(path: Path) -> None:
+    async with SQLiteStore(path) as full, SQLiteStore(path, synchronous="normal") as normal:
+        assert "kept" == (await full.durability()).power_lost
+        assert "at risk" == (await normal.durability()).power_lost
+        assert "kept" == (await normal.durability()).store_killed
