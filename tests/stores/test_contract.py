@@ -8,7 +8,6 @@ from pathlib import Path
 import apsw
 import pytest
 
-from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
@@ -47,8 +46,7 @@ class TestSQLite(StoreContract):
             try:
                 connection.execute("INSERT OR IGNORE INTO streams (namespace, name) VALUES ('events', ?)", (stream,))
                 connection.execute(
-                    f"INSERT INTO entries (stream_id, {columns})"
-                    f" SELECT id, {marks} FROM streams WHERE name = ?",
+                    f"INSERT INTO entries (stream_id, {columns}) SELECT id, {marks} FROM streams WHERE name = ?",
                     (*(value for _, value in fields), stream),
                 )
             finally:

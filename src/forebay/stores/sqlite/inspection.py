@@ -82,7 +82,7 @@ def dead_letters(turn: Turn, stream: str, *, group: str | None, after: str, limi
     rows = select(
         turn.connection,
         ["e.number", "e.group_name", "e.seq", "e.error", "e.failed_at", "e.attempts"],
-        "FROM (SELECT *, NULL AS only_group FROM dead) e WHERE e.stream_id = ? AND e.number > ?"
+        "FROM dead e WHERE e.stream_id = ? AND e.number > ?"
         " AND (? IS NULL OR e.group_name = ?) ORDER BY e.number LIMIT ?",
         (turn.stream(stream), parse(after or "0"), group, group, limit),
     )

@@ -13,8 +13,15 @@ from forebay.event import Record
 from forebay.payload import check_name
 from forebay.store import Delivery, Reader
 from forebay.stores.sqlite.log import FORGOTTEN_AT_ONCE, launch
-from forebay.stores.sqlite.rows import select, to_fields
+from forebay.stores.sqlite.rows import COLUMNS, FIELDS, MARKS, select, to_fields
 from forebay.stores.sqlite.turn import Group, Turn, parse
+
+_BURY = f"""
+    INSERT INTO dead (stream_id, group_name, seq, attempts, error, failed_at, {COLUMNS})
+    SELECT g.stream_id, g.name, p.seq, p.attempt, ?, ?, {", ".join(f"e.{name}" for name in FIELDS)}
+    FROM pending p JOIN groups g ON g.id = p.group_id LEFT JOIN entries e ON e.seq = p.seq
+    WHERE p.group_id = ? AND p.seq = ?"""  # noqa: S608  # constants
+_BURY_COPY = f"UPDATE dead SET ({COLUMNS}) = ({MARKS}) WHERE number = ?"  # noqa: S608  # constants
 
 
 def join(turn: Turn, stream: str, group: str, *, start: str) -> bool:
@@ -233,23 +240,10 @@ def dead_letter(turn: Turn, delivery: Delivery, *, reason: str) -> bool:
     """Copy the entry to the dead letters and finish it. False where it is no longer held."""
     for _, group_id, seqs in _held(turn, [delivery]):
         place = (group_id, seqs[0])
-        turn.run(
-            "INSERT INTO dead (stream_id, group_name, seq, attempts, error, failed_at,"
-            " type, source, data, timestamp, id, key, headers)"
-            " SELECT g.stream_id, g.name, p.seq, p.attempt, ?, ?,"
-            " e.type, e.source, e.data, e.timestamp, e.id, e.key, e.headers"
-            " FROM pending p JOIN groups g ON g.id = p.group_id LEFT JOIN entries e ON e.seq = p.seq"
-            " WHERE p.group_id = ? AND p.seq = ?",
-            (reason, turn.wall, *place),
-        )
-        number = turn.connection.last_insert_rowid()
+        turn.run(_BURY, (reason, turn.wall, *place))
         if turn.value("SELECT 1 FROM entries WHERE seq = ?", (seqs[0],)) is None:
             # A forced trim took the entry away under its handler, who still has a copy.
-            turn.run(
-                "UPDATE dead SET type = ?, source = ?, data = ?, timestamp = ?, id = ?, key = ?, headers = ?"
-                " WHERE number = ?",
-                (*to_fields(delivery.record), number),
-            )
+            turn.run(_BURY_COPY, (*to_fields(delivery.record), turn.connection.last_insert_rowid()))
         turn.run("DELETE FROM pending WHERE group_id = ? AND seq = ?", place)
         return True
     return False

@@ -59,11 +59,11 @@ def to_row(record: Record) -> Row:
 
 
 def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | None, ...]:
-    """The values of FIELDS but the last, for a record of any origin."""
+    """The values of FIELDS for a record of any origin."""
     if isinstance(record, Record):
-        return to_row(record)[:-1]
+        return to_row(record)
     found = {} if record is None else dict(record.fields)
-    return tuple(found.get(name.encode()) for name in FIELDS[:-1])
+    return tuple(found.get(name.encode()) for name in FIELDS)
 
 
 def _to_text(text: bytes) -> str | bytes:

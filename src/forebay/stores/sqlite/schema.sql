@@ -104,7 +104,8 @@ CREATE TABLE dead (
     timestamp  TEXT,
     id         TEXT,
     key        TEXT,
-    headers    TEXT
+    headers    TEXT,
+    only_group TEXT
 );
 CREATE INDEX dead_by_stream ON dead (stream_id, group_name);
 

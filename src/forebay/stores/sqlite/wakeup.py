@@ -14,7 +14,7 @@ import apsw
 from forebay.errors import StoreError
 from forebay.stores.sqlite.database import Database
 
-INTERVAL = 0.002
+INTERVAL = 0.003
 """Seconds between two looks at whether another process has committed anything."""
 
 

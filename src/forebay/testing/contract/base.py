@@ -29,10 +29,9 @@ class Contract:
     """The fixtures: `store` and `plant` are the subclass's, `other` may be."""
 
     @pytest.fixture
-    async def store(self) -> AsyncIterator[Store]:
+    def store(self) -> Store:
         """An open store without any stream."""
         raise NotImplementedError("override the fixture `store`")
-        yield
 
     @pytest.fixture
     def plant(self) -> Plant:

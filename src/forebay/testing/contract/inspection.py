@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from forebay.store import Store
-from forebay.testing.contract.base import A, B, GROUP, HOUR, STREAM, Contract, begun, order, orders
+from forebay.testing.contract.base import GROUP, HOUR, STREAM, A, B, Contract, begun, order, orders
 
 
 class InspectionContract(Contract):

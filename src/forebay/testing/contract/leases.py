@@ -13,13 +13,13 @@ from forebay.errors import NotFound
 from forebay.event import Record
 from forebay.store import END, START, Delivery, Reader, Store
 from forebay.testing.contract.base import (
-    A,
-    B,
     GROUP,
     HOUR,
     LOOKS,
     MAIL,
     STREAM,
+    A,
+    B,
     Contract,
     Plant,
     begun,

@@ -6,7 +6,7 @@ import asyncio
 
 from forebay.event import Record
 from forebay.store import DeadLetter, Reader, Store
-from forebay.testing.contract.base import A, GROUP, MAIL, STREAM, Contract, Plant, begun, numbers, order, planted
+from forebay.testing.contract.base import GROUP, MAIL, STREAM, A, Contract, Plant, begun, numbers, order, planted
 
 
 class DeadLettersContract(Contract):
@@ -95,7 +95,7 @@ class DeadLettersContract(Contract):
         await store.dead_letter(held, reason="again")
 
         [letter] = await store.dead_letters(STREAM)
-        assert ("again", 1) == (letter.error, letter.attempts)
+        assert ("again", 1, held.record) == (letter.error, letter.attempts, letter.record)
         assert 1 == await _redrive(store)
         assert [1] == numbers(await store.read(A, limit=10))
 

@@ -9,7 +9,7 @@ import msgspec
 
 from forebay.event import Record
 from forebay.store import END, START, Store, Trimmed
-from forebay.testing.contract.base import A, GROUP, HOUR, MAIL, STREAM, Contract, Plant, numbers, order, orders, planted
+from forebay.testing.contract.base import GROUP, HOUR, MAIL, STREAM, A, Contract, Plant, numbers, order, orders, planted
 from forebay.testing.waiting import eventually
 
 

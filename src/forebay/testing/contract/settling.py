@@ -9,12 +9,12 @@ import pytest
 
 from forebay.store import Delivery, Store, Trimmed
 from forebay.testing.contract.base import (
-    A,
-    B,
     GROUP,
     HOUR,
     MAIL,
     STREAM,
+    A,
+    B,
     Contract,
     Plant,
     begun,
