@@ -34,6 +34,8 @@ DAY = 86_400.0
 IDLE_LOOK = 0.02
 """Seconds between two looks whether all is handled, in `run(until_idle=True)`."""
 PAGE = 500
+UNSURE = 10_000
+"""Unanswered publishes that a bus remembers, the latest ones."""
 
 
 class EventType(Enum):
@@ -156,18 +158,21 @@ class EventBus:
     async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
         self._require_open()
         started = time.perf_counter()
-        window = self._window if known else None
         try:
             if delay is not None:
-                await self.store.schedule(stream, records, delay=delay, unless_seen=window)
+                # A scheduled id is always remembered: there is no place in the stream to search for it.
+                await self.store.schedule(stream, records, delay=delay, unless_seen=self._window)
             elif known:
                 since = self._since(records)
-                await self.store.append(stream, records, unless_seen=window, since=since)
+                await self.store.append(stream, records, unless_seen=self._window, since=since)
+                for record in records:
+                    self._unsure.pop(record.id, None)
             else:
                 await self.store.append(stream, records)
         except OutcomeUnknown as error:
-            self._unsure.update((record.id, error.since) for record in records)
-            while len(self._unsure) > 10_000:
+            for record in records:
+                self._unsure.setdefault(record.id, error.since)
+            while len(self._unsure) > UNSURE:
                 del self._unsure[next(iter(self._unsure))]
             ids = [record.id for record in records]
             raise PublishUnknown(f"{error}; to be sure, publish again with the same id", ids) from error
@@ -180,11 +185,12 @@ class EventBus:
             raise ConfigurationError("the bus is not open; use it inside `async with bus:`")
 
     def _since(self, records: Sequence[Record]) -> str | None:
-        """Where to look for events whose first publish went unanswered."""
+        """Where to look for events whose first publish went unanswered: behind the earliest such place."""
         if not self._unsure:
             return None
-        places = [self._unsure.pop(record.id) for record in records if record.id in self._unsure]
-        return next((place for place in places if place is not None), None)
+        ids = {record.id for record in records}
+        # In the order in which they became unsure, so the first one found lies furthest back.
+        return next((since for id, since in self._unsure.items() if id in ids and since is not None), None)
 
     def _type_and_payload(self, event: object, data: Any) -> tuple[str, Any]:
         if isinstance(event, (str, Enum)):
@@ -252,8 +258,8 @@ class EventBus:
     ) -> EventStreamConsumer:
         """A consumer for one group of a stream; `consume_events` starts it. Options as for `on`.
 
-        Without a `consumer_name` it gets a unique one. A fixed name does no harm, but buys nothing:
-        what a dead consumer left pending is taken over when its lease runs out, by whatever name.
+        `consumer_name` is the beginning of the consumer's name (host and process by default), which is
+        made unique: what a dead consumer left pending is taken over when its lease runs out, by whatever name.
         """
         try:
             parsed = Options(**options)
@@ -301,8 +307,8 @@ class EventBus:
     def last_read(self) -> float | None:
         """When the slowest consumer of this bus last finished a read, on `time.monotonic`.
 
-        The sign of life for a probe: it grows at least each second while the store answers. None
-        while nothing runs, or something has not read yet.
+        The sign of life for a probe: while the store answers it grows at least each second, also
+        while a consumer has its hands full. None while nothing runs, or something has not read yet.
         """
         times = [consumer.last_read for consumer in self._engine.running]
         return None if None in times else min((t for t in times if t is not None), default=None)

@@ -20,7 +20,11 @@ RetryAfter, Reject                      raised by handlers, to say what becomes 
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Sequence
+
+MOST_SECONDS = 1e9
+"""Any time span is shorter than this, some thirty years."""
 
 
 class ForebayError(Exception):
@@ -50,8 +54,8 @@ class NotFound(ForebayError, LookupError):
 class PublishUnknown(ForebayError):
     """The answer to a publish was lost: the events may be stored or not.
 
-    `ids` are the ids the events would have. Publishing them again on the same bus under
-    these ids stores each at most once.
+    `ids` are the ids the events would have. Publishing them again on the same bus object under
+    these ids stores each at most once; the bus remembers its latest 10,000 unanswered publishes.
     """
 
     def __init__(self, message: str, ids: Sequence[str]) -> None:
@@ -65,7 +69,14 @@ class PublishUnknown(ForebayError):
 
 
 class HandlerTimeout(ForebayError, TimeoutError):
-    """A handler ran longer than its `timeout` in seconds. It counts as a failed attempt."""
+    """A handler ran longer than its `timeout` in seconds. It counts as a failed attempt.
+
+    `still_running` is the thread's future where the handler is a plain function: nothing can stop it.
+    """
+
+    def __init__(self, message: str, still_running: Future[object] | None = None) -> None:
+        super().__init__(message)
+        self.still_running = still_running
 
 
 class StoreError(ForebayError):
@@ -104,6 +115,8 @@ class RetryAfter(Exception):
     """Raise it in a handler: try this event again after `seconds`, at the price of one attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
+        if not 0 <= seconds < MOST_SECONDS:
+            raise ConfigurationError(f"RetryAfter({seconds!r}): give a number of seconds from 0")
         super().__init__(reason or f"retry after {seconds:g} s")
         self.seconds = seconds
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent
+from forebay.errors import MOST_SECONDS, ConfigurationError, InvalidEvent, MalformedEvent
 from forebay.payload import LIMITS, Limits, decode, encode
 
 
@@ -146,7 +146,7 @@ def check_text(what: str, text: object, longest: int) -> None:
 
 def check_seconds(what: str, seconds: object, *, least: float = 0.0) -> float:
     """`seconds` as a float, if it is a finite number from `least`; else a ConfigurationError."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds < 1e9:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds < MOST_SECONDS:
         raise ConfigurationError(f"{what}={seconds!r}: give a number of seconds from {least:g}")
     return float(seconds)
 

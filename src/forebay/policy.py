@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from forebay.errors import ConfigurationError, MalformedEvent, Reject, RetryAfter
+from forebay.errors import MOST_SECONDS, ConfigurationError, MalformedEvent, Reject, RetryAfter
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -37,8 +37,13 @@ class Retry:
         attempts: object = self.attempts
         if not isinstance(attempts, int) or attempts < 1:
             raise ConfigurationError(f"Retry(attempts={self.attempts!r}): give a whole number from 1")
-        if not 0 <= self.base <= self.cap:
-            raise ConfigurationError(f"Retry(base={self.base!r}, cap={self.cap!r}): give 0 <= base <= cap")
+        times: tuple[object, ...] = (self.base, self.cap)
+        if not all(isinstance(time, (int, float)) for time in times) or not 0 <= self.base <= self.cap < MOST_SECONDS:
+            raise ConfigurationError(f"Retry(base={self.base!r}, cap={self.cap!r}): give seconds, 0 <= base <= cap")
+        if not _is_rule(self.on):
+            raise ConfigurationError(
+                f"Retry(on={self.on!r}): give an exception class, a tuple of them, or a dict of class to Retry or None"
+            )
 
     def rule(self, error: BaseException) -> Retry | None:
         """The rule for this error, or None where it is not worth another try."""
@@ -98,9 +103,21 @@ def crashes_allowed(retry: Retry) -> int:
     return max(retry.attempts, 2)
 
 
+def _is_rule(on: object) -> bool:
+    kinds = on if isinstance(on, (tuple, Mapping)) else (on,)
+    verdicts = on.values() if isinstance(on, Mapping) else ()
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds) and all(
+        verdict is None or isinstance(verdict, Retry) for verdict in verdicts
+    )
+
+
 def describe(error: BaseException) -> str:
     """An error as one line for people: its class and its message, at most 500 characters."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  # an exception's own __str__ may be what is broken
+        text = "(its message cannot be read)"
+    text = text.encode(errors="replace").decode()
     name = type(error).__name__
     line = f"{name}: {text}" if text else name
     return line if len(line) <= 500 else line[:499] + "…"

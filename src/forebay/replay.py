@@ -26,20 +26,23 @@ Place = str | datetime
 """A place in a stream: "earliest", "latest", a position, or an aware datetime."""
 
 
-async def resolve(log: Log, stream: str, place: Place) -> str:
-    """The position that a place stands for: reading goes on behind it."""
+def check_place(place: object) -> None:
+    """`ConfigurationError`, unless this is a place."""
     if isinstance(place, datetime):
         if place.tzinfo is None:
             raise ConfigurationError(f"the time {place.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
+    elif not isinstance(place, str) or (place not in ("earliest", "latest") and not _POSITION.fullmatch(place)):
+        raise ConfigurationError(
+            f"{place!r} is no place in a stream; use 'earliest', 'latest', a position or a datetime"
+        )
+
+
+async def resolve(log: Log, stream: str, place: Place) -> str:
+    """The position that a place stands for: reading goes on behind it."""
+    check_place(place)
+    if isinstance(place, datetime):
         return await log.locate(stream, place)
-    match place:
-        case "earliest":
-            return START
-        case "latest":
-            return END
-        case str() if _POSITION.fullmatch(place):
-            return place
-    raise ConfigurationError(f"{place!r} is no place in a stream; use 'earliest', 'latest', a position or a datetime")
+    return {"earliest": START, "latest": END}.get(place, place)
 
 
 async def last_position(log: Log, stream: str) -> str:

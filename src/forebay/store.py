@@ -264,7 +264,8 @@ class Leases(Protocol):
         """Count a failure, and let the entry wait `delay` seconds for whoever asks first.
 
         With `keep` it stays leased to its consumer, who repeats it itself (ordered groups).
-        False, and nothing changed, where the lease is no longer held.
+        False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
+        group does not exist.
         """
         ...
 
@@ -276,7 +277,8 @@ class Leases(Protocol):
     async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
         """Move the entry to the dead letters, its fields unchanged; one move.
 
-        False, and nothing changed, where the lease is no longer held.
+        False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
+        group does not exist.
         """
         ...
 

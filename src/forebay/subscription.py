@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forebay.payload import Limits, check_name, is_payload_class, type_name
-from forebay.replay import resolve
+from forebay.replay import check_place, last_position, resolve
 from forebay.runtime import Consumer, Handler, LeaseKeeper, Options, run_together
 from forebay.signals import Signals
-from forebay.store import Reader, Store
+from forebay.store import END, Reader, Store
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class EventStreamConsumer:
     def __init__(self, engine: Engine, event: object, group: str, consumer: str | None, options: Options) -> None:
         self.stream = type_name(event)
         self.group = check_name("group", group)
+        check_place(options.start)
         self.options = options
         self._engine = engine
         self._kind = event if is_payload_class(event) else Any
@@ -63,9 +64,12 @@ class EventStreamConsumer:
         engine = self._engine
         handler = self.handler(function, options)
         start = await resolve(engine.store, self.stream, options.start)
+        if start == END:
+            # A place that can be gone back to, should the group be lost before it has read anything.
+            start = await last_position(engine.store, self.stream)
         return Consumer(
             engine.store,
-            Reader(self.stream, self.group, self._name or consumer_name(), options.ordered),
+            Reader(self.stream, self.group, consumer_name(self._name), options.ordered),
             handler,
             options,
             signals=engine.signals,
@@ -87,7 +91,12 @@ class EventStreamConsumer:
         )
 
 
-def consumer_name() -> str:
-    """A name that no other consumer has: host, process, chance."""
-    host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())[:64].strip("-")
-    return f"{host or 'host'}-{os.getpid()}-{secrets.token_hex(4)}"
+def consumer_name(name: str | None = None) -> str:
+    """A name that no other consumer has: the given one, or host and process, with some chance behind it.
+
+    Leases are told apart by it, so that two consumers of one name would take each other's.
+    """
+    if name is None:
+        host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())[:64].strip("-")
+        name = f"{host or 'host'}-{os.getpid()}"
+    return f"{name[:119]}-{secrets.token_hex(4)}"

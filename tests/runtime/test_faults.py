@@ -341,7 +341,7 @@ async def test_a_lost_group_is_made_again_where_it_had_read_to(store: FaultyStor
     assert [False, True] == [signal.healed for signal in joined if isinstance(signal, Joined)]
 
 
-async def test_a_group_lost_while_handlers_run_ends_nothing(store: FaultyStore, bus: EventBus) -> None:
+async def test_a_group_lost_while_handlers_run_is_read_again_from_what_was_in_hand(store: FaultyStore, bus: EventBus) -> None:
     handled: list[int] = []
     begun, lost = asyncio.Event(), asyncio.Event()
 
@@ -365,8 +365,8 @@ async def test_a_group_lost_while_handlers_run_ends_nothing(store: FaultyStore, 
         await eventually(lambda: _is_settled(bus))
         bus.stop()
 
-    assert 1 == handled.count(0)
-    assert 1 == handled.count(2)
+    assert {0, 1, 2} == set(handled)
+    assert 2 <= handled.count(1)
 
 
 def _fail(store: FaultyStore, fault: str, move: Move, *, times: int = 1) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from forebay.errors import ForebayError, MalformedEvent
+from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, Record, to_event
 from forebay.payload import LIMITS, Limits
-from forebay.policy import crashes_allowed
+from forebay.policy import crashes_allowed, describe
 from forebay.runtime.handler import Handler
 from forebay.runtime.intake import Intake, Lane
 from forebay.runtime.lease import LeaseKeeper
@@ -35,8 +36,8 @@ ALONE_FROM = 3
 class Consumer:
     """Handles a stream's events for one group until it is stopped.
 
-    `last_read` is the monotonic time of the last read that finished: the sign of life. `quiet` is
-    true while nothing is held and the last read found nothing.
+    `last_read` is the monotonic time when a read last finished, or was not needed because all hands
+    are full: the sign of life. `quiet` is true while nothing is held and the last read found nothing.
     """
 
     def __init__(
@@ -77,6 +78,10 @@ class Consumer:
         self._read_at = 0.0
         self._scan_at = 0.0
         self._position: str | None = None
+        # What was read together, behind the place where that read began; see `_heal`.
+        self._reads: deque[tuple[str | None, list[str]]] = deque()
+        self._abandoned = False
+        self._starved = False
         self._empty = False
         self._unbegun_at_stop: list[Delivery] = []
         self._unbegun: str | None = None
@@ -139,6 +144,7 @@ class Consumer:
     ) -> None:
         await self._settler.release(self._unbegun_at_stop)
         _, late = await asyncio.wait(workers, timeout=grace)
+        self._abandoned = True
         for worker in late:
             worker.cancel()
         # Reads are never cancelled: one may have leased entries that nobody would know of.
@@ -163,12 +169,17 @@ class Consumer:
 
     async def _join(self) -> None:
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
+            self._position = self._start
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False))
         self._joined.set()
 
     async def _heal(self) -> None:
-        # Never at the end: what was published since the group was lost would be passed over.
-        start = START if self._position is None else self._position
+        # Never at the end: what was published since the group was lost would be passed over. And not
+        # behind what is still in hand: its retries would have nowhere to go.
+        self._forget_finished_reads()
+        known = self._reads[0][0] if self._reads else self._position
+        start = START if known is None else known
+        self._position = start
         if await self._store.join(self.reader.stream, self.reader.group, start=start):
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=True))
 
@@ -176,16 +187,23 @@ class Consumer:
         room = self._window - len(self.held) - self._settler.unacked
         if room < max(1, self._window // 2):
             self._room.clear()
-            await self._room.wait()
+            await wait_for(self._room, self._wait)
+            self.last_read = time.monotonic()
             return
         deliveries = await self._store.read(self.reader, limit=room, wait=self._wait)
         self.last_read = time.monotonic()
         self._empty = not deliveries
         if deliveries:
+            self._forget_finished_reads()
+            self._reads.append((self._position, [delivery.position for delivery in deliveries]))
             self._position = deliveries[-1].position
             self._adapt(full=len(deliveries) == room, elapsed=self.last_read - self._read_at)
             self._read_at = self.last_read
             await self._take(deliveries)
+
+    def _forget_finished_reads(self) -> None:
+        while self._reads and not any(position in self.held for position in self._reads[0][1]):
+            self._reads.popleft()
 
     def _adapt(self, *, full: bool, elapsed: float) -> None:
         """Read ahead about as much as the handlers finish in a tenth of a second."""
@@ -196,6 +214,7 @@ class Consumer:
 
     async def _claim(self) -> None:
         room = self._window - len(self.held)
+        self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
             await self._take(await self._store.due(self.reader, limit=room))
         unsuspected = self._unbegun is None and self._alone is None
@@ -244,6 +263,8 @@ class Consumer:
 
     def _make_room(self) -> None:
         self._room.set()
+        if self._starved:
+            self._look.set()
 
     def lost(self, deliveries: list[Delivery]) -> None:
         """The keeper found these leases gone. Handlers that run go on: an ack may come late."""
@@ -313,11 +334,19 @@ class Consumer:
             await self._handler.call(event)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if self._abandoned or task is None:
                 raise
+            task.uncancel()
             error = ForebayError("the handler was cancelled from within")
+        except (KeyboardInterrupt, SystemExit):
+            # The process ends: an attempt was made, so nothing is given back as if it had not been.
+            for delivery in deliveries:
+                self._intake.done(delivery)
+            raise
         except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
             error = raised
+        except BaseException as raised:  # noqa: BLE001
+            error = ForebayError(f"the handler raised {describe(raised)}")
         for delivery in deliveries:
             if error is not None:
                 await self._settler.failed(delivery, error)
@@ -328,6 +357,8 @@ class Consumer:
                 if self._options.dedup and isinstance(delivery.record, Record):
                     self._remember(delivery.record.id)
             self._after(delivery)
+        if isinstance(error, HandlerTimeout) and error.still_running is not None:
+            await asyncio.wait([error.still_running])
 
     def _settle_unhandled(self, delivery: Delivery) -> None:
         self._settler.done(delivery)

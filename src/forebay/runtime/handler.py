@@ -20,7 +20,7 @@ class Handler:
     `kind` is the class that the payload is decoded as, or `Any` for plain events. With a class the
     function gets the object, and the event as well if it takes a second argument. A plain function
     runs in a thread, of which there are as many as the consumer's `concurrency`; when it exceeds its
-    `timeout` it counts as failed, but nothing can stop the thread itself.
+    `timeout` it counts as failed, but nothing can stop the thread, and its place is taken until it ends.
     """
 
     def __init__(
@@ -39,31 +39,36 @@ class Handler:
 
     async def _call(self, events: Event | list[Event]) -> None:
         arguments = self._arguments(events)
-        if self._timeout is None:
-            await self._start(arguments)
-            return
-        limit = asyncio.timeout(self._timeout)
+        if self._pool is not None:
+            await self._call_in_thread(arguments)
+        elif self._timeout is None:
+            await self._function(*arguments)
+        else:
+            await self._call_in_time(arguments, self._timeout)
+
+    async def _call_in_time(self, arguments: tuple[Any, ...], timeout: float) -> None:
+        limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                await self._start(arguments)
+                await self._function(*arguments)
         except TimeoutError as error:
             if limit.expired():
-                raise HandlerTimeout(f"the handler ran longer than {self._timeout:g} s") from error
+                raise HandlerTimeout(f"the handler ran longer than {timeout:g} s") from error
             raise
+
+    async def _call_in_thread(self, arguments: tuple[Any, ...]) -> None:
+        call = functools.partial(contextvars.copy_context().run, self._function, *arguments)
+        running = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        done, _ = await asyncio.wait([running], timeout=self._timeout)
+        if not done:
+            raise HandlerTimeout(f"the handler ran longer than {self._timeout:g} s", still_running=running)
+        running.result()
 
     def _arguments(self, events: Event | list[Event]) -> tuple[Any, ...]:
         if self.kind is Any:
             return (events,)
         objects = [event.data for event in events] if isinstance(events, list) else events.data
         return (objects, events) if self._with_event else (objects,)
-
-    def _start(self, arguments: tuple[Any, ...]) -> Awaitable[Any]:
-        if self._pool is None:
-            outcome: Awaitable[Any] = self._function(*arguments)
-            return outcome
-        context = contextvars.copy_context()
-        call = functools.partial(context.run, self._function, *arguments)
-        return asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def close(self) -> None:
         """Let idle threads go; running ones end by themselves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 
@@ -29,7 +30,10 @@ class Intake:
     def put(self, deliveries: Iterable[Delivery], *, first: bool = False) -> None:
         """Take deliveries in; with `first` they are handed out before what is waiting already."""
         for delivery in deliveries:
+            known = delivery.position in self.held
             self.held[delivery.position] = delivery
+            if known:
+                continue  # read again after its group was lost: its handler runs already, under the new lease
             if self._lane is not None:
                 lane = self._lanes.get(key := self._lane(delivery))
                 if lane is not None:
@@ -69,8 +73,9 @@ class Intake:
             try:
                 await waiter
             finally:
-                if not waiter.done() or waiter.cancelled():
-                    self._idle.remove(waiter)
+                if waiter.cancelled():
+                    with contextlib.suppress(ValueError):
+                        self._idle.remove(waiter)
         return self._queue.popleft()
 
     def again(self, delivery: Delivery) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, NotFound
 from forebay.store import Delivery, Store
 
 
@@ -36,31 +36,29 @@ class LeaseKeeper:
         self._twin = twin
         self._on_error = on_error
         self._holders: dict[Holder, Mapping[str, Delivery]] = {}
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._shift: _Shift | None = None
         self._home: asyncio.AbstractEventLoop | None = None
 
     def add(self, holder: Holder) -> None:
         """Begin to keep what this holder holds. Called on the consumers' loop."""
         self._holders[holder] = {}
-        if self._thread is None:
+        if self._shift is None:
             self._home = asyncio.get_running_loop()
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._run, name="forebay-leases", daemon=True)
-            self._thread.start()
+            self._shift = _Shift(self._run)
+        # A shorter lease than those before must not wait for their next look.
+        self._shift.wake.set()
 
     async def remove(self, holder: Holder) -> None:
         """Keep nothing more for this holder; the thread ends with the last one."""
         self._holders.pop(holder, None)
-        if self._thread is not None and not self._holders:
-            thread, self._thread = self._thread, None
-            self._stop.set()
-            await asyncio.to_thread(thread.join)
+        if self._shift is not None and not self._holders:
+            shift, self._shift = self._shift, None
+            await asyncio.to_thread(shift.end)
 
-    def _run(self) -> None:
+    def _run(self, shift: _Shift) -> None:
         with asyncio.Runner() as runner:
             store: Store | None = None
-            while not self._stop.wait(self._tick()):
+            while not shift.is_over(self._tick()):
                 aging = self._aging()
                 if not aging:
                     continue
@@ -91,7 +89,10 @@ class LeaseKeeper:
 
     async def _renew(self, store: Store, aging: list[tuple[Holder, list[Delivery]]]) -> None:
         for holder, deliveries in aging:
-            kept = {delivery.position for delivery in await store.extend(deliveries)}
+            try:
+                kept = {delivery.position for delivery in await store.extend(deliveries)}
+            except NotFound:
+                continue  # the group is lost; its readers make it again
             lost = [delivery for delivery in deliveries if delivery.position not in kept]
             if lost:
                 self._tell(holder.lost, lost)
@@ -100,3 +101,25 @@ class LeaseKeeper:
         if self._home is not None:
             with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
                 self._home.call_soon_threadsafe(listener, news)
+
+
+class _Shift:
+    """One thread of the keeper, from its first holder to its last."""
+
+    def __init__(self, run: Callable[[_Shift], None]) -> None:
+        self.wake = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=run, args=(self,), name="forebay-leases", daemon=True)
+        self._thread.start()
+
+    def is_over(self, seconds: float) -> bool:
+        """Wait so long, or until woken; whether the shift is over."""
+        self.wake.wait(seconds)
+        self.wake.clear()
+        return self._ended
+
+    def end(self) -> None:
+        """End the shift, and wait for the thread."""
+        self._ended = True
+        self.wake.set()
+        self._thread.join()

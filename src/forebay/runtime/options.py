@@ -24,7 +24,8 @@ class Options:
     long a silent consumer keeps its events before another one takes them over. `ordered`: events of
     one key one after the other, in the order of the stream, a failing one first to its end (events
     without a key count as one key); one consumer of the group works at a time. `dedup`: do not
-    handle an event whose id this group handled within the last `dedup` seconds (True: a day).
+    handle an event whose id this group handled within the last `dedup` seconds (True: a day); a copy
+    that another process has in hand at the same moment is not noticed.
     """
 
     start: str | datetime = "earliest"

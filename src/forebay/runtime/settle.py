@@ -74,7 +74,7 @@ class Settler:
             return
         self._signals.emit(Retried(delivery, error, delay))
         if not keep:
-            self._intake.done(delivery)
+            self._let_go(delivery)
             self._on_waiting(delay)
             return
         again = msgspec.structs.replace(delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1)
@@ -85,7 +85,7 @@ class Settler:
     async def dead(self, delivery: Delivery, reason: str) -> None:
         """The delivery becomes a dead letter."""
         if await self._persist(delivery, lambda: self._store.dead_letter(delivery, reason=reason)) is not None:
-            self._intake.done(delivery)
+            self._let_go(delivery)
             self._signals.emit(DeadLettered(delivery, reason))
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -108,17 +108,20 @@ class Settler:
                 if await move() or unsure:
                     return True
                 break
-            except NotFound:
-                break  # the group is lost, and its leases with it
-            except PASSING as error:
+            except (NotFound, *PASSING) as error:
+                # A lost group is made again, and this event read again, by the reader meanwhile.
                 # The move may have happened unheard; then its repetition finds the lease gone.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
                 if asyncio.get_running_loop().time() > deadline:
                     break
                 await asyncio.sleep(backoff.next())
-        self._intake.done(delivery)
+        self._let_go(delivery)
         self._signals.emit(LeaseLost(delivery))
         return None
+
+    def _let_go(self, delivery: Delivery) -> None:
+        self._intake.done(delivery)
+        self._on_settled()
 
     async def flush(self) -> None:
         """Send acks until `close`, and then those that are left."""

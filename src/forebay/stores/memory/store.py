@@ -226,6 +226,7 @@ class MemoryStore:
 
     async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
         with self._lock:
+            self._group(delivery.reader.stream, delivery.reader.group)
             held = self._held(delivery)
             if held is None:
                 return False
@@ -251,6 +252,7 @@ class MemoryStore:
 
     async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
         with self._lock:
+            self._group(delivery.reader.stream, delivery.reader.group)
             held = self._held(delivery)
             if held is None:
                 return False

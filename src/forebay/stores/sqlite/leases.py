@@ -207,6 +207,7 @@ def _remember(turn: Turn, group_id: int, ids: list[str], span: float) -> None:
 
 def retry(turn: Turn, delivery: Delivery, *, delay: float, keep: bool) -> bool:
     """Count a failure; let the entry wait, or its holder keep it. False where it is no longer held."""
+    turn.group(delivery.reader.stream, delivery.reader.group)
     for _, group_id, seqs in _held(turn, [delivery]):
         if keep:
             turn.run(
@@ -238,6 +239,7 @@ def release(turn: Turn, deliveries: Sequence[Delivery]) -> int:
 
 def dead_letter(turn: Turn, delivery: Delivery, *, reason: str) -> bool:
     """Copy the entry to the dead letters and finish it. False where it is no longer held."""
+    turn.group(delivery.reader.stream, delivery.reader.group)
     for _, group_id, seqs in _held(turn, [delivery]):
         place = (group_id, seqs[0])
         turn.run(_BURY, (reason, turn.wall, *place))

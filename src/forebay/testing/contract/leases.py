@@ -117,8 +117,10 @@ class LeasesContract(Contract):
         assert [GROUP] == [letter.group for letter in await store.dead_letters(STREAM)]
         with contextlib.suppress(NotFound):
             assert 0 == await store.ack([third])
-        with contextlib.suppress(NotFound):
-            assert not await store.retry(third, delay=0)
+        with pytest.raises(NotFound):
+            await store.retry(third, delay=0)
+        with pytest.raises(NotFound):
+            await store.dead_letter(third, reason="no")
         assert await store.join(STREAM, GROUP)
         again = await store.read(A, limit=10)
         assert [(1, 0)] * 3 == [(delivery.attempt, delivery.failures) for delivery in again]
