@@ -341,7 +341,9 @@ async def test_a_lost_group_is_made_again_where_it_had_read_to(store: FaultyStor
     assert [False, True] == [signal.healed for signal in joined if isinstance(signal, Joined)]
 
 
-async def test_a_group_lost_while_handlers_run_is_read_again_from_what_was_in_hand(store: FaultyStore, bus: EventBus) -> None:
+async def test_a_group_lost_while_handlers_run_is_read_again_from_what_was_in_hand(
+    store: FaultyStore, bus: EventBus
+) -> None:
     handled: list[int] = []
     begun, lost = asyncio.Event(), asyncio.Event()
 
