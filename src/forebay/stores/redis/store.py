@@ -319,6 +319,7 @@ class RedisStore:
             delivery.position,
             _ms(delay),
             int(keep),
+            delivery.attempt,
         )
         return bool(held)
 

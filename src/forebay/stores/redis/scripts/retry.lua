@@ -1,11 +1,12 @@
 -- Count a failure, and let the entry wait; 0 where the consumer does not hold it.
 -- KEYS  stream, waiting, attempts
--- ARGV  group, consumer, position, delay in ms, '1' to keep the lease
+-- ARGV  group, consumer, position, delay in ms, '1' to keep the lease, attempt
 local stream, waiting, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, position = ARGV[1], ARGV[2], ARGV[3]
 
 local count = held(stream, group, consumer, position)
-if not count then
+-- The attempt too: a repetition, after its answer was lost, must not count the failure twice.
+if count ~= tonumber(ARGV[6]) then
   return 0
 end
 redis.call('ZCARD', waiting)
