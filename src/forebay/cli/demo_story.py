@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -10,7 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,8 @@ from forebay import EventBus, ForebayError
 from forebay.cli.demo_worker import EVENT, LEASE
 
 GROUPS = ("checksums", "line-counts", "catalog")
+WATCH = 0.25
+"""Seconds between looks for new files."""
 PATIENCE = 60.0
 """Seconds that any one step may take before the demo gives up."""
 SKIPPED = {"__pycache__", "node_modules", "venv", "site-packages"}
@@ -57,18 +61,17 @@ class Tally:
         return {group: [id for id in self.published if id not in self.handled[group]] for group in GROUPS}
 
 
-def real_files(folder: Path, most: int) -> Iterator[Path]:
-    """The files of a folder and its subfolders, but for hidden and installed ones."""
-    found = 0
+def real_files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Path and size of each file in a folder and its subfolders, but for hidden and installed ones."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
         for name in sorted(files):
             path = Path(parent, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
-                found += 1
-                if found == most:
-                    return
+            # A file may go while it is looked at; a name that is no text cannot be told in an event.
+            with contextlib.suppress(OSError, UnicodeEncodeError):
+                str(path).encode()
+                if not name.startswith(".") and path.is_file():
+                    yield str(path), path.stat().st_size
 
 
 class Story:
@@ -82,6 +85,7 @@ class Story:
         self._teller = teller
         self._most = most
         self._fixed = room / "fixed"
+        self._known: set[str] = set()
         self._workers: dict[str, asyncio.subprocess.Process] = {}
         self._tally = Tally()
 
@@ -90,9 +94,14 @@ class Story:
         started = time.monotonic()
         async with EventBus(self._url, namespace=self._namespace) as bus:
             try:
-                await self._publish(bus)
-                await self._kill_a_worker()
-                await self._handle_all()
+                await self._publish_new(bus)
+                if not self._tally.published:
+                    raise DemoFailed(f"no files in {self._folder}; name a folder that has some: forebay demo FOLDER")
+                count = len(self._tally.published)
+                self._teller.step(f"published {count} events, one for each file found in {self._folder}")
+                async with self._watching(bus):
+                    await self._kill_a_worker()
+                    await self._handle_all()
                 await self._fix_and_redrive(bus)
                 await self._replay(bus)
             finally:
@@ -101,18 +110,41 @@ class Story:
         self._tally.seconds = time.monotonic() - started
         return self._tally
 
-    async def _publish(self, bus: EventBus) -> None:
-        paths = await asyncio.to_thread(lambda: list(real_files(self._folder, self._most)))
-        if not paths:
-            raise DemoFailed(f"no files in {self._folder}; name a folder that has some: forebay demo FOLDER")
-        sizes = [path.stat().st_size for path in paths]
-        self._tally.published = await bus.publish_many(
+    async def _publish_new(self, bus: EventBus) -> None:
+        """Publish an event for each file not seen before."""
+        files = await asyncio.to_thread(lambda: list(itertools.islice(real_files(self._folder), self._most)))
+        new = [(path, size) for path, size in files if path not in self._known][: self._most - len(self._known)]
+        self._known.update(path for path, _ in new)
+        self._tally.published += await bus.publish_many(
             EVENT,
             "demo",
-            [{"number": n, "path": str(path), "size": sizes[n]} for n, path in enumerate(paths)],
-            keys=[path.suffix or path.name for path in paths],
+            [
+                {"number": number, "path": path, "size": size}
+                for number, (path, size) in enumerate(new, start=len(self._tally.published))
+            ],
+            keys=[Path(path).suffix[:64] or None for path, _ in new],
         )
-        self._teller.step(f"published {len(paths)} events, one for each file found in {self._folder}")
+
+    @contextlib.asynccontextmanager
+    async def _watching(self, bus: EventBus) -> AsyncIterator[None]:
+        """Meanwhile, publish whatever file appears in the folder."""
+        done = asyncio.Event()
+
+        async def watch() -> None:
+            while not done.is_set():
+                before = len(self._tally.published)
+                await self._publish_new(bus)
+                if (found := len(self._tally.published) - before) > 0:
+                    self._teller.step(f"{found} more appeared in the folder, and were published")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), WATCH)
+
+        watcher = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            done.set()
+            await watcher
 
     async def _kill_a_worker(self) -> None:
         await self._start("victim", "checksums", slow=0.4)
@@ -126,7 +158,6 @@ class Story:
         self._teller.step(f"killed a worker of 'checksums' (kill -9) in the middle of {held} events")
 
     async def _handle_all(self) -> None:
-        published = set(self._tally.published)
         spoilt = self._tally.published[0]
         told: set[str] = set()
 
@@ -143,6 +174,7 @@ class Story:
                 self._teller.step(
                     f"the lease of {LEASE:g} s ran out: another worker takes over the killed one's events"
                 )
+            published = set(tally.published)
             wanted = {"checksums": published, "line-counts": published, "catalog": published - {spoilt}}
             return bool(tally.dead) and all(wanted[group] <= tally.handled[group].keys() for group in GROUPS)
 
@@ -150,10 +182,10 @@ class Story:
 
     async def _fix_and_redrive(self, bus: EventBus) -> None:
         self._fixed.touch()
+        # What the watcher found at the very last is handled beside it.
         self._tally.redriven = await bus.redrive(EVENT, group="catalog")
         self._teller.step(f"fixed the bug in 'catalog', and redrove {self._tally.redriven} dead letter")
-        spoilt = self._tally.published[0]
-        await self._until("the redriven event to be handled", lambda: spoilt in self._count().handled["catalog"])
+        await self._until("the redriven event to be handled", lambda: not any(self._count().lost.values()))
 
     async def _replay(self, bus: EventBus) -> None:
         before = self._count().handled["line-counts"].total()
