@@ -28,6 +28,10 @@ def open_store(url: str, *, namespace: str = "events") -> Store:
         raise ConfigurationError(
             f"{mask(url)!r} is not a store's URL; for a file write sqlite:///{mask(url).lstrip('/') or 'events.db'}"
         )
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{mask(url)!r} is not a URL: {error}") from error
     if scheme == "memory":
         return _memory(rest, namespace)
     if scheme == "sqlite":

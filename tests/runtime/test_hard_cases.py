@@ -284,3 +284,37 @@ async def test_a_consumer_that_starts_on_a_full_server_works_off_what_is_there(
             server.redis.config_set("maxmemory", 0)
 
     assert list(range(100)) == sorted(seen)
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_tearing_down_the_loop_charges_no_handler(store: str, sqlite_url: str) -> None:
+    bus = EventBus("memory://" if store == "memory" else sqlite_url)
+    running: list[int] = []
+
+    @bus.on("t", group="g", retry=ONCE)
+    async def handle(event: Event) -> None:
+        running.append(event.data)
+        await asyncio.Event().wait()
+
+    async def leave_while_it_runs() -> asyncio.Task[None]:
+        await bus.store.__aenter__()
+        bus._open = True
+        await bus.publish_many("t", source="s", data=range(4))
+        run = asyncio.create_task(bus.run(grace=0.1))
+        await eventually(lambda: len(running) == 4)
+        return run
+
+    async def look() -> tuple[int, list[int]]:
+        pending = await bus.store.pending("t", "g")
+        return len(await bus.store.dead_letters("t")), [entry.failures for entry in pending]
+
+    with asyncio.Runner() as runner:
+        runner.run(leave_while_it_runs())
+    if store == "sqlite":
+        bus = EventBus(sqlite_url)
+
+    async def reopen() -> tuple[int, list[int]]:
+        async with bus.store:
+            return await look()
+
+    assert (0, [0, 0, 0, 0]) == asyncio.run(reopen())

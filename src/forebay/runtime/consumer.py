@@ -81,6 +81,7 @@ class Consumer:
         # What was read together, behind the place where that read began; see `_heal`.
         self._reads: deque[tuple[str | None, list[str]]] = deque()
         self._abandoned = False
+        self._acks_cancelled: Callable[[], bool] = lambda: False
         self._starved = False
         self._empty = False
         self._unbegun_at_stop: list[Delivery] = []
@@ -114,6 +115,7 @@ class Consumer:
         """
         self._keeper.add(self)
         acks = asyncio.create_task(self._settler.flush(), name="forebay-acks")
+        self._acks_cancelled = lambda: acks.cancelling() > 0
         workers = [asyncio.create_task(self._work(), name="forebay-worker") for _ in range(self._options.concurrency)]
         loops = [
             asyncio.create_task(self._loop("read", self._read, before=self._join), name="forebay-read"),
@@ -334,14 +336,16 @@ class Consumer:
             await self._handler.call(event)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._abandoned or task is None:
+            # Where the whole loop is torn down, all its tasks are cancelled at once, the acks' too;
+            # a handler that cancels itself is alone.
+            if self._abandoned or task is None or self._acks_cancelled():
                 raise
             task.uncancel()
             error = ForebayError("the handler was cancelled from within")
         except (KeyboardInterrupt, SystemExit):
             # The process ends: an attempt was made, so nothing is given back as if it had not been.
             for delivery in deliveries:
-                self._intake.done(delivery)
+                self._intake.held.pop(delivery.position, None)
             raise
         except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
             error = raised
