@@ -91,7 +91,10 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
 
 def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
     """The payload in a JSON text, as `kind`; `MalformedEvent` says what is wrong with it."""
-    raw = text.encode() if isinstance(text, str) else text
+    try:
+        raw = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        raise MalformedEvent("the data is not UTF-8") from error
     fault = _fault(raw, limits)
     if fault:
         raise MalformedEvent(fault)

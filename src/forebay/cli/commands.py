@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import errno
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -79,6 +80,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except ForebayError as error:
             raise Failure("; ".join([str(error), *getattr(error, "__notes__", [])])) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read the output has enough of it; click ends quietly
+            raise Failure(str(error)) from error
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(INTERRUPTED)
 
