@@ -152,10 +152,10 @@ class SQLiteStore:
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         move: Callable[[Turn], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)
         look = partial(leases.can_read, reader=reader)
-        found = await self._move(move, look)
-        if found or wait <= 0:
-            return found
         opened = self._opened()
+        found = await self._move(move, look)
+        if found or wait <= 0 or self._open is not opened:
+            return found
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
         with opened.wakeup.expect(reader.stream) as woken:
