@@ -26,6 +26,7 @@ from forebay.errors import (
     StoreError,
     StoreFull,
     StoreUnavailable,
+    TransferRefused,
 )
 from forebay.event import Event
 from forebay.payload import Limits
@@ -67,5 +68,6 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StreamStats",
+    "TransferRefused",
     "connect",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import EllipsisType, TracebackType
@@ -19,8 +19,11 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     Store,
     StreamStats,
     Trimmed,
@@ -52,6 +55,10 @@ Move = Literal[
     "durability",
     "notes",
     "note",
+    "scheduled",
+    "remembered",
+    "restore",
+    "drop",
 ]
 
 T = TypeVar("T")
@@ -238,3 +245,26 @@ class FaultyStore:
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         return await self._call("note", lambda: self.store.note(stream, name, value, expected=expected))
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        return await self._call("scheduled", lambda: self.store.scheduled(stream, after=after, limit=limit))
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        return await self._call(
+            "remembered", lambda: self.store.remembered(stream, group=group, after=after, limit=limit)
+        )
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        return await self._call("restore", lambda: self.store.restore(stream, items, notes=notes, expected=expected))
+
+    async def drop(self, stream: str, *, keep_entries: bool = False) -> None:
+        await self._call("drop", lambda: self.store.drop(stream, keep_entries=keep_entries))

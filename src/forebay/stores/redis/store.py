@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Self
@@ -20,12 +20,15 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     StreamStats,
     Trimmed,
 )
-from forebay.stores.redis import inspection
+from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.client import MARGIN, Client
 from forebay.stores.redis.codec import Fields, addressee, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
@@ -130,7 +133,10 @@ class RedisStore:
         rows = await self._client.call(key, *command, "COUNT", limit)
         if newest:
             rows.reverse()
-        return [Entry(position.decode(), decode(fields)) for position, fields in rows]
+        return [
+            Entry(position.decode(), decode(fields), int(position.partition(b"-")[0]) / 1000)
+            for position, fields in rows
+        ]
 
     async def locate(self, stream: str, moment: datetime) -> str:
         key = self._keys(stream).stream
@@ -433,6 +439,31 @@ class RedisStore:
                 condition = ("any", "")
         change = ("remove",) if value is None else ("keep", value)
         return bool(await self._client.run("note", (self._keys(stream).notes,), name, *condition, *change))
+
+    # From one store to another.
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        return await transfer.scheduled(self._client, self._keys(stream), after=after, limit=limit)
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        return await transfer.remembered(self._client, self._keys(stream), group=group, after=after, limit=limit)
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        return await transfer.restore(
+            self._client, self._keys(stream), items, notes=notes or {}, expected=expected or {}
+        )
+
+    async def drop(self, stream: str, *, keep_entries: bool = False) -> None:
+        await self._client.run("drop", self._keys(stream).all, int(not keep_entries))
 
     def _keys(self, stream: str) -> Keys:
         keys = self._streams.get(stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import EllipsisType
 
 from forebay.payload import check_name
@@ -14,6 +15,12 @@ def notes(turn: Turn, stream: str) -> dict[str, bytes]:
         "SELECT name, value FROM notes WHERE namespace = ? AND stream = ? ORDER BY name", (turn.namespace, stream)
     )
     return dict(rows)
+
+
+def are(turn: Turn, stream: str, expected: Mapping[str, bytes | None]) -> bool:
+    """Whether these notes have these values; None: whether there are no such notes."""
+    kept = notes(turn, stream) if expected else {}
+    return all(kept.get(name) == value for name, value in expected.items())
 
 
 def note(turn: Turn, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None) -> bool:
