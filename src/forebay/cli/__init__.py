@@ -19,6 +19,7 @@ TABLE = {
     "pending": Listed("forebay.cli.pending", "List what a group has begun and not finished."),
     "dead": Listed("forebay.cli.dead", "List, show, redrive, purge and export dead letters."),
     "replay": Listed("forebay.cli.replay", "Deliver a range of events again, to one group."),
+    "copy": Listed("forebay.cli.copy", "Copy all streams of one store into another."),
     "run": Listed("forebay.cli.run", "Run the handlers of a bus in a Python module."),
     "demo": Listed("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
 }

@@ -143,6 +143,11 @@ class Database:
                 )
             return version
         tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4").fetchall()
+        if ("events",) in tables:
+            raise ConfigurationError(
+                f"{self.path} is another program's database, with a table 'events': give forebay a file of its own, and"
+                " if the quick fix of a PersistentEventBus wrote it, `forebay copy` takes it over into that file"
+            )
         if tables:
             raise ConfigurationError(
                 f"{self.path} is another program's database, with the tables"

@@ -1,0 +1,223 @@
+"""`forebay copy`: all streams of one store into another."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from forebay import ConfigurationError, NotFound, StreamStats
+from forebay.cli.commands import Failure, dry_run_option, talk
+from forebay.cli.output import Column, Output, counts
+from forebay.cli.text import count
+from forebay.store import Store
+from forebay.transfer import copy as copy_streams
+from forebay.transfer import verify as compare
+from forebay.urls import file_of, identity, mask, open_store
+
+
+@click.command()
+@click.argument("source", metavar="FROM", envvar="FOREBAY_COPY_FROM")
+@click.argument("target", metavar="TO", envvar="FOREBAY_COPY_TO")
+@click.option("--verify", is_flag=True, help="Then compare counts and checksums on both sides.")
+@click.option("--follow", is_flag=True, help="Go on copying new events until Ctrl-C or SIGTERM; then switch.")
+@click.option(
+    "--group", "groups", multiple=True, metavar="NAME", help="Who goes on with a quick fix's file. Repeatable."
+)
+@dry_run_option
+@click.pass_context
+def copy(
+    context: click.Context,
+    source: str,
+    target: str,
+    *,
+    verify: bool,
+    follow: bool,
+    groups: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Copy all streams of a store into another, empty one. FROM and TO are URLs.
+
+    Events keep their order, ids, keys, headers and times; groups their places, and what is pending,
+    waiting or dead, with its attempts; scheduled events come when they are due. Nobody may work in
+    either store meanwhile. With --follow whoever works in FROM may go on: stop them, then press Ctrl-C.
+    Broken off or killed, the same command goes on where it was.
+
+    FROM may be the file of the proposal's quick fix, with its one table `events`. --group says who is to
+    handle the rows that are not processed.
+
+    \b
+    forebay copy sqlite:///events.db redis://localhost:6379 --verify
+    """
+    for name in ("source", "target"):
+        url = context.params[name]
+        if mask(url) != url and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
+    asked = context.find_root().params
+    ends = _Ends(source, target, asked["namespace"], groups, dry_run)
+    asyncio.run(_copy(ends, Output(json=asked["json"]), verify=verify, follow=follow))
+
+
+class _Ends(NamedTuple):
+    """From where to where, as it was asked for."""
+
+    source: str
+    target: str
+    namespace: str
+    groups: tuple[str, ...]
+    dry_run: bool
+
+
+class _Row(NamedTuple):
+    """A stream, as it was copied; `different` is None where nobody compared."""
+
+    stats: StreamStats
+    different: Sequence[str] | None
+
+
+async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> None:
+    origin = identity(ends.source)
+    async with _opened(ends, follow=follow) as (source, target):
+        with _switch(asked=follow) as switch, _progress() as progress:
+            copied = await copy_streams(
+                source, target, origin=origin, switch=switch, progress=progress, dry_run=ends.dry_run
+            )
+        different: Mapping[str, Sequence[str]] | None = None
+        if verify and not ends.dry_run:
+            different = {each.stream: each.different for each in await compare(source, target)}
+    rows = [_Row(stats, None if different is None else different[stats.stream]) for stats in copied.streams]
+    output.rows(_columns(verify=different is not None), rows, json=_json)
+    events = count(sum(stats.length for stats in copied.streams))
+    streams = f"{count(len(copied.streams))} stream{'s' * (len(copied.streams) != 1)}"
+    if copied.already:
+        talk(f"copied already, nothing to do: {events} events in {streams}")
+    else:
+        talk(f"{'would copy' if ends.dry_run else 'copied'} {events} events in {streams} to {mask(ends.target)}")
+    if different is not None:
+        wrong = sorted(f"{stream} ({', '.join(parts)})" for stream, parts in different.items() if parts)
+        if wrong:
+            raise Failure(f"the two sides differ: {'; '.join(wrong)}")
+        talk("verified: both sides are equal")
+
+
+@asynccontextmanager
+async def _opened(ends: _Ends, *, follow: bool) -> AsyncIterator[tuple[Store, Store]]:
+    """Both stores, open; refuses what cannot be copied from or to."""
+    for url in (ends.source, ends.target):
+        if url.startswith("memory:"):
+            raise ConfigurationError("memory:// would end with this command: name two stores that last")
+    source = open_store(ends.source, namespace=ends.namespace)
+    target = open_store(ends.target, namespace=ends.namespace)
+    if identity(ends.source) == identity(ends.target):
+        raise ConfigurationError(f"{mask(ends.source)} and {mask(ends.target)} are the same store: name two")
+    async with AsyncExitStack() as stack:
+        if (file := file_of(ends.source)) is not None:
+            source = _from_file(file, source, ends, follow=follow)
+        elif ends.groups:
+            raise click.UsageError("--group is only for the file of the quick fix; here the groups are copied.")
+        if ends.dry_run and (file := file_of(ends.target)) is not None and not file.exists():
+            from forebay.stores.memory import MemoryStore
+
+            target = MemoryStore()  # as empty as the file would be, which a look is not to make
+        yield await stack.enter_async_context(source), await stack.enter_async_context(target)
+
+
+def _from_file(file: Path, store: Store, ends: _Ends, *, follow: bool) -> Store:
+    """The store in the file, or what stands for it where the quick fix wrote it."""
+    from forebay.transfer.quickfix import QuickFix, is_quick_fix
+
+    if not file.exists():
+        raise NotFound(f"{file} does not exist: nothing to copy from")
+    if not is_quick_fix(file):
+        if ends.groups:
+            raise click.UsageError("--group is only for the file of the quick fix; here the groups are copied.")
+        return store
+    if follow:
+        raise click.UsageError("--follow cannot follow the quick fix: stop its program, then copy.")
+    if not ends.groups:
+        raise click.UsageError(
+            f"{file} was written by the quick fix, which knew no groups: say who is to handle the rows that are not"
+            " processed, with --group NAME."
+        )
+    return QuickFix(file, ends.groups, namespace=ends.namespace)
+
+
+@contextmanager
+def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
+    """Set by the first SIGINT or SIGTERM; a second one does what it always does. None where nothing is followed."""
+    if not asked:
+        yield None
+        return
+    switch = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def end() -> None:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+    def turn() -> None:
+        end()
+        switch.set()
+        talk("switching: copying the last events, and the groups")
+
+    for each in signals:
+        loop.add_signal_handler(each, turn)
+    talk("following; stop publishers and consumers, then press Ctrl-C to switch")
+    try:
+        yield switch
+    finally:
+        end()
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while it lasts, if that is a terminal; how far it came, if it is broken off."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = 0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("copy", total=None)
+
+        def progress(copied: int, total: int) -> None:
+            nonlocal done
+            done = copied
+            bar.update(task, completed=copied, total=total)
+
+        try:
+            yield progress
+        except BaseException:
+            bar.stop()
+            if done:
+                talk(f"stopped after {count(done)} events; the same command goes on from there")
+            raise
+
+
+def _columns(*, verify: bool) -> Sequence[Column]:
+    columns = (
+        Column("stream", lambda row: row.stats.stream),
+        counts("events", lambda row: row.stats.length),
+        counts("groups", lambda row: len(row.stats.groups)),
+        counts("pending", lambda row: sum(group.pending for group in row.stats.groups)),
+        counts("dead", lambda row: row.stats.dead),
+        counts("scheduled", lambda row: row.stats.scheduled),
+    )
+    return (*columns, Column("verified", _verdict, free=True)) if verify else columns
+
+
+def _verdict(row: _Row) -> str:
+    return f"differs in {', '.join(row.different)}" if row.different else "equal"
+
+
+def _json(row: _Row) -> dict[str, object]:
+    found: dict[str, object] = {column.name: column.value(row) for column in _columns(verify=False)}
+    return found if row.different is None else {**found, "different": list(row.different)}

@@ -1,0 +1,269 @@
+"""Copying all streams of a store into an empty one, in a way that a kill between any two lines does not harm.
+
+    claim the target  -->  entries, page by page  -->  groups and what is theirs  -->  say that it is done
+                               ^      |
+                               +------+  until it is told to switch
+
+Each page of entries is one move together with a mark of how far it reaches. What belongs to the groups is
+small: it is dropped and loaded anew, however far an earlier copy came with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+
+from forebay.errors import NotFound, TransferRefused
+from forebay.store import Begun, DeadLetter, GroupPlace, Item, Remembered, Scheduled, Store, StreamStats
+from forebay.transfer.marks import PREFIX, Marks
+from forebay.transfer.pages import in_chunks, named, pages, pending_of, remembered_of, streams_of
+
+HOME = "forebay.copy"
+"""The stream beside which the note about the whole copy is kept. Notes alone make no stream."""
+TICKET = f"{PREFIX}ticket"
+RUN = f"{PREFIX}run"
+"""The note beside each stream that says which run may write to it: the latest."""
+INTERVAL = 0.2
+"""Seconds between two looks for new entries, while a copy follows."""
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """What a copy brought over, by the streams of the source; `already` is True where an earlier one had done it."""
+
+    streams: tuple[StreamStats, ...]
+    already: bool = False
+
+
+class _Ticket(msgspec.Struct, frozen=True):
+    """What the target knows about the copy into it."""
+
+    origin: str
+    since: datetime
+    state: str | None = None
+    """The state that the source was in when the copy was done."""
+
+
+async def copy(
+    source: Store,
+    target: Store,
+    *,
+    origin: str,
+    switch: asyncio.Event | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    dry_run: bool = False,
+) -> Copied:
+    """Copy all streams of `source` into `target`, which is empty or holds an unfinished copy of this very source.
+
+    `origin` names the source in the target, and in messages. With `switch`, go on copying new entries until
+    it is set. `progress` hears how many entries are copied, and of how many. With `dry_run` only look at
+    both. Raises `TransferRefused` where the target holds something else, or where the source was changed
+    meanwhile; run again, it goes on.
+    """
+    found = await streams_of(source)
+    if not found and switch is None:
+        raise NotFound(f"nothing to copy: {origin} has no streams in this namespace")
+    kept = (await target.notes(HOME)).get(TICKET)
+    ticket = await _check(target, kept, origin=origin, state=_state(found))
+    if dry_run:
+        return Copied(tuple(found), already=ticket is not None and ticket.state is not None)
+    if ticket is None:
+        ticket = _Ticket(origin, datetime.now(UTC))
+        if not await target.note(HOME, TICKET, msgspec.json.encode(ticket), expected=kept):
+            raise TransferRefused("another copy into the target has just begun: let it finish")
+    elif ticket.state is not None:
+        await _tidy(target, found)
+        return Copied(tuple(found), already=True)
+    work = _Copy(source, target, progress)
+    while switch is not None and not switch.is_set():
+        await work.copy_entries(await streams_of(source))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERVAL):
+                await switch.wait()
+    found = await streams_of(source)
+    await work.copy_entries(found)
+    await work.copy_state(found)
+    now = await streams_of(source)
+    if _state(now) != _state(found):
+        raise TransferRefused(_what_changed(found, now))
+    await work.drop_others(found)
+    done = msgspec.structs.replace(ticket, state=_state(found))
+    await target.note(HOME, TICKET, msgspec.json.encode(done))
+    await _tidy(target, found)
+    return Copied(tuple(found))
+
+
+async def _check(target: Store, kept: bytes | None, *, origin: str, state: str) -> _Ticket | None:
+    """The ticket in the target, if a copy of this source was begun there; refuses a target that is taken."""
+    ticket = None if kept is None else msgspec.json.decode(kept, type=_Ticket)
+    occupied = await streams_of(target)
+    if ticket is None or (ticket.state is not None and not occupied):
+        if occupied:
+            names = ", ".join(stats.stream for stats in occupied[:4]) + (", ..." if len(occupied) > 4 else "")
+            raise TransferRefused(f"the target is not empty, it has {names}: {_ELSEWHERE}")
+        return None
+    if ticket.origin != origin:
+        what = "a copy" if ticket.state is not None else "an unfinished copy"
+        begun = f"{ticket.since:%Y-%m-%d %H:%M} UTC"
+        raise TransferRefused(f"the target holds {what} of {ticket.origin}, begun {begun}: {_ELSEWHERE}")
+    if ticket.state not in (None, state):
+        raise TransferRefused(
+            f"{origin} was copied already and has changed since, and the target is in use by now: {_ELSEWHERE}"
+        )
+    return ticket
+
+
+_ELSEWHERE = "copy into an empty store (another file, database or namespace)"
+
+
+async def _tidy(target: Store, streams: Sequence[StreamStats]) -> None:
+    """Remove the notes beside the streams, once the ticket says that the copy is done."""
+    for stats in streams:
+        ours = {name: None for name in await target.notes(stats.stream) if name.startswith(PREFIX)}
+        await target.restore(stats.stream, [], notes=ours)
+
+
+class _Copy:
+    """One run of a copy."""
+
+    def __init__(self, source: Store, target: Store, progress: Callable[[int, int], None] | None) -> None:
+        self._source = source
+        self._target = target
+        self._progress = progress
+        self._id = secrets.token_bytes(8)
+        self._marks: dict[str, Marks] = {}
+        self._copied: dict[str, int] = {}
+
+    async def copy_entries(self, streams: Sequence[StreamStats]) -> None:
+        """Copy the entries that are behind those copied before."""
+        for stats in streams:
+            if stats.stream not in self._marks:
+                await self._begin(stats.stream)
+        for stats in streams:
+            stream, marks = stats.stream, self._marks[stats.stream]
+            fetch = partial(self._source.scan, stream)
+            async for page in pages(fetch, after=marks.reached, key=lambda entry: entry.position):
+                entries = [msgspec.structs.replace(entry, record=named(entry.record, entry.position)) for entry in page]
+                reached = entries[-1].position
+                positions = await self._restore(stream, entries, marks.notes_with(reached))
+                marks.add(reached, positions[-1])
+                self._copied[stream] += len(page)
+                if self._progress is not None:
+                    total = sum(max(each.length, self._copied[each.stream]) for each in streams)
+                    self._progress(sum(self._copied.values()), total)
+
+    async def _begin(self, stream: str) -> None:
+        # First this: from now on no earlier run of a copy writes to the stream any more.
+        await self._target.note(stream, RUN, self._id)
+        self._marks[stream] = await Marks.read(self._source, self._target, stream)
+        self._copied[stream] = sum(stats.length for stats in await self._target.stats([stream]))
+
+    async def copy_state(self, streams: Sequence[StreamStats]) -> None:
+        """Load the groups, and all else that belongs to the streams, in place of what an earlier run loaded."""
+        for stats in streams:
+            await self._target.drop(stats.stream, keep_entries=True)
+            loaded: Counter[type[Item]] = Counter()
+            async for items in self._state_of(stats):
+                await self._restore(stats.stream, items)
+                loaded.update(map(type, items))
+            await self._copy_notes(stats.stream)
+            for now in await self._target.stats([stats.stream]):
+                pending = sum(group.pending for group in now.groups)
+                if (len(now.groups), pending, now.dead, now.scheduled) != (
+                    loaded[GroupPlace], loaded[Begun], loaded[DeadLetter], loaded[Scheduled],
+                ):  # fmt: skip
+                    raise TransferRefused(
+                        f"{stats.stream} was changed in the target while it was copied: stop whoever works there, and"
+                        " run the copy again"
+                    )
+
+    async def _state_of(self, stats: StreamStats) -> AsyncIterator[Sequence[Item]]:
+        """What belongs to a stream besides its entries and notes, with the positions of the target."""
+        stream, marks = stats.stream, self._marks[stats.stream]
+        for group in stats.groups:
+            places = await marks.translate([group.position])
+            yield [GroupPlace(group.group, places[group.position].position)]
+            begun = await pending_of(self._source, stream, group.group)
+            places = await marks.translate(each.position for each in begun)
+            # Where the entry was trimmed away there is nothing left to hand over.
+            standing = [each for each in begun if places[each.position].stands]
+            for chunk in in_chunks(
+                [
+                    Begun(group.group, msgspec.structs.replace(each, position=places[each.position].position))
+                    for each in standing
+                ]
+            ):
+                yield chunk
+            for chunk in in_chunks(await remembered_of(self._source, stream, group.group)):
+                yield chunk
+        fetch = partial(self._source.dead_letters, stream)
+        async for letters in pages(fetch, after="", key=lambda letter: letter.id):
+            places = await marks.translate(letter.position for letter in letters if letter.position)
+            yield [
+                msgspec.structs.replace(
+                    letter,
+                    record=named(letter.record, letter.position),
+                    position=places[letter.position].position if letter.position else "",
+                )
+                for letter in letters
+            ]
+        async for scheduled in pages(partial(self._source.scheduled, stream), after="", key=lambda each: each.id):
+            yield scheduled
+        known = await remembered_of(self._source, stream, None)
+        places = await marks.translate(each.position for each in known if each.position)
+        for chunk in in_chunks(
+            [_at(places[each.position].position, each) if each.position else each for each in known]
+        ):
+            yield chunk
+
+    async def _copy_notes(self, stream: str) -> None:
+        notes: dict[str, bytes | None] = dict.fromkeys(await self._target.notes(stream))
+        notes |= await self._source.notes(stream)
+        await self._restore(stream, [], {name: value for name, value in notes.items() if not name.startswith(PREFIX)})
+
+    async def drop_others(self, streams: Sequence[StreamStats]) -> None:
+        """Drop what earlier runs copied from streams that the source has no more."""
+        wanted = {stats.stream for stats in streams}
+        for stats in await self._target.stats():
+            if stats.stream not in wanted and RUN in await self._target.notes(stats.stream):
+                await self._target.drop(stats.stream)
+
+    async def _restore(
+        self, stream: str, items: Sequence[Item], notes: dict[str, bytes | None] | None = None
+    ) -> list[str]:
+        positions = await self._target.restore(stream, items, notes=notes, expected={RUN: self._id})
+        if positions is None:
+            raise TransferRefused("another copy into the target has taken over from this one: let it finish")
+        return positions
+
+
+def _at(position: str, item: Remembered) -> Remembered:
+    return msgspec.structs.replace(item, position=position)
+
+
+def _state(streams: Sequence[StreamStats]) -> str:
+    """What changes whenever something is published to the streams, or done with them."""
+    return hashlib.sha256(msgspec.json.encode([_lasting(stats) for stats in streams])).hexdigest()
+
+
+def _lasting(stats: StreamStats) -> object:
+    """A stream at a glance, without what passes by itself."""
+    groups = [(each.group, each.position, each.pending, each.waiting, each.dead) for each in stats.groups]
+    return (stats.stream, stats.length, stats.scheduled, stats.dead, stats.first, stats.last, groups)
+
+
+def _what_changed(before: Sequence[StreamStats], now: Sequence[StreamStats]) -> str:
+    known = {stats.stream: _lasting(stats) for stats in before}
+    changed = [stats.stream for stats in now if known.pop(stats.stream, None) != _lasting(stats)]
+    names = ", ".join([*changed, *known][:4])
+    return (
+        f"the source was changed while it was copied ({names}): stop its publishers and consumers and run the copy"
+        " again, which goes on where it was; or let it follow until they are stopped"
+    )
