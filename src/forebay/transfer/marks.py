@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import count, groupby
 from typing import NamedTuple
 
 import msgspec
@@ -50,7 +50,9 @@ class Marks:
         """The marks that earlier copies left."""
         notes = await target.notes(stream)
         marks: list[Mark] = []
-        while block := notes.get(_name(len(marks))):
+        for number in count():
+            if (block := notes.get(_name(number))) is None:
+                break
             marks += msgspec.json.decode(block, type=list[Mark])
         if marks:
             # The last one could not say where its page would go. Nothing came behind it.
@@ -67,9 +69,7 @@ class Marks:
         """The notes to keep together with a page that ends with this position of the source."""
         marks = [*self._marks, Mark(source)]
         changed = {max(len(marks) - 2, 0) // BLOCK, (len(marks) - 1) // BLOCK}
-        return {
-            _name(block * BLOCK): msgspec.json.encode(marks[block * BLOCK : (block + 1) * BLOCK]) for block in changed
-        }
+        return {_name(number): msgspec.json.encode(marks[number * BLOCK : (number + 1) * BLOCK]) for number in changed}
 
     def add(self, source: str, target: str) -> None:
         """Such a page was restored; its last entry stands there."""
@@ -96,6 +96,6 @@ class Marks:
         return places
 
 
-def _name(index: int) -> str:
-    """The name of the note that holds the mark with this index."""
-    return f"{PREFIX}marks.{index // BLOCK}"
+def _name(number: int) -> str:
+    """The name of the note that holds this block of marks."""
+    return f"{PREFIX}marks.{number}"
