@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from forebay import ConfigurationError, NotFound, StreamStats
 from forebay.cli.commands import Failure, dry_run_option, talk
 from forebay.cli.output import Column, Output, counts
+from forebay.cli.progress import progress
 from forebay.cli.text import count
 from forebay.store import Store
 from forebay.transfer import copy as copy_streams
@@ -84,9 +85,9 @@ class _Row(NamedTuple):
 async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> None:
     origin = identity(ends.source)
     async with _opened(ends, follow=follow) as (source, target):
-        with _switch(asked=follow) as switch, _progress() as progress:
+        with _switch(asked=follow) as switch, progress("copy", stopped=_stopped) as bar:
             copied = await copy_streams(
-                source, target, origin=origin, switch=switch, progress=progress, dry_run=ends.dry_run
+                source, target, origin=origin, switch=switch, progress=bar, dry_run=ends.dry_run
             )
         different: Mapping[str, Sequence[str]] | None = None
         if verify and not ends.dry_run:
@@ -176,30 +177,8 @@ def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
         end()
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while it lasts, if that is a terminal; how far it came, if it is broken off."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("copy", total=None)
-
-        def progress(copied: int, total: int) -> None:
-            nonlocal done
-            done = copied
-            bar.update(task, completed=copied, total=total)
-
-        try:
-            yield progress
-        except BaseException:
-            bar.stop()
-            if done:
-                talk(f"stopped after {count(done)} events; the same command goes on from there")
-            raise
+def _stopped(done: int) -> str:
+    return f"stopped after {count(done)} events; the same command goes on from there"
 
 
 def _columns(*, verify: bool) -> Sequence[Column]:

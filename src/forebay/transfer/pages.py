@@ -15,7 +15,7 @@ MOST = 500
 """Items in a page."""
 BYTES = 2 * 1024 * 1024
 """Bytes that a page is to hold; so much stands in memory, and in one call of the target."""
-FIRST = 50
+FIRST = 10
 """Items in the first page, before it is known how large they are."""
 
 Part = TypeVar("Part", Entry, DeadLetter, Scheduled, Remembered, Pending)
