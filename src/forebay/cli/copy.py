@@ -83,11 +83,10 @@ class _Row(NamedTuple):
 
 
 async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> None:
-    origin = identity(ends.source)
     async with _opened(ends, follow=follow) as (source, target):
         with _switch(asked=follow) as switch, progress("copy", stopped=_stopped) as bar:
             copied = await copy_streams(
-                source, target, origin=origin, switch=switch, progress=bar, dry_run=ends.dry_run
+                source, target, origin=identity(ends.source), switch=switch, progress=bar, dry_run=ends.dry_run
             )
         different: Mapping[str, Sequence[str]] | None = None
         if verify and not ends.dry_run:

@@ -38,5 +38,6 @@ def progress(task: str, *, total: int | None = None, stopped: Callable[[int], st
             yield report
         except BaseException:
             bar.stop()
-            talk(stopped(reached))
+            if reached:
+                talk(stopped(reached))
             raise

@@ -33,6 +33,8 @@ RUN = f"{PREFIX}run"
 """The note beside each stream that says which run may write to it: the latest."""
 INTERVAL = 0.2
 """Seconds between two looks for new entries, while a copy follows."""
+NEW_STREAMS = 2.0
+"""Seconds between two looks for new streams, which cost more."""
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -82,11 +84,8 @@ async def copy(
         await _tidy(target, found)
         return Copied(tuple(found), already=True)
     work = _Copy(source, target, progress)
-    while switch is not None and not switch.is_set():
-        await work.copy_entries(await streams_of(source))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(INTERVAL):
-                await switch.wait()
+    if switch is not None:
+        await work.follow(switch)
     found = await streams_of(source)
     await work.copy_entries(found)
     await work.copy_state(found)
@@ -158,6 +157,20 @@ class _Copy:
                 if self._progress is not None:
                     total = sum(max(each.length, self._copied[each.stream]) for each in streams)
                     self._progress(sum(self._copied.values()), total)
+
+    async def follow(self, switch: asyncio.Event) -> None:
+        """Copy entries as they come, until it is set."""
+        clock = asyncio.get_running_loop().time
+        streams: list[StreamStats] = []
+        look_at = clock()
+        while not switch.is_set():
+            if clock() >= look_at:
+                streams = await streams_of(self._source)
+                look_at = clock() + NEW_STREAMS
+            await self.copy_entries(streams)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    await switch.wait()
 
     async def _begin(self, stream: str) -> None:
         # First this: from now on no earlier run of a copy writes to the stream any more.

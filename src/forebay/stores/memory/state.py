@@ -233,10 +233,11 @@ class Stream:
         self.first += removed
         return Trimmed(removed, dropped)
 
-    def take_letters(self, ids: Sequence[str]) -> list[DeadLetter]:
-        """Remove these dead letters and return those that there were."""
+    def take_letters(self, ids: Sequence[str], *, with_a_group: bool = False) -> list[DeadLetter]:
+        """Remove these dead letters and return those that there were; or only those that know their group."""
         numbers = dict.fromkeys(int(id) for id in ids if id.isascii() and id.isdecimal())
-        return [self.dead.pop(number) for number in numbers if number in self.dead]
+        chosen = [n for n in numbers if n in self.dead and (self.dead[n].group or not with_a_group)]
+        return [self.dead.pop(number) for number in chosen]
 
     def ring(self) -> None:
         """Let all readers that wait look again, on whatever loops they are."""

@@ -277,7 +277,7 @@ class MemoryStore:
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
         with self._lock:
             log = self._find(stream)
-            letters = log.take_letters(ids)
+            letters = log.take_letters(ids, with_a_group=True)
             for letter in letters:
                 record = msgspec.structs.replace(letter.record, only=letter.group)
                 log.entries.append(Kept(record, self._clock()))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from forebay.stores.sqlite.turn import LAST, Turn
 
 _CHOSEN = "FROM dead WHERE stream_id = ? AND number IN (SELECT value FROM json_each(?))"
+_WITH_A_GROUP = f"{_CHOSEN} AND group_name <> ''"
 
 
 def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
@@ -18,12 +19,13 @@ def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
     chosen = (stream_id, _numbers(ids))
     count = turn.run(
         "INSERT INTO entries (appended, stream_id, type, source, data, timestamp, id, key, headers, only_group)"
-        f" SELECT ?, stream_id, type, source, data, timestamp, id, key, headers, group_name {_CHOSEN} ORDER BY number",
+        f" SELECT ?, stream_id, type, source, data, timestamp, id, key, headers, group_name {_WITH_A_GROUP}"
+        " ORDER BY number",
         (turn.wall, *chosen),
     )
     if count:
         turn.news[stream] = turn.connection.last_insert_rowid()
-        turn.run(f"DELETE {_CHOSEN}", chosen)
+        turn.run(f"DELETE {_WITH_A_GROUP}", chosen)
     return count
 
 

@@ -178,6 +178,15 @@ class TransferContract(Contract):
 
         assert [ODD, Foreign(())] == [letter.record for letter in await store.dead_letters(STREAM)]
 
+    async def test_a_dead_letter_of_no_group_is_redriven_to_nobody(self, store: Store) -> None:
+        letter = DeadLetter("", STREAM, "", "", order(1), "written by a stranger", datetime.now(UTC), 0)
+        await store.restore(STREAM, [letter])
+        [found] = await store.dead_letters(STREAM)
+
+        assert 0 == await store.redrive(STREAM, [found.id])
+
+        assert ([], [found]) == (await store.scan(STREAM), await store.dead_letters(STREAM))
+
     async def test_notes_are_kept_and_removed_in_the_same_move(self, store: Store) -> None:
         await store.note(STREAM, "a", b"1")
 
