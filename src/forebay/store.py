@@ -128,10 +128,15 @@ class Remembered(msgspec.Struct, frozen=True):
 
 
 class GroupPlace(msgspec.Struct, frozen=True):
-    """A group, and the last position that it was handed."""
+    """A group, and the last position that it was handed.
+
+    `number` is how many of the stream's entries stand up to there. A store that cannot count them tells
+    no lag without it.
+    """
 
     group: str
     position: str
+    number: int | None = None
 
 
 class Begun(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ import msgspec
 
 from forebay.errors import NotFound, TransferRefused
 from forebay.store import Begun, DeadLetter, GroupPlace, Item, Remembered, Scheduled, Store, StreamStats
-from forebay.transfer.marks import PREFIX, Marks
+from forebay.transfer.marks import PREFIX, Mark, Marks
 from forebay.transfer.pages import in_chunks, named, pages, pending_of, remembered_of, streams_of
 
 HOME = "forebay.copy"
@@ -138,7 +138,6 @@ class _Copy:
         self._progress = progress
         self._id = secrets.token_bytes(8)
         self._marks: dict[str, Marks] = {}
-        self._copied: dict[str, int] = {}
 
     async def copy_entries(self, streams: Sequence[StreamStats]) -> None:
         """Copy the entries that are behind those copied before."""
@@ -148,15 +147,18 @@ class _Copy:
         for stats in streams:
             stream, marks = stats.stream, self._marks[stats.stream]
             fetch = partial(self._source.scan, stream)
-            async for page in pages(fetch, after=marks.reached, key=lambda entry: entry.position):
+            async for page in pages(fetch, after=marks.reached.source, key=lambda entry: entry.position):
                 entries = [msgspec.structs.replace(entry, record=named(entry.record, entry.position)) for entry in page]
-                reached = entries[-1].position
-                positions = await self._restore(stream, entries, marks.notes_with(reached))
-                marks.add(reached, positions[-1])
-                self._copied[stream] += len(page)
-                if self._progress is not None:
-                    total = sum(max(each.length, self._copied[each.stream]) for each in streams)
-                    self._progress(sum(self._copied.values()), total)
+                mark = Mark(entries[-1].position, marks.reached.number + len(entries))
+                positions = await self._restore(stream, entries, marks.notes_with(mark))
+                marks.add(mark._replace(target=positions[-1]))
+                self._report(streams)
+
+    def _report(self, streams: Sequence[StreamStats]) -> None:
+        if self._progress is not None:
+            numbers = [self._marks[stats.stream].reached.number for stats in streams]
+            lengths = [stats.length for stats in streams]
+            self._progress(sum(numbers), sum(map(max, numbers, lengths)))
 
     async def follow(self, switch: asyncio.Event) -> None:
         """Copy entries as they come, until it is set."""
@@ -176,7 +178,6 @@ class _Copy:
         # First this: from now on no earlier run of a copy writes to the stream any more.
         await self._target.note(stream, RUN, self._id)
         self._marks[stream] = await Marks.read(self._source, self._target, stream)
-        self._copied[stream] = sum(stats.length for stats in await self._target.stats([stream]))
 
     async def copy_state(self, streams: Sequence[StreamStats]) -> None:
         """Load the groups, and all else that belongs to the streams, in place of what an earlier run loaded."""
@@ -201,8 +202,8 @@ class _Copy:
         """What belongs to a stream besides its entries and notes, with the positions of the target."""
         stream, marks = stats.stream, self._marks[stats.stream]
         for group in stats.groups:
-            places = await marks.translate([group.position])
-            yield [GroupPlace(group.group, places[group.position].position)]
+            at = (await marks.translate([group.position]))[group.position]
+            yield [GroupPlace(group.group, at.position, at.number)]
             begun = await pending_of(self._source, stream, group.group)
             places = await marks.translate(each.position for each in begun)
             # Where the entry was trimmed away there is nothing left to hand over.

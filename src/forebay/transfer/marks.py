@@ -19,16 +19,24 @@ BLOCK = 1000
 
 
 class Mark(NamedTuple):
-    """The end of a page of entries, on both sides. Where the page went is known only once it is there."""
+    """The end of a page of entries, on both sides, and how many entries stand up to there.
+
+    Where the page went is known only once it is there.
+    """
 
     source: str
+    number: int
     target: str = ""
 
 
 class Place(NamedTuple):
-    """A position in the target; `stands` is whether the entry that had it in the source is still there."""
+    """A position in the target, and how many entries stand up to there.
+
+    `stands` is whether the entry that had the position in the source is still there.
+    """
 
     position: str
+    number: int
     stands: bool
 
 
@@ -57,32 +65,35 @@ class Marks:
         if marks:
             # The last one could not say where its page would go. Nothing came behind it.
             [newest] = await target.scan(stream, limit=1, newest=True)
-            marks[-1] = Mark(marks[-1].source, newest.position)
+            marks[-1] = marks[-1]._replace(target=newest.position)
         return cls(source, target, stream, marks)
 
     @property
-    def reached(self) -> str:
-        """The last position of the source that is copied."""
-        return self._marks[-1].source if self._marks else START
+    def reached(self) -> Mark:
+        """How far the source is copied."""
+        return self._marks[-1] if self._marks else Mark(START, 0, START)
 
-    def notes_with(self, source: str) -> dict[str, bytes | None]:
-        """The notes to keep together with a page that ends with this position of the source."""
-        marks = [*self._marks, Mark(source)]
-        changed = {max(len(marks) - 2, 0) // BLOCK, (len(marks) - 1) // BLOCK}
-        return {_name(number): msgspec.json.encode(marks[number * BLOCK : (number + 1) * BLOCK]) for number in changed}
+    def notes_with(self, mark: Mark) -> dict[str, bytes | None]:
+        """The notes to keep together with the page that ends there."""
+        # The mark before it knows only now where its page went.
+        changed = {max(len(self._marks) - 1, 0) // BLOCK, len(self._marks) // BLOCK}
+        return {
+            _name(number): msgspec.json.encode([*self._marks[number * BLOCK : (number + 1) * BLOCK], mark][:BLOCK])
+            for number in changed
+        }
 
-    def add(self, source: str, target: str) -> None:
-        """Such a page was restored; its last entry stands there."""
-        self._marks.append(Mark(source, target))
+    def add(self, mark: Mark) -> None:
+        """Such a page was restored, and its mark is complete."""
+        self._marks.append(mark)
 
     async def translate(self, positions: Iterable[str]) -> dict[str, Place]:
         """Where positions of the source are in the target: the entries behind them are the same on both sides."""
         ends = [place(mark.source) for mark in self._marks]
         places: dict[str, Place] = {}
         for page, within in groupby(sorted(set(positions), key=place), lambda each: bisect_left(ends, place(each))):
-            before = self._marks[page - 1] if page else Mark(START, START)
+            before = self._marks[page - 1] if page else Mark(START, 0, START)
             if page == len(ends):
-                places |= {each: Place(before.target, stands=False) for each in within}
+                places |= {each: Place(before.target, before.number, stands=False) for each in within}
                 continue
             mark = self._marks[page]
             theirs = await self._source.scan(self._stream, after=before.source, until=mark.source, limit=MOST)
@@ -92,7 +103,7 @@ class Marks:
                 # Counted from the end: a trim of the source may have taken the first of them meanwhile.
                 behind = sum(other > place(each) for other in standing)
                 last = ours[len(ours) - behind - 1].position if behind < len(ours) else before.target
-                places[each] = Place(last, stands=place(each) in standing)
+                places[each] = Place(last, mark.number - behind, stands=place(each) in standing)
         return places
 
 

@@ -23,7 +23,10 @@ from forebay.stores.memory import MemoryStore
 
 COLUMNS = {"id", "type", "source", "data", "timestamp", "processed", "retry_count"}
 
-_ROWS = "SELECT id, type, source, data, timestamp, coalesce(processed, 0), coalesce(retry_count, 0) FROM events"
+_ROWS = (
+    "SELECT id, type, source, data, timestamp,"
+    " CAST(coalesce(processed, 0) AS INTEGER), CAST(coalesce(retry_count, 0) AS INTEGER) FROM events"
+)
 _STATE = "SELECT count(*), max(id), sum(processed), sum(retry_count) FROM events"
 
 

@@ -49,7 +49,7 @@ def _packed(keys: Keys, item: Item) -> Iterator[Part]:
             yield from ("entry", _own(item.position), _ms(item.appended), len(fields), *fields)
         case GroupPlace():
             keys.group(item.group)
-            yield from ("group", item.group, _known(item.position))
+            yield from ("group", item.group, _known(item.position), "" if item.number is None else item.number)
         case Begun(pending=pending):
             counts = pending.attempt, pending.failures
             if pending.consumer is not None:

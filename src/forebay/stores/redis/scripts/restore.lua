@@ -81,10 +81,16 @@ function restore.entry()
 end
 
 function restore.group()
-  local group, position = take(2)
+  local group, position, number = take(3)
   local made = redis.pcall('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM')
   if made.err then
     redis.call('XGROUP', 'SETID', stream, group, position)
+  end
+  local info = named(redis.call('XINFO', 'STREAM', stream))
+  -- Servers before 7 keep no lag.
+  if number ~= '' and info['entries-added'] then
+    local read = string.format('%.0f', info['entries-added'] - info['length'] + number)
+    redis.call('XGROUP', 'SETID', stream, group, position, 'ENTRIESREAD', read)
   end
 end
 
