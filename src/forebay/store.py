@@ -422,8 +422,13 @@ class Transfer(Protocol):
         """
         ...
 
-    async def drop(self, stream: str, *, keep_entries: bool = False) -> None:
-        """Remove the stream with all that belongs to it; with `keep_entries` all but its entries and notes."""
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        """Remove the stream with all that belongs to it; with `keep_entries` all but its entries and notes.
+
+        Only where the notes are as `expected`: else False, and nothing changed.
+        """
         ...
 
 

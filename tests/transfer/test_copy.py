@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import msgspec
 import pytest
 
-from forebay.errors import NotFound, OutcomeUnknown, TransferRefused
+from forebay.errors import NotFound, OutcomeUnknown, StoreUnavailable, TransferRefused
 from forebay.event import Foreign, Record
 from forebay.store import Reader, Store
 from forebay.stores.memory import MemoryStore
@@ -244,15 +244,47 @@ async def test_of_two_copies_at_once_the_later_one_wins_and_the_other_writes_no_
 
 async def test_somebody_at_work_in_the_target_is_noticed(source: MemoryStore, target: MemoryStore) -> None:
     slow = FaultyStore(target)
-    slow.delay("stats", 0.0)
+    slow.delay("stats", 0.0, times=3)
     slow.delay("stats", 0.3)
     copying = asyncio.create_task(copy(source, slow, origin=ORIGIN))
-    await eventually(lambda: slow.calls["stats"] == 2, within=20)
+    await eventually(lambda: slow.calls["stats"] == 4, within=20)
     for stream in (STREAM, "order_paid"):
         await target.join(stream, "a_new_group")
 
     with pytest.raises(TransferRefused, match="changed in the target"):
         await copying
+
+
+async def test_a_target_that_was_emptied_by_hand_half_way_is_refused(source: MemoryStore, target: MemoryStore) -> None:
+    broken = FaultyStore(target)
+    broken.fail_before("drop")
+    with pytest.raises(StoreUnavailable):
+        await copy(source, broken, origin=ORIGIN)
+    await target.trim(STREAM, max_length=0, force=True)
+
+    with pytest.raises(TransferRefused, match=f"{STREAM} was changed in the target.*left 102 events and finds 0"):
+        await copy(source, target, origin=ORIGIN)
+
+
+@pytest.mark.parametrize(("move", "times"), [("note", 0), ("note", 1), ("restore", 0), ("drop", 0), ("drop", 1)])
+async def test_a_copy_that_slept_while_another_one_finished_touches_nothing(
+    source: MemoryStore, target: MemoryStore, move: Literal["note", "restore", "drop"], times: int
+) -> None:
+    slow = FaultyStore(target)
+    slow.delay(move, 0.0, times=times)
+    slow.delay(move, 0.3)
+    first = asyncio.create_task(copy(source, slow, origin=ORIGIN))
+    await eventually(lambda: slow.calls[move] == times + 1, within=20)
+    await copy(source, target, origin=ORIGIN)
+    await target.append(STREAM, [order(1)])
+    in_use = await contents(target)
+
+    with pytest.raises(TransferRefused, match="taken over"):
+        await first
+
+    # All it may leave is the note that it had come.
+    await target.note("order_paid", "forebay.copy.run", None)
+    assert in_use == await contents(target)
 
 
 @pytest.mark.parametrize("onto", ["sqlite", "redis"])

@@ -266,5 +266,7 @@ class FaultyStore:
     ) -> list[str] | None:
         return await self._call("restore", lambda: self.store.restore(stream, items, notes=notes, expected=expected))
 
-    async def drop(self, stream: str, *, keep_entries: bool = False) -> None:
-        await self._call("drop", lambda: self.store.drop(stream, keep_entries=keep_entries))
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        return await self._call("drop", lambda: self.store.drop(stream, keep_entries=keep_entries, expected=expected))

@@ -15,22 +15,25 @@ import contextlib
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
 from forebay.errors import NotFound, TransferRefused
-from forebay.store import Begun, DeadLetter, GroupPlace, Item, Remembered, Scheduled, Store, StreamStats
-from forebay.transfer.marks import PREFIX, Mark, Marks
+from forebay.store import Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
+from forebay.transfer.marks import PREFIX, Mark, Marks, Place
 from forebay.transfer.pages import in_chunks, named, pages, pending_of, remembered_of, streams_of
+
+Part = TypeVar("Part", Pending, DeadLetter, Remembered)
 
 HOME = "forebay.copy"
 """The stream beside which the note about the whole copy is kept. Notes alone make no stream."""
 TICKET = f"{PREFIX}ticket"
 RUN = f"{PREFIX}run"
-"""The note beside each stream that says which run may write to it: the latest."""
+"""The note beside each stream that says which run may write to it."""
 INTERVAL = 0.2
 """Seconds between two looks for new entries, while a copy follows."""
 NEW_STREAMS = 2.0
@@ -49,6 +52,8 @@ class _Ticket(msgspec.Struct, frozen=True):
 
     origin: str
     since: datetime
+    run: str
+    """Whoever may write: the run that began last."""
     state: str | None = None
     """The state that the source was in when the copy was done."""
 
@@ -74,16 +79,14 @@ async def copy(
         raise NotFound(f"nothing to copy: {origin} has no streams in this namespace")
     kept = (await target.notes(HOME)).get(TICKET)
     ticket = await _check(target, kept, origin=origin, state=_state(found))
-    if dry_run:
+    if dry_run or (ticket is not None and ticket.state is not None):
+        if not dry_run:
+            await _tidy(target, found)
         return Copied(tuple(found), already=ticket is not None and ticket.state is not None)
-    if ticket is None:
-        ticket = _Ticket(origin, datetime.now(UTC))
-        if not await target.note(HOME, TICKET, msgspec.json.encode(ticket), expected=kept):
-            raise TransferRefused("another copy into the target has just begun: let it finish")
-    elif ticket.state is not None:
-        await _tidy(target, found)
-        return Copied(tuple(found), already=True)
-    work = _Copy(source, target, progress)
+    mine = _Ticket(origin, ticket.since if ticket else datetime.now(UTC), secrets.token_hex(8))
+    if not await target.note(HOME, TICKET, msgspec.json.encode(mine), expected=kept):
+        raise TransferRefused(_OVERTAKEN)
+    work = _Copy(source, target, mine, progress)
     if switch is not None:
         await work.follow(switch)
     found = await streams_of(source)
@@ -93,8 +96,9 @@ async def copy(
     if _state(now) != _state(found):
         raise TransferRefused(_what_changed(found, now))
     await work.drop_others(found)
-    done = msgspec.structs.replace(ticket, state=_state(found))
-    await target.note(HOME, TICKET, msgspec.json.encode(done))
+    done = msgspec.structs.replace(mine, state=_state(found))
+    if not await target.note(HOME, TICKET, msgspec.json.encode(done), expected=msgspec.json.encode(mine)):
+        raise TransferRefused(_OVERTAKEN)
     await _tidy(target, found)
     return Copied(tuple(found))
 
@@ -119,6 +123,7 @@ async def _check(target: Store, kept: bytes | None, *, origin: str, state: str) 
     return ticket
 
 
+_OVERTAKEN = "another copy into the target has taken over from this one: let it finish"
 _ELSEWHERE = "copy into an empty store (another file, database or namespace)"
 
 
@@ -132,11 +137,14 @@ async def _tidy(target: Store, streams: Sequence[StreamStats]) -> None:
 class _Copy:
     """One run of a copy."""
 
-    def __init__(self, source: Store, target: Store, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self, source: Store, target: Store, ticket: _Ticket, progress: Callable[[int, int], None] | None
+    ) -> None:
         self._source = source
         self._target = target
+        self._ticket = msgspec.json.encode(ticket)
+        self._mine = {RUN: ticket.run.encode()}
         self._progress = progress
-        self._id = secrets.token_bytes(8)
         self._marks: dict[str, Marks] = {}
 
     async def copy_entries(self, streams: Sequence[StreamStats]) -> None:
@@ -175,24 +183,35 @@ class _Copy:
                     await switch.wait()
 
     async def _begin(self, stream: str) -> None:
-        # First this: from now on no earlier run of a copy writes to the stream any more.
-        await self._target.note(stream, RUN, self._id)
-        self._marks[stream] = await Marks.read(self._source, self._target, stream)
+        # First this: from now on no other run writes to the stream.
+        await self._target.note(stream, RUN, self._mine[RUN])
+        marks = await Marks.read(self._source, self._target, stream)
+        # Then this: while the ticket is ours, no other run has finished, and removed the marks.
+        if (await self._target.notes(HOME)).get(TICKET) != self._ticket:
+            raise TransferRefused(_OVERTAKEN)
+        length = sum(stats.length for stats in await self._target.stats([stream]))
+        if length != marks.reached.number:
+            raise TransferRefused(
+                f"{stream} was changed in the target since the copy was broken off, which had left"
+                f" {marks.reached.number:,} events and finds {length:,}: {_ELSEWHERE}"
+            )
+        self._marks[stream] = marks
 
     async def copy_state(self, streams: Sequence[StreamStats]) -> None:
         """Load the groups, and all else that belongs to the streams, in place of what an earlier run loaded."""
         for stats in streams:
-            await self._target.drop(stats.stream, keep_entries=True)
+            if not await self._target.drop(stats.stream, keep_entries=True, expected=self._mine):
+                raise TransferRefused(_OVERTAKEN)
             loaded: Counter[type[Item]] = Counter()
             async for items in self._state_of(stats):
                 await self._restore(stats.stream, items)
                 loaded.update(map(type, items))
             await self._copy_notes(stats.stream)
+            copied = self._marks[stats.stream].reached.number
+            wanted = (copied, *(loaded[kind] for kind in (GroupPlace, Begun, DeadLetter, Scheduled)))
             for now in await self._target.stats([stats.stream]):
                 pending = sum(group.pending for group in now.groups)
-                if (len(now.groups), pending, now.dead, now.scheduled) != (
-                    loaded[GroupPlace], loaded[Begun], loaded[DeadLetter], loaded[Scheduled],
-                ):  # fmt: skip
+                if wanted != (now.length, len(now.groups), pending, now.dead, now.scheduled):
                     raise TransferRefused(
                         f"{stats.stream} was changed in the target while it was copied: stop whoever works there, and"
                         " run the copy again"
@@ -207,13 +226,8 @@ class _Copy:
             begun = await pending_of(self._source, stream, group.group)
             places = await marks.translate(each.position for each in begun)
             # Where the entry was trimmed away there is nothing left to hand over.
-            standing = [each for each in begun if places[each.position].stands]
-            for chunk in in_chunks(
-                [
-                    Begun(group.group, msgspec.structs.replace(each, position=places[each.position].position))
-                    for each in standing
-                ]
-            ):
+            standing = [_at(places, each) for each in begun if places[each.position].stands]
+            for chunk in in_chunks([Begun(group.group, each) for each in standing]):
                 yield chunk
             for chunk in in_chunks(await remembered_of(self._source, stream, group.group)):
                 yield chunk
@@ -221,20 +235,14 @@ class _Copy:
         async for letters in pages(fetch, after="", key=lambda letter: letter.id):
             places = await marks.translate(letter.position for letter in letters if letter.position)
             yield [
-                msgspec.structs.replace(
-                    letter,
-                    record=named(letter.record, letter.position),
-                    position=places[letter.position].position if letter.position else "",
-                )
+                msgspec.structs.replace(_at(places, letter), record=named(letter.record, letter.position))
                 for letter in letters
             ]
         async for scheduled in pages(partial(self._source.scheduled, stream), after="", key=lambda each: each.id):
             yield scheduled
         known = await remembered_of(self._source, stream, None)
         places = await marks.translate(each.position for each in known if each.position)
-        for chunk in in_chunks(
-            [_at(places[each.position].position, each) if each.position else each for each in known]
-        ):
+        for chunk in in_chunks([_at(places, each) for each in known]):
             yield chunk
 
     async def _copy_notes(self, stream: str) -> None:
@@ -246,20 +254,22 @@ class _Copy:
         """Drop what earlier runs copied from streams that the source has no more."""
         wanted = {stats.stream for stats in streams}
         for stats in await self._target.stats():
-            if stats.stream not in wanted and RUN in await self._target.notes(stats.stream):
-                await self._target.drop(stats.stream)
+            run = (await self._target.notes(stats.stream)).get(RUN)
+            if stats.stream not in wanted and run is not None:
+                await self._target.drop(stats.stream, expected={RUN: run})
 
     async def _restore(
         self, stream: str, items: Sequence[Item], notes: dict[str, bytes | None] | None = None
     ) -> list[str]:
-        positions = await self._target.restore(stream, items, notes=notes, expected={RUN: self._id})
+        positions = await self._target.restore(stream, items, notes=notes, expected=self._mine)
         if positions is None:
-            raise TransferRefused("another copy into the target has taken over from this one: let it finish")
+            raise TransferRefused(_OVERTAKEN)
         return positions
 
 
-def _at(position: str, item: Remembered) -> Remembered:
-    return msgspec.structs.replace(item, position=position)
+def _at(places: Mapping[str, Place], part: Part) -> Part:
+    """The part with its position in the target, if it has one."""
+    return msgspec.structs.replace(part, position=places[part.position].position) if part.position else part
 
 
 def _state(streams: Sequence[StreamStats]) -> str:

@@ -64,8 +64,8 @@ class Marks:
             marks += msgspec.json.decode(block, type=list[Mark])
         if marks:
             # The last one could not say where its page would go. Nothing came behind it.
-            [newest] = await target.scan(stream, limit=1, newest=True)
-            marks[-1] = marks[-1]._replace(target=newest.position)
+            newest = await target.scan(stream, limit=1, newest=True)
+            marks[-1] = marks[-1]._replace(target=newest[0].position if newest else START)
         return cls(source, target, stream, marks)
 
     @property

@@ -352,9 +352,9 @@ class MemoryStore:
         expected: Mapping[str, bytes | None] | None = None,
     ) -> list[str] | None:
         with self._lock:
-            kept = self._state.notes.setdefault(check_name("stream", stream), {})
-            if any(kept.get(name) != value for name, value in (expected or {}).items()):
+            if not self._are(stream, expected):
                 return None
+            kept = self._state.notes.setdefault(check_name("stream", stream), {})
             transfer.check_groups(self._find(stream), items)
             log = self._make(stream) if items else Stream()
             positions = transfer.restore(log, items, now=self._clock(), epoch=self._state.epoch)
@@ -362,8 +362,12 @@ class MemoryStore:
             log.ring()
             return positions
 
-    async def drop(self, stream: str, *, keep_entries: bool = False) -> None:
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
         with self._lock:
+            if not self._are(stream, expected):
+                return False
             dropped = self._state.streams.pop(stream, None)
             if not keep_entries:
                 self._state.notes.pop(stream, None)
@@ -372,6 +376,12 @@ class MemoryStore:
                 kept.entries, kept.first = dropped.entries, dropped.first
             if dropped:
                 dropped.ring()
+            return True
+
+    def _are(self, stream: str, expected: Mapping[str, bytes | None] | None) -> bool:
+        """Whether the notes are as expected."""
+        kept = self._state.notes.get(stream, {})
+        return all(kept.get(name) == value for name, value in (expected or {}).items())
 
     def _find(self, stream: str) -> Stream:
         """The stream, or an empty one where there is none."""

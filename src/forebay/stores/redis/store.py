@@ -462,8 +462,10 @@ class RedisStore:
             self._client, self._keys(stream), items, notes=notes or {}, expected=expected or {}
         )
 
-    async def drop(self, stream: str, *, keep_entries: bool = False) -> None:
-        await self._client.run("drop", self._keys(stream).all, int(not keep_entries))
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        return await transfer.drop(self._client, self._keys(stream), keep_entries=keep_entries, expected=expected or {})
 
     def _keys(self, stream: str) -> Keys:
         keys = self._streams.get(stream)

@@ -28,10 +28,7 @@ async def restore(
     """Put items back together with notes; the positions of the entries, or None where notes are not as expected."""
     made = {item.group for item in items if isinstance(item, GroupPlace)}
     needed = {item.group for item in items if isinstance(item, Begun | Remembered) and item.group is not None} - made
-    arguments: list[Part] = [len(expected)]
-    for name, value in expected.items():
-        arguments += (name, "none", "") if value is None else (name, "just", value)
-    arguments.append(len(notes))
+    arguments: list[Part] = [*_packed_notes(expected), len(notes)]
     for name, value in notes.items():
         arguments += (name, "remove", "") if value is None else (name, "keep", value)
     arguments += (len(needed), *sorted(needed))
@@ -40,6 +37,17 @@ async def restore(
         arguments += _packed(keys, item)
     positions = await client.run("restore", keys.all, *arguments)
     return None if positions is None else [position.decode() for position in positions]
+
+
+async def drop(client: Client, keys: Keys, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
+    """Remove all keys of a stream, or all but those of its entries and notes; False as in `restore`."""
+    return bool(await client.run("drop", keys.all, int(not keep_entries), *_packed_notes(expected)))
+
+
+def _packed_notes(expected: Mapping[str, bytes | None]) -> Iterator[Part]:
+    yield len(expected)
+    for name, value in expected.items():
+        yield from (name, "none", "") if value is None else (name, "just", value)
 
 
 def _packed(keys: Keys, item: Item) -> Iterator[Part]:

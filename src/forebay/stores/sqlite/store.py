@@ -260,8 +260,11 @@ class SQLiteStore:
         move = partial(transfer.restore, stream=stream, items=items, notes=notes or {}, expected=expected or {})
         return await self._move(move)
 
-    async def drop(self, stream: str, *, keep_entries: bool = False) -> None:
-        await self._move(partial(transfer.drop, stream=stream, keep_entries=keep_entries))
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        move = partial(transfer.drop, stream=stream, keep_entries=keep_entries, expected=expected or {})
+        return await self._move(move)
 
     # The way to the threads.
 

@@ -131,8 +131,10 @@ def _number(text: str, last: int) -> int | None:
     return number if last < number < LAST else None
 
 
-def drop(turn: Turn, stream: str, *, keep_entries: bool) -> None:
-    """Remove a stream with all that belongs to it, or all but its entries and notes."""
+def drop(turn: Turn, stream: str, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
+    """Remove a stream with all that belongs to it, or all but its entries and notes; False as in `restore`."""
+    if not noted.are(turn, stream, expected):
+        return False
     stream_id = turn.stream(stream)
     for table in ("pending", "handled"):
         turn.run(f"DELETE FROM {table} WHERE group_id IN (SELECT id FROM groups WHERE stream_id = ?)", (stream_id,))
@@ -142,6 +144,7 @@ def drop(turn: Turn, stream: str, *, keep_entries: bool) -> None:
         turn.run("DELETE FROM entries WHERE stream_id = ?", (stream_id,))
         turn.run("DELETE FROM streams WHERE id = ?", (stream_id,))
         turn.run("DELETE FROM notes WHERE namespace = ? AND stream = ?", (turn.namespace, stream))
+    return True
 
 
 def scheduled(turn: Turn, stream: str, *, after: str, limit: int) -> list[Scheduled]:

@@ -204,6 +204,7 @@ class TransferContract(Contract):
 
         for expected in ({"a": b"2"}, {"a": None}, {"a": b"1", "b": b""}):
             assert None is await store.restore(STREAM, [entry], notes={"a": b"3"}, expected=expected)
+            assert not await store.drop(STREAM, expected=expected)
 
         assert {"a": b"1"} == await store.notes(STREAM)
         assert [] == await store.scan(STREAM)
@@ -255,8 +256,8 @@ class TransferContract(Contract):
         await store.note(STREAM, "n", b"1")
         await store.append("other", orders(7))
 
-        await store.drop(STREAM)
-        await store.drop("unknown")
+        assert await store.drop(STREAM)
+        assert await store.drop("unknown")
 
         assert ["other"] == [stats.stream for stats in await store.stats()]
         assert {} == await store.notes(STREAM)

@@ -25,11 +25,10 @@ redis.call('HLEN', counts)
 redis.call('ZCARD', scheduled)
 redis.call('HLEN', ids)
 redis.call('ZCARD', expiry)
-for _ = 1, tonumber(take(1)) do
-  local name, kind, value = take(3)
-  if (redis.call('HGET', notes, name) or false) ~= (kind == 'just' and value) then
-    return false
-  end
+local expected
+expected, at = are_as_expected(notes, at)
+if not expected then
+  return false
 end
 local changes = {}
 for i = 1, tonumber(take(1)) do
