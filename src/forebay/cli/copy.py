@@ -18,8 +18,10 @@ from forebay.cli.output import Column, Output, counts
 from forebay.cli.progress import progress
 from forebay.cli.text import count
 from forebay.store import Store
+from forebay.stores.memory import MemoryStore
 from forebay.transfer import copy as copy_streams
 from forebay.transfer import verify as compare
+from forebay.transfer.quickfix import QuickFix, is_quick_fix
 from forebay.urls import file_of, identity, mask, open_store
 
 
@@ -56,10 +58,9 @@ def copy(
     \b
     forebay copy sqlite:///events.db redis://localhost:6379 --verify
     """
-    for name in ("source", "target"):
-        url = context.params[name]
-        if mask(url) != url and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
+    given = {name: url for name, url in (("source", source), ("target", target)) if mask(url) != url}
+    if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in given):
+        talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
     asked = context.find_root().params
     ends = _Ends(source, target, asked["namespace"], groups, dry_run)
     asyncio.run(_copy(ends, Output(json=asked["json"]), verify=verify, follow=follow))
@@ -84,7 +85,7 @@ class _Row(NamedTuple):
 
 async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> None:
     async with _opened(ends, follow=follow) as (source, target):
-        with _switch(asked=follow) as switch, progress("copy", stopped=_stopped) as bar:
+        with _switch(asked=follow and not ends.dry_run) as switch, progress("copy", stopped=_stopped) as bar:
             copied = await copy_streams(
                 source, target, origin=identity(ends.source), switch=switch, progress=bar, dry_run=ends.dry_run
             )
@@ -116,28 +117,20 @@ async def _opened(ends: _Ends, *, follow: bool) -> AsyncIterator[tuple[Store, St
     target = open_store(ends.target, namespace=ends.namespace)
     if identity(ends.source) == identity(ends.target):
         raise ConfigurationError(f"{mask(ends.source)} and {mask(ends.target)} are the same store: name two")
+    file = file_of(ends.source)
+    if file is not None and is_quick_fix(file):
+        source = _quick_fix(file, ends, follow=follow)
+    elif ends.groups:
+        raise click.UsageError("--group is only for the file of the quick fix; here the groups are copied.")
+    elif file is not None and not file.exists():
+        raise NotFound(f"{file} does not exist: nothing to copy from")
+    if ends.dry_run and (file := file_of(ends.target)) is not None and not file.exists():
+        target = MemoryStore()  # as empty as the file would be, which a look is not to make
     async with AsyncExitStack() as stack:
-        if (file := file_of(ends.source)) is not None:
-            source = _from_file(file, source, ends, follow=follow)
-        elif ends.groups:
-            raise click.UsageError("--group is only for the file of the quick fix; here the groups are copied.")
-        if ends.dry_run and (file := file_of(ends.target)) is not None and not file.exists():
-            from forebay.stores.memory import MemoryStore
-
-            target = MemoryStore()  # as empty as the file would be, which a look is not to make
         yield await stack.enter_async_context(source), await stack.enter_async_context(target)
 
 
-def _from_file(file: Path, store: Store, ends: _Ends, *, follow: bool) -> Store:
-    """The store in the file, or what stands for it where the quick fix wrote it."""
-    from forebay.transfer.quickfix import QuickFix, is_quick_fix
-
-    if not file.exists():
-        raise NotFound(f"{file} does not exist: nothing to copy from")
-    if not is_quick_fix(file):
-        if ends.groups:
-            raise click.UsageError("--group is only for the file of the quick fix; here the groups are copied.")
-        return store
+def _quick_fix(file: Path, ends: _Ends, *, follow: bool) -> Store:
     if follow:
         raise click.UsageError("--follow cannot follow the quick fix: stop its program, then copy.")
     if not ends.groups:
