@@ -10,6 +10,7 @@ from forebay.bus import (
     connect,
 )
 from forebay.errors import (
+    AgentError,
     ConfigurationError,
     ForebayError,
     HandlerTimeout,
@@ -36,6 +37,7 @@ from forebay.subscription import EventStreamConsumer
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentError",
     "ConfigurationError",
     "DeadLetter",
     "Durability",
