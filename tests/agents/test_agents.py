@@ -390,7 +390,7 @@ def test_options_of_a_method_are_checked_where_they_stand() -> None:
 
 
 async def test_two_agents_of_one_name_do_not_run_together(bus: EventBus) -> None:
-    with pytest.raises(ConfigurationError, match="group 'billing' would handle 'order_cancelled' twice"):
+    with pytest.raises(ConfigurationError, match="group 'billing' would handle 'order_placed' twice"):
         await bus.run(Billing(), Billing())
 
 
@@ -403,7 +403,7 @@ async def test_other_code_under_the_name_of_an_agent_that_is_alive_is_refused(bu
     running = asyncio.create_task(bus.run(agent))
     await eventually(lambda: _started(bus, "billing"))
 
-    with pytest.raises(ConfigurationError, match="with other code is running: .*Billing, as process"):
+    with pytest.raises(ConfigurationError, match=r"with other code is running: .*Billing, as process"):
         await bus.run(Usurper())
     assert "stopped" not in agent.life
 
