@@ -9,6 +9,7 @@ from forebay.bus import (
     RedisEventBus,
     connect,
 )
+from forebay.chain import Chain
 from forebay.errors import (
     AgentError,
     ConfigurationError,
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AgentError",
+    "Chain",
     "ConfigurationError",
     "DeadLetter",
     "Durability",

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from forebay.cause import with_cause
+from forebay.chain import Chain, chain
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
 from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record
 from forebay.logs import log
@@ -375,6 +376,10 @@ class EventBus:
         entry = await find(self.store, type_name(event), id)
         kind = event if is_payload_class(event) else Any
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
+
+    async def chain(self, event: Event) -> Chain:
+        """All events that this one caused, or that caused it, as far as the agents that published them said so."""
+        return await chain(self.store, event, limits=self._limits)
 
     async def replay(
         self,
