@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
-from forebay import EventBus
+from forebay import Event, EventBus, Retry
 from forebay.testing import eventually
 from tests.crash.processes import History, Process
 from tests.faults.consumers import Span, consume, spans
@@ -49,3 +53,55 @@ async def test_f5_a_consumer_that_stood_still_begins_nothing_that_another_one_ha
 
 def _overlaps(some: list[Span]) -> list[tuple[Span, Span]]:
     return [(a, b) for a, b in itertools.combinations(some, 2) if b.begun < (a.ended or math.inf)]
+
+
+async def test_hung_threads_hold_up_nothing_that_another_consumer_could_handle(bus: EventBus) -> None:
+    free = threading.Event()
+    handled: set[int] = set()
+
+    def hang(event: Event) -> None:
+        free.wait(60)
+
+    async def handle(event: Event) -> None:
+        handled.add(event.data)
+
+    hanging = bus.subscribe_to_stream("t", "g", concurrency=2, timeout=0.1, prefetch=20, retry=Retry(attempts=1))
+    first = asyncio.create_task(hanging.consume_events(hang, grace=60))
+    await eventually(lambda: bus.last_read is not None)
+    try:
+        await bus.publish_many("t", source="s", data=range(20))
+        await eventually(lambda: _dead(bus, 2), within=30)
+        second = asyncio.create_task(bus.subscribe_to_stream("t", "g").consume_events(handle))
+        await eventually(lambda: len(handled) == 18, within=20)
+        bus.stop()
+        await asyncio.wait_for(asyncio.gather(first, second), 20)
+    finally:
+        free.set()
+
+
+async def _dead(bus: EventBus, count: int) -> bool:
+    return len(await bus.dead_letters("t")) == count
+
+
+def test_a_hung_thread_keeps_no_process_from_ending() -> None:
+    program = """if True:
+        import asyncio, threading
+        from forebay import EventBus
+
+        bus = EventBus("memory://")
+
+        @bus.on("t", timeout=0.05)
+        def hang(event):
+            threading.Event().wait()
+
+        async def main():
+            async with bus:
+                await bus.publish("t", source="s")
+                asyncio.get_running_loop().call_later(0.3, bus.stop)
+                await bus.run()
+
+        asyncio.run(main())
+    """
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+
+    assert 0 == ended.returncode
