@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Sequence
+from typing import Any
 
 MOST_SECONDS = 1e9
 """Any time span is shorter than this, some thirty years."""
@@ -75,7 +76,7 @@ class HandlerTimeout(ForebayError, TimeoutError):
     `still_running` is the thread's future where the handler is a plain function: nothing can stop it.
     """
 
-    def __init__(self, message: str, still_running: Future[object] | None = None) -> None:
+    def __init__(self, message: str, still_running: Future[Any] | None = None) -> None:
         super().__init__(message)
         self.still_running = still_running
 

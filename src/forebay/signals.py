@@ -55,7 +55,7 @@ class DeadLettered(msgspec.Struct, frozen=True):
 
 
 class Released(msgspec.Struct, frozen=True):
-    """Events were given back untried, because their consumer stops."""
+    """Events were given back untried: their consumer stops, or can no longer be sure of their leases."""
 
     deliveries: tuple[Delivery, ...]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from forebay.cli.commands import Commands, Listed, global_options
+from forebay.cli.standard import stand_in
 
 TABLE = {
     "publish": Listed("forebay.cli.publish", "Publish one event, or many from stdin."),
@@ -41,4 +42,5 @@ def cli(**_: object) -> None:
 
 def main() -> None:
     """The entry point of the command `forebay`."""
+    stand_in()
     cli(prog_name="forebay")

@@ -11,17 +11,21 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, Record, to_event
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed, describe
 from forebay.runtime.handler import Handler
+from forebay.runtime.inbox import Inbox, id_of
 from forebay.runtime.intake import Intake, Lane
 from forebay.runtime.lease import LeaseKeeper
 from forebay.runtime.options import LARGEST_FETCH, Options
 from forebay.runtime.settle import Settler
 from forebay.runtime.supervise import PASSING, repeat, wait_for
+from forebay.runtime.suspects import Suspects
+from forebay.runtime.uptime import uptime
 from forebay.signals import Delivered, Finished, Joined, LeaseLost, LoopFailed, Recovered, Signals, Skipped, Vanished
 from forebay.store import START, Delivery, Leases, Reader
 
@@ -29,8 +33,8 @@ POLL = 0.5
 """Seconds between looks for due retries; also the longest that one read waits."""
 TURN = 64
 """Events a worker handles before it lets the rest of the loop go on."""
-ALONE_FROM = 3
-"""From this delivery on, an event taken over from dead consumers is tried with no other such event beside it."""
+SURE = 0.8
+"""The part of a lease, from the moment before it was asked for, in which an event may be begun."""
 
 
 class Consumer:
@@ -69,6 +73,7 @@ class Consumer:
             store, reader, options, self._intake, signals, on_waiting=self._look_again_in, on_settled=self._make_room
         )
         self._stop = asyncio.Event()
+        self._stopping: asyncio.Future[Any]
         self._look = asyncio.Event()
         self._room = asyncio.Event()
         self._joined = asyncio.Event()
@@ -85,11 +90,13 @@ class Consumer:
         self._starved = False
         self._empty = False
         self._unbegun_at_stop: list[Delivery] = []
-        self._unbegun: str | None = None
-        self._alone: str | None = None
-        self._alone_from = min(ALONE_FROM, crashes_allowed(options.retry))
-        self._repeated: set[str] = set()
-        self._handled_ids: dict[str, None] = {}
+        self._suspects = Suspects(crashes_allowed(options.retry))
+        self._inbox = Inbox()
+        self._hung = 0
+        # What was asked for before something was given back may stand behind it, and goes back too.
+        self._giving_back = 0
+        self._gave_back_at = 0.0
+        self._is_shaken = False
 
     @property
     def held(self) -> dict[str, Delivery]:
@@ -126,7 +133,7 @@ class Consumer:
             asyncio.create_task(self._loop("read", self._read, before=self._join), name="forebay-read"),
             asyncio.create_task(self._loop("claim", self._claim, before=self._joined.wait), name="forebay-claim"),
         ]
-        stopping = asyncio.create_task(self._stop.wait())
+        self._stopping = stopping = asyncio.create_task(self._stop.wait())
         try:
             # Whichever ends first ends them all: none dies in silence.
             await asyncio.wait([stopping, acks, *workers, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -192,11 +199,12 @@ class Consumer:
 
     async def _read(self) -> None:
         room = self._window - len(self.held) - self._settler.unacked
-        if room < max(1, self._window // 2):
+        if room < max(1, self._window // 2) or self._all_hang:
             self._room.clear()
             await wait_for(self._room, self._wait)
             self.last_read = time.monotonic()
             return
+        asked = uptime()
         deliveries = await self._store.read(self.reader, limit=room, wait=self._wait)
         self.last_read = time.monotonic()
         self._empty = not deliveries
@@ -206,7 +214,7 @@ class Consumer:
             self._position = deliveries[-1].position
             self._adapt(full=len(deliveries) == room, elapsed=self.last_read - self._read_at)
             self._read_at = self.last_read
-            await self._take(deliveries)
+            await self._take(deliveries, asked)
 
     def _forget_finished_reads(self) -> None:
         while self._reads and not any(position in self.held for position in self._reads[0][1]):
@@ -220,49 +228,92 @@ class Consumer:
             self._window = max(self._smallest, self._window // 2)
 
     async def _claim(self) -> None:
-        room = self._window - len(self.held)
+        if self._is_shaken:
+            await self._give_back()
+        room = 0 if self._all_hang else self._window - len(self.held)
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
-            await self._take(await self._store.due(self.reader, limit=room))
-        unsuspected = self._unbegun is None and self._alone is None
-        if unsuspected and time.monotonic() >= self._scan_at and not self._stop.is_set():
-            # One at a time, and only when the one before has begun: being taken over counts as an
-            # attempt, and what never reaches a handler must not be charged for one.
+            asked = uptime()
+            await self._take(await self._store.due(self.reader, limit=room), asked)
+        may_claim = self._suspects.are_none and not self._all_hang and time.monotonic() >= self._scan_at
+        if may_claim and not self._stop.is_set():
+            asked = uptime()
             claimed = await self._store.claim(self.reader, idle=self.lease, limit=1)
             if claimed:
-                await self._take_over(claimed)
+                await self._take_over(claimed, asked)
                 return
             self._scan_at = time.monotonic() + min(1.0, self.lease / 4)
         await wait_for(self._look, POLL)
         self._look.clear()
 
-    async def _take_over(self, claimed: list[Delivery]) -> None:
-        await self._take(claimed, first=True)
+    async def _take_over(self, claimed: list[Delivery], asked: float) -> None:
         for delivery in claimed:
             self._signals.emit(Recovered(delivery))
-            self._unbegun = delivery.position
-            if delivery.attempt >= self._alone_from:
-                # It may be what killed its consumers: nothing else under suspicion dies with it.
-                self._alone = delivery.position
+            self._suspects.add(delivery)
+        await self._take(claimed, asked, first=True)
 
-    async def _take(self, deliveries: list[Delivery], *, first: bool = False) -> None:
+    async def _take(self, deliveries: list[Delivery], asked: float, *, first: bool = False) -> None:
         if not deliveries:
             return
         if self._options.dedup:
-            ids = [d.record.id for d in deliveries if isinstance(d.record, Record)]
+            ids = [id for delivery in deliveries if (id := id_of(delivery)) is not None]
             try:
                 handled = await self._store.handled(self.reader.stream, self.reader.group, ids)
             except PASSING:
-                await self._settler.release(deliveries)
+                await self._return(deliveries)
                 raise
-            if handled:
-                self._repeated.update(
-                    d.position for d in deliveries if isinstance(d.record, Record) and d.record.id in handled
-                )
-        if self._stop.is_set():
-            await self._settler.release(deliveries)
+            self._inbox.told(deliveries, handled)
+        if self._stop.is_set() or self._giving_back or asked < self._gave_back_at:
+            await self._return(deliveries)
         else:
-            self._intake.put(deliveries, first=first)
+            self._intake.put(deliveries, sure_until=asked + SURE * self.lease, first=first)
+
+    # Leases that may have run out: the process or the machine stood still, or the store did not answer.
+
+    def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
+        """What the keeper found. Handlers that run go on: an ack may come late."""
+        self._intake.renewed(kept, sure_until=asked + SURE * self.lease)
+        lost = [delivery for delivery in lost if self.held.get(delivery.position) is delivery]
+        self._intake.drop(lost)
+        for delivery in lost:
+            self._signals.emit(LeaseLost(delivery))
+            if delivery.position not in self.held:
+                self._over(delivery)
+        if lost and self._options.ordered:
+            # Another consumer works on this group now: what is not begun comes after what it has.
+            self._is_shaken = True
+            self._look.set()
+
+    def _is_sure(self, deliveries: Sequence[Delivery]) -> bool:
+        now = uptime()
+        return not self._is_shaken and all(self._intake.is_sure(delivery, now) for delivery in deliveries)
+
+    async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
+        """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
+        # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
+        await asyncio.sleep(0)
+        if self._is_sure(deliveries):
+            return False
+        await self._give_back(deliveries)
+        return True
+
+    async def _give_back(self, deliveries: Sequence[Delivery] = ()) -> None:
+        """Give back these and all that no worker has begun."""
+        self._is_shaken = False
+        for delivery in deliveries:
+            self._intake.done(delivery)
+        self._giving_back += 1
+        try:
+            await self._return([*deliveries, *self._intake.withdraw()])
+        finally:
+            self._giving_back -= 1
+            self._gave_back_at = uptime()
+            self._make_room()
+
+    async def _return(self, deliveries: Sequence[Delivery]) -> None:
+        await self._settler.release(deliveries, until=self._stop)
+        for delivery in deliveries:
+            self._over(delivery)
 
     def _look_again_in(self, delay: float) -> None:
         # A hair later than due, so that the store agrees that it is.
@@ -272,12 +323,6 @@ class Consumer:
         self._room.set()
         if self._starved:
             self._look.set()
-
-    def lost(self, deliveries: list[Delivery]) -> None:
-        """The keeper found these leases gone. Handlers that run go on: an ack may come late."""
-        for delivery in deliveries:
-            if self.held.get(delivery.position) is delivery:
-                self._signals.emit(LeaseLost(delivery))
 
     # One delivery through the handler.
 
@@ -295,19 +340,20 @@ class Consumer:
 
     async def _handle(self, delivery: Delivery) -> None:
         event = await self._open(delivery)
-        if event is not None:
+        if event is not None and (self._is_sure((delivery,)) or not await self._have_lapsed((delivery,))):
             await self._call(event, [delivery])
 
     async def _handle_batch(self, deliveries: list[Delivery]) -> None:
         opened = [(await self._open(delivery), delivery) for delivery in deliveries]
         events = [event for event, _ in opened if event is not None]
-        if events:
-            await self._call(events, [delivery for event, delivery in opened if event is not None])
+        deliveries = [delivery for event, delivery in opened if event is not None]
+        if events and (self._is_sure(deliveries) or not await self._have_lapsed(deliveries)):
+            await self._call(events, deliveries)
 
     async def _open(self, delivery: Delivery) -> Event | None:
         """The event to hand over, or None where the delivery was settled without a handler."""
-        if delivery.recovered:
-            self._begun(delivery)
+        if delivery.recovered and self._suspects.begun(delivery):
+            self._look.set()
         if delivery.record is None:
             self._signals.emit(Vanished(delivery))
             self._settle_unhandled(delivery)
@@ -315,12 +361,12 @@ class Consumer:
         if delivery.recovered and delivery.attempt > crashes_allowed(self._options.retry):
             await self._settle_dead(delivery, f"{delivery.attempt - 1} consumers died or fell silent while they had it")
             return None
-        if self._options.dedup and self._is_repeated(delivery):
+        if self._options.dedup and self._inbox.is_repeated(delivery):
             self._signals.emit(Skipped(delivery))
             self._settle_unhandled(delivery)
             return None
         try:
-            event = to_event(
+            return to_event(
                 delivery.record,
                 position=delivery.position,
                 attempt=delivery.attempt,
@@ -330,11 +376,11 @@ class Consumer:
         except MalformedEvent as error:
             await self._settle_dead(delivery, str(error))
             return None
-        if self._signals.wanted(Delivered):
-            self._signals.emit(Delivered(delivery))
-        return event
 
     async def _call(self, event: Event | list[Event], deliveries: list[Delivery]) -> None:
+        if self._signals.wanted(Delivered):
+            for delivery in deliveries:
+                self._signals.emit(Delivered(delivery))
         started = time.perf_counter()
         error: BaseException | None = None
         try:
@@ -350,7 +396,7 @@ class Consumer:
         except (KeyboardInterrupt, SystemExit):
             # The process ends: an attempt was made, so nothing is given back as if it had not been.
             for delivery in deliveries:
-                self._intake.held.pop(delivery.position, None)
+                self._intake.forget(delivery)
             raise
         except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
             error = raised
@@ -363,46 +409,47 @@ class Consumer:
                 self._settler.done(delivery)
                 if self._signals.wanted(Finished):
                     self._signals.emit(Finished(delivery, time.perf_counter() - started))
-                if self._options.dedup and isinstance(delivery.record, Record):
-                    self._remember(delivery.record.id)
-            self._after(delivery)
+                if self._options.dedup:
+                    self._inbox.handled(delivery)
+            self._over(delivery)
         if isinstance(error, HandlerTimeout) and error.still_running is not None:
-            await asyncio.wait([error.still_running])
+            await self._outlast(error.still_running)
+
+    @property
+    def _all_hang(self) -> bool:
+        return self._hung == self._options.concurrency
+
+    async def _outlast(self, thread: asyncio.Future[Any]) -> None:
+        """Wait for a thread that nothing can stop: its event is settled, but its worker's place is taken.
+
+        When all workers wait like this, others get what they would have begun.
+        """
+        self._hung += 1
+        try:
+            if self._all_hang:
+                await self._give_back()
+            await asyncio.wait([thread, self._stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hung -= 1
+            self._room.set()
+            self._look.set()
 
     def _settle_unhandled(self, delivery: Delivery) -> None:
         self._settler.done(delivery)
-        self._after(delivery)
+        self._over(delivery)
 
     async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
         await self._settler.dead(delivery, reason)
-        self._after(delivery)
+        self._over(delivery)
 
-    def _begun(self, delivery: Delivery) -> None:
-        if self._unbegun == delivery.position:
-            self._unbegun = None
+    def _over(self, delivery: Delivery) -> None:
+        if self._suspects.over(delivery):
             self._look.set()
-
-    def _after(self, delivery: Delivery) -> None:
-        if self._alone == delivery.position:
-            self._alone = None
-            self._look.set()
-
-    def _is_repeated(self, delivery: Delivery) -> bool:
-        if delivery.position in self._repeated:
-            self._repeated.discard(delivery.position)
-            return True
-        return isinstance(delivery.record, Record) and delivery.record.id in self._handled_ids
-
-    def _remember(self, id: str) -> None:
-        # The store learns of it with the ack; until then only this consumer knows.
-        self._handled_ids[id] = None
-        if len(self._handled_ids) > 10_000:
-            del self._handled_ids[next(iter(self._handled_ids))]
 
 
 def _lane(options: Options) -> Lane | None:
     if options.ordered:
         return lambda delivery: delivery.record.key if isinstance(delivery.record, Record) else None
     if options.dedup:
-        return lambda delivery: delivery.record.id if isinstance(delivery.record, Record) else delivery.position
+        return lambda delivery: id_of(delivery) or delivery.position
     return None

@@ -15,6 +15,9 @@ from forebay.policy import Retry
 LARGEST_FETCH = 1000
 """The most entries that a consumer holds unless `prefetch` says otherwise."""
 
+MOST = 10_000
+"""The largest `concurrency`, `prefetch` and `batch`: a worker is a task, and what is held is in memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -44,8 +47,11 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("concurrency", "prefetch", "batch"):
             number = getattr(self, name)
-            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-                raise ConfigurationError(f"{name}={number!r}: give a whole number from 1")
+            is_number = isinstance(number, int) and not isinstance(number, bool)
+            if number is not None and not (is_number and 1 <= number <= MOST):
+                raise ConfigurationError(f"{name}={number!r}: give a whole number from 1 to {MOST:,}")
+        if not isinstance(self.ordered, bool):
+            raise ConfigurationError(f"ordered={self.ordered!r}: give True or False")
         if not isinstance(self.retry, Retry):
             raise ConfigurationError(f"retry={self.retry!r}: give a Retry(...), e.g. Retry(attempts=3)")
         check_seconds("lease", self.lease, least=0.05)
