@@ -19,6 +19,13 @@ from forebay.testing import FaultyStore, eventually
 from tests.migration.old_bus import PlainBus
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at now and then is looked at more often."""
+    monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
+    monkeypatch.setattr("forebay.migration.observer.PATIENCE", 1.0)
+
+
 class Agent:
     """An agent of the old world, that notes what it is told, and in which order."""
 
@@ -212,6 +219,23 @@ async def test_a_new_bus_that_cannot_be_opened_yet_is_opened_later() -> None:
         [type] = (await report(dual)).types
 
     assert (2, 1, 1) == (type.old, type.new, type.missing)
+
+
+async def test_a_new_bus_that_is_never_opened_holds_up_nothing() -> None:
+    class Down(MemoryStore):
+        async def __aenter__(self) -> Self:
+            raise StoreUnavailable("down")
+
+    billing = Agent("billing")
+    dual = DualBus(PlainBus(), EventBus(Down()))
+    dual.subscribe("order", billing.handle)
+    async with dual:
+        await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: billing.seen == [1])
+
+    with pytest.raises(StoreUnavailable):
+        async with DualBus(PlainBus(), EventBus(Down()), primary="new"):
+            pass
 
 
 async def test_with_the_new_bus_primary_its_errors_are_the_publishers_and_the_old_ones_are_not() -> None:

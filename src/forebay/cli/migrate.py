@@ -49,6 +49,8 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     while True:
         report = await parity(bus.store)
         table = await routes(bus.store)
+        if every is not None and output.terminal:
+            click.clear()
         _show(output, report, table)
         if every is None:
             break

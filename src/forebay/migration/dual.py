@@ -22,7 +22,7 @@ from forebay.event import Event, new_id
 from forebay.migration.counts import Counts
 from forebay.migration.observer import Observer
 from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
-from forebay.migration.parity import Member, fold, members, tell
+from forebay.migration.parity import Fate, Member, fates, fold, tell
 from forebay.migration.routes import Route, Stamp, introduce, routes
 from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
@@ -41,7 +41,7 @@ TELL = 1.0
 CONCURRENCY = 64
 """Handlers at once for one agent and type, events that wait for the old bus among them, unless a subscription says."""
 AT_THE_END = 10.0
-"""Seconds that handlers on the old bus may go on when the DualBus is closed."""
+"""Seconds that handlers may go on when the DualBus is closed."""
 
 
 class DualBus:
@@ -75,12 +75,14 @@ class DualBus:
         self.counts = Counts()
         self._primary = primary
         self._published = 0
-        self._alive: tuple[float, set[str]] = (0.0, set())
+        self._fates: dict[str, Fate] = {}
+        self._looked_at = float("-inf")
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
         self._table: dict[str, Route] = {}
         self._observer = Observer(new, self.id, self.counts)
         self._stack = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
+        self._consumers: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
         self._closing = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -173,13 +175,21 @@ class DualBus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        await self._old_is_done()
+        # As long as handlers run, what they publish goes out.
+        await self._settle()
+        self.new.stop()
+        if not self._ready.is_set():
+            for consumer in self._consumers:
+                consumer.cancel()
+        await asyncio.gather(*self._consumers, return_exceptions=True)
         self._is_open = False
         self._closing.set()
-        self.new.stop()
         await self._observer.close()
+        # Whoever still waits for the new bus need not wait any more.
+        is_ready = self._ready.is_set()
+        self._ready.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._ready.is_set():
+        if is_ready:
             with contextlib.suppress(ForebayError):
                 await tell(self.new.store, self._member(ended=True))
         await self._stack.aclose()
@@ -215,7 +225,7 @@ class DualBus:
 
     def _begin(self, subscription: Subscription) -> None:
         name = f"{subscription.stream} for {subscription.agent} on the new bus"
-        self._tasks.append(kept_alive(name, subscription.consume, until=self._closing))
+        self._consumers.append(kept_alive(name, subscription.consume, until=self._stopped))
 
     async def _look(self) -> None:
         """Follow the switch."""
@@ -232,28 +242,40 @@ class DualBus:
 
     async def _tell(self) -> None:
         await self._ready.wait()
-        while True:
+        while not self._closing.is_set():
             await tell(self.new.store, self._member())
-            if await wait_for(self._closing, TELL):
-                return
+            await wait_for(self._closing, TELL)
 
     def _member(self, *, ended: bool = False) -> Member:
         outstanding = sum(len(each.outstanding) for each in self._subscriptions.values())
         return Member(self.id, time.time(), dict(self._table), self.counts, outstanding, ended)
 
-    async def is_alive(self, by: str | None) -> bool:
-        """Whether the DualBus of this id runs, as far as was known some seconds ago."""
-        looked, alive = self._alive
-        if time.monotonic() - looked > TELL:
-            alive = {member.id for member in await members(self.new.store) if member.alive}
-            self._alive = (time.monotonic(), alive)
-        return by in alive
+    async def fate(self, by: str | None) -> Fate:
+        """What has become of a DualBus, as far as was known a second ago."""
+        if time.monotonic() - self._looked_at > TELL:
+            self._fates = await fates(self.new.store)
+            self._looked_at = time.monotonic()
+        return self._fates.get(by or "", "died")
 
-    async def _old_is_done(self) -> None:
-        """Let handlers on the old bus finish, as far as they do within AT_THE_END."""
-        running = [future for each in self._subscriptions.values() for future in each.outstanding.values()]
-        if running:
-            await asyncio.wait(running, timeout=AT_THE_END)
+    async def _settle(self) -> None:
+        """Wait for what is on its way to finish on both buses, as far as it does within AT_THE_END."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AT_THE_END):
+                while not await self._is_settled():
+                    await asyncio.sleep(LOOK / 10)
+
+    async def _is_settled(self) -> bool:
+        if any(each.outstanding for each in self._subscriptions.values()):
+            return False
+        if not self._ready.is_set():
+            return True
+        streams = sorted({stream for stream, _ in self._subscriptions})
+        try:
+            found = await self.new.stats(*streams) if streams else []
+        except StoreError:
+            return True
+        groups = [(group, (stream.stream, group.group)) for stream in found for group in stream.groups]
+        return not any(group.lag or group.pending for group, place in groups if place in self._subscriptions)
 
     # Publishing on each.
 

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -23,6 +24,10 @@ _PROCESS = "process:"
 _ENDED = "ended"
 FOLDED = 100
 """Ended processes that are remembered as folded."""
+
+
+Fate = Literal["alive", "ended", "died"]
+"""What has become of a DualBus; one that has ended left nothing unfinished on the old bus."""
 
 
 class Member(msgspec.Struct):
@@ -41,14 +46,21 @@ class Member(msgspec.Struct):
     pid: int = msgspec.field(default_factory=os.getpid)
 
     @property
+    def fate(self) -> Fate:
+        """What has become of it."""
+        if self.ended:
+            return "died" if self.outstanding else "ended"
+        return "alive" if time.time() - self.at < FRESH else "died"
+
+    @property
     def alive(self) -> bool:
         """Whether it still writes."""
-        return not self.ended and time.time() - self.at < FRESH
+        return self.fate == "alive"
 
 
 class _Ended(msgspec.Struct):
     counts: Counts = msgspec.field(default_factory=Counts)
-    folded: list[str] = []
+    folded: dict[str, Fate] = {}
 
 
 class TypeParity(msgspec.Struct, frozen=True):
@@ -103,6 +115,12 @@ async def members(store: Notes) -> list[Member]:
     """What all DualBuses told, those that have ended and are not folded yet among them."""
     notes = await store.notes(STREAM)
     return [member for member in _members(notes) if member.id not in _ended(notes).folded]
+
+
+async def fates(store: Notes) -> dict[str, Fate]:
+    """What has become of each DualBus, of those that are remembered."""
+    notes = await store.notes(STREAM)
+    return {**_ended(notes).folded, **{member.id: member.fate for member in _members(notes)}}
 
 
 async def parity(store: Notes) -> Parity:
@@ -160,7 +178,8 @@ async def fold(store: Notes) -> None:
     fresh = [member for member in over if member.id not in ended.folded]
     for member in fresh:
         ended.counts.merge(member.counts)
-    ended.folded = [*ended.folded, *(member.id for member in fresh)][-FOLDED:]
+        ended.folded[member.id] = member.fate
+    ended.folded = dict(list(ended.folded.items())[-FOLDED:])
     if fresh and not await store.note(STREAM, _ENDED, msgspec.json.encode(ended), expected=notes.get(_ENDED)):
         return  # somebody else is at it
     for member in over:

@@ -144,7 +144,7 @@ class Subscription:
             if stamp.key in self.outstanding:
                 self.forget(stamp.key)
                 self._counts.lost += 1
-        elif not await self._dual.is_alive(stamp.by):
+        elif await self._dual.fate(stamp.by) == "died":
             # It stood here unfinished when its process died, and the old bus with it.
             self._counts.lost += 1
             logger.warning("migration: %s %s was lost by the old bus, for %s", self.stream, event.id, self.agent)
