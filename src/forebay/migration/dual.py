@@ -28,7 +28,7 @@ from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
 from forebay.payload import type_name
 from forebay.policy import describe
-from forebay.runtime import handler_name, stopped_by_signals
+from forebay.runtime import Options, handler_name, stopped_by_signals
 from forebay.runtime.supervise import wait_for
 from forebay.subscription import consumer_name
 
@@ -54,6 +54,7 @@ class DualBus:
 
     `primary` is the bus whose errors are the publisher's: those of the other one are counted and logged. While
     the old bus is primary and the new one does not take an event, the old one handles it for all agents.
+    `options` are for all subscriptions, as for `EventBus.on`, for the new bus.
 
         async with DualBus(old, connect("sqlite:///events.db")) as bus:
             bus.subscribe("order_placed", billing.on_order, agent="billing")
@@ -64,7 +65,9 @@ class DualBus:
     lost with it, as ever; such events are counted as lost. Processes may share the new bus.
     """
 
-    def __init__(self, old: OldBus | EventBus, new: EventBus, *, primary: Literal["old", "new"] = "old") -> None:
+    def __init__(
+        self, old: OldBus | EventBus, new: EventBus, *, primary: Literal["old", "new"] = "old", **options: Any
+    ) -> None:
         if primary not in ("old", "new"):
             raise ConfigurationError(f"primary={primary!r}: give 'old' or 'new'")
         if old is new:
@@ -74,6 +77,7 @@ class DualBus:
         self.id = consumer_name()
         self.counts = Counts()
         self._primary = primary
+        self._options = Options.parse({"concurrency": CONCURRENCY, **options})
         self._published = 0
         self._fates: dict[str, Fate] = {}
         self._looked_at = float("-inf")
@@ -134,16 +138,14 @@ class DualBus:
 
         `handler` is called with type, source and data, and may be async. `agent` is by default the `name` of the
         object whose method it is, else the function's own. `shadow` is called in its place on the new bus
-        while the agent is compared; without it the handler itself, with all that it does. The options are
-        those of `EventBus.on`, for the new bus.
+        while the agent is compared; without it the handler itself, with all that it does.
         """
         stream = type_name(event_type)
         name = agent or getattr(getattr(handler, "__self__", None), "name", None) or handler_name(handler)
         if (stream, name) in self._subscriptions:
             raise ConfigurationError(f"agent {name!r} handles {stream!r} already; it gets each event once")
-        options = {"concurrency": CONCURRENCY, **options}
         subscription = Subscription(self, stream, name, handler, shadow or handler)
-        consumer = self.new.subscribe_to_stream(stream, name, **options)
+        consumer = self.new.subscribe_to_stream(stream, name, **(self._options.given() | options))
         self.old.subscribe(stream, subscription.on_old)
         self._subscriptions[stream, name] = subscription
 
