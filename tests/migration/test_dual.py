@@ -13,7 +13,7 @@ from forebay import ConfigurationError, Event, EventBus, InvalidEvent, NotFound,
 from forebay.migration import DualBus, Route, parity, routes, switch
 from forebay.migration.counts import Counts
 from forebay.migration.parity import Member, Parity, fold, members, tell
-from forebay.migration.routes import STREAM
+from forebay.migration.routes import STREAM, name_of
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from tests.migration.old_bus import PlainBus
@@ -375,11 +375,28 @@ async def test_a_durable_bus_may_be_the_old_one(bus: EventBus, tmp_path: Any) ->
     assert (2, 1) == (agent.old_handled, agent.new_handled)
 
 
+async def test_the_stamps_of_an_earlier_migration_mean_nothing_in_a_later_one(bus: EventBus, tmp_path: Any) -> None:
+    between = f"sqlite:///{tmp_path}/between.db"
+    billing = Agent("billing")
+    async with EventBus(between) as first:
+        # The first migration is over; some of its events are still unread.
+        await first.store.join("order", "billing")
+        for n, old in ((1, {}), (2, {"forebay-old": "billing"})):
+            await first.publish("order", "shop", {"n": n}, headers={"forebay-by": f"first/host-1-a/{n}", **old})
+
+    async with both(bus_of(bus), billing, old=EventBus(between)) as dual:
+        await eventually(lambda: sorted(billing.seen) == [1, 2])
+        await put(dual, billing, "new")
+        await dual.publish("order", "shop", {"n": 3}, headers={"forebay-by": "first/host-1-a/3"})
+        await eventually(lambda: sorted(billing.seen) == [1, 2, 3])
+
+
 async def test_what_a_process_took_with_it_counts_as_lost(bus: EventBus) -> None:
     billing = Agent("billing")
-    dead = {"forebay-by": "host-1-dead/7", "forebay-old": "billing"}
+    name = await name_of(bus.store)
+    dead = {"forebay-by": f"{name}/host-1-dead/7", "forebay-old": "billing"}
     await bus.publish("order", "shop", {"n": 1}, headers=dead)
-    await bus.publish("order", "shop", {"n": 2}, headers={"forebay-by": "host-1-dead/8"})
+    await bus.publish("order", "shop", {"n": 2}, headers={"forebay-by": f"{name}/host-1-dead/8"})
     async with both(bus_of(bus), billing) as dual:
         await eventually(lambda: billing.seen == [2])
         await eventually(lambda: quiet(bus))
@@ -406,7 +423,7 @@ async def test_counts_of_processes_that_ended_are_kept_in_one_place(bus: EventBu
     [agent] = (await parity(bus.store)).agents
     notes = await bus.store.notes(STREAM)
     assert 4 == agent.old_handled
-    assert {"ended", "route:billing"} == set(notes)
+    assert {"ended", "name", "route:billing"} == set(notes)
 
 
 async def test_wrong_uses_are_refused_in_words(bus: EventBus) -> None:

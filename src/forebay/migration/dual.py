@@ -23,7 +23,7 @@ from forebay.migration.counts import Counts
 from forebay.migration.observer import Observer
 from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
 from forebay.migration.parity import Fate, Member, fates, fold, tell
-from forebay.migration.routes import Route, Stamp, introduce, routes
+from forebay.migration.routes import Route, Stamp, introduce, name_of, routes
 from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
 from forebay.payload import type_name
@@ -79,6 +79,7 @@ class DualBus:
         self._primary = primary
         self._options = Options.parse({"concurrency": CONCURRENCY, **options})
         self._published = 0
+        self._migration = ""
         self._fates: dict[str, Fate] = {}
         self._looked_at = float("-inf")
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
@@ -119,7 +120,7 @@ class DualBus:
             raise InvalidEvent(f"a DualBus publishes dicts, as the old bus does, not {type(plain).__name__}")
         agents = [agent for type, agent in self._subscriptions if type == stream]
         self._published += 1
-        stamp = Stamp.new(self.id, self._published, self._table, agents)
+        stamp = Stamp(self._migration, self.id, str(self._published)).for_agents(self._table, agents)
         id, stamp = await self._publish_new(stream, source, plain, key, headers, stamp, agents)
         event = Event(id, stream, source, plain, datetime.now(UTC), key, {**(headers or {}), **stamp.headers()})
         await self._publish_old(event, stamp)
@@ -207,8 +208,7 @@ class DualBus:
 
     async def _open_new(self) -> None:
         try:
-            await self._stack.enter_async_context(self.new)
-            self._table = await routes(self.new.store)
+            await self._enter_new()
             await fold(self.new.store)
         except StoreError as error:
             if self._primary == "new":
@@ -221,9 +221,13 @@ class DualBus:
     async def _open_later(self) -> None:
         await wait_for(self._closing, TELL)
         if not self._closing.is_set():
-            await self._stack.enter_async_context(self.new)
-            self._table = await routes(self.new.store)
+            await self._enter_new()
             self._ready.set()
+
+    async def _enter_new(self) -> None:
+        await self._stack.enter_async_context(self.new)
+        self._migration = await name_of(self.new.store)
+        self._table = await routes(self.new.store)
 
     def _begin(self, subscription: Subscription) -> None:
         name = f"{subscription.stream} for {subscription.agent} on the new bus"
@@ -252,12 +256,17 @@ class DualBus:
         outstanding = sum(len(each.outstanding) for each in self._subscriptions.values())
         return Member(self.id, time.time(), dict(self._table), self.counts, outstanding, ended)
 
-    async def fate(self, by: str | None) -> Fate:
+    def stamp_of(self, event: Event) -> Stamp:
+        """The stamp on an event; an empty one where it is of another migration, or there is none."""
+        stamp = Stamp.of(event)
+        return stamp if stamp.by == self.id or (stamp.by and stamp.migration == self._migration) else Stamp()
+
+    async def fate(self, by: str) -> Fate:
         """What has become of a DualBus, as far as was known a second ago."""
         if time.monotonic() - self._looked_at > TELL:
             self._fates = await fates(self.new.store)
             self._looked_at = time.monotonic()
-        return self._fates.get(by or "", "died")
+        return self._fates.get(by, "died")
 
     async def _settle(self) -> None:
         """Wait for what is on its way to finish on both buses, as far as it does within AT_THE_END."""
@@ -316,7 +325,7 @@ class DualBus:
                 raise
             logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
             self.counts.type(stream).missing += 1
-            everyone = Stamp(stamp.by, stamp.number, frozenset(agents))
+            everyone = stamp.for_agents({}, agents)
             self._expect(stream, everyone)
             return new_id(), everyone
         self.counts.type(stream).new += 1

@@ -7,6 +7,7 @@ side, whatever each process has seen of the switch so far.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
@@ -22,6 +23,7 @@ Route = Literal["old", "new", "shadow"]
 STREAM = "forebay.migration"
 """The stream whose notes hold the switch and the counts; it has no entries."""
 _ROUTE = "route:"
+_NAME = "name"
 
 BY = "forebay-by"
 OLD = "forebay-old"
@@ -31,13 +33,14 @@ SHADOW = "forebay-shadow"
 class Stamp(msgspec.Struct, frozen=True):
     """What was settled about an event when it was published.
 
-    `by` is the DualBus that published it, `number` counts what that one published; both are None for an event that came
-    past all of them. `old` are the agents for which the old bus handles it, `shadow` those of them that
-    look at it on the new one too.
+    `migration` names the pair of buses, `by` the DualBus that published it, and `number` counts what that one
+    published; all are empty for an event that came past all of them. `old` are the agents for which the
+    old bus handles it, `shadow` those of them that look at it on the new one too.
     """
 
-    by: str | None = None
-    number: str | None = None
+    migration: str = ""
+    by: str = ""
+    number: str = ""
     old: frozenset[str] = frozenset()
     shadow: frozenset[str] = frozenset()
 
@@ -48,7 +51,7 @@ class Stamp(msgspec.Struct, frozen=True):
 
     def headers(self) -> dict[str, str]:
         """The stamp as headers of the event."""
-        found = {BY: self.key}
+        found = {BY: f"{self.migration}/{self.key}"}
         if self.old:
             found[OLD] = ",".join(sorted(self.old))
         if self.shadow:
@@ -58,15 +61,16 @@ class Stamp(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, event: Event) -> Stamp:
         """The stamp on an event."""
-        by, _, number = event.headers.get(BY, "").rpartition("/")
-        return cls(by or None, number or None, _names(event, OLD), _names(event, SHADOW))
+        migration, _, key = event.headers.get(BY, "").partition("/")
+        by, _, number = key.rpartition("/")
+        return cls(migration, by, number, _names(event, OLD), _names(event, SHADOW))
 
-    @classmethod
-    def new(cls, by: str, number: int, table: Mapping[str, Route], agents: Iterable[str]) -> Stamp:
+    def for_agents(self, table: Mapping[str, Route], agents: Iterable[str]) -> Stamp:
         """The stamp for an event of which these agents are to hear."""
         there = {agent: table.get(agent, "old") for agent in agents}
         old = frozenset(agent for agent, route in there.items() if route != "new")
-        return cls(by, str(number), old, frozenset(agent for agent in old if there[agent] == "shadow"))
+        shadow = frozenset(agent for agent in old if there[agent] == "shadow")
+        return msgspec.structs.replace(self, old=old, shadow=shadow)
 
 
 def _names(event: Event, header: str) -> frozenset[str]:
@@ -86,6 +90,19 @@ def routes_in(notes: Mapping[str, bytes]) -> dict[str, Route]:
         if name.startswith(_ROUTE):
             found[name.removeprefix(_ROUTE)] = "new" if value == b"new" else "shadow" if value == b"shadow" else "old"
     return found
+
+
+async def name_of(store: Notes) -> str:
+    """The name of the migration to this store, which is the same for all its processes.
+
+    An event keeps its stamp wherever it is taken: when the new bus is the old one of another migration, the stamps of
+    this one must mean nothing.
+    """
+    while True:
+        found = (await store.notes(STREAM)).get(_NAME)
+        if found is not None:
+            return found.decode()
+        await store.note(STREAM, _NAME, secrets.token_hex(4).encode(), expected=None)
 
 
 async def introduce(store: Notes, agent: str) -> None:

@@ -76,10 +76,10 @@ class Subscription:
             return await self._deliver_past(event_type, source, data)
         self._carries = True
         event = data.event
-        stamp = Stamp.of(event)
-        if stamp.by is not None and self.agent not in stamp.old:
+        stamp = self._dual.stamp_of(event)
+        if stamp.by and self.agent not in stamp.old:
             return None
-        if stamp.by is None:
+        if not stamp.by:
             self._dual.counts.type(self.stream).past += 1
         elif digest(data) != data.digest:
             self._dual.counts.type(self.stream).differing += 1
@@ -119,7 +119,7 @@ class Subscription:
 
     async def on_new(self, event: Event) -> None:
         """Handle an event of the group, if it belongs to the new bus; finish it, once the old bus has, if not."""
-        stamp = Stamp.of(event)
+        stamp = self._dual.stamp_of(event)
         if self.agent in stamp.shadow:
             await self._run_shadow(event, stamp)
         if self.agent in stamp.old:
