@@ -9,7 +9,9 @@ from forebay.bus import (
     RedisEventBus,
     connect,
 )
+from forebay.chain import Chain
 from forebay.errors import (
+    AgentError,
     ConfigurationError,
     ForebayError,
     HandlerTimeout,
@@ -36,6 +38,8 @@ from forebay.subscription import EventStreamConsumer
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentError",
+    "Chain",
     "ConfigurationError",
     "DeadLetter",
     "Durability",

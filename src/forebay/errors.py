@@ -7,6 +7,7 @@ ForebayError
 ├── MalformedEvent (ValueError)         an entry that cannot be read as the event that was asked for
 ├── NotFound (LookupError)              no such stream, group, event or dead letter
 ├── PublishUnknown                      perhaps stored, perhaps not; carries the ids, safe to repeat
+├── AgentError                          an agent failed too often in a row
 ├── HandlerTimeout (TimeoutError)       a handler ran longer than its `timeout`
 └── StoreError                          the store said no; nothing was stored
     ├── StoreUnavailable (ConnectionError)   not reachable or not ready: worth another try
@@ -78,6 +79,10 @@ class HandlerTimeout(ForebayError, TimeoutError):
     def __init__(self, message: str, still_running: Future[Any] | None = None) -> None:
         super().__init__(message)
         self.still_running = still_running
+
+
+class AgentError(ForebayError):
+    """An agent failed too often in a row to be started once more. Its cause is the last failure."""
 
 
 class StoreError(ForebayError):

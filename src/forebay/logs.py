@@ -11,6 +11,8 @@ import logging
 from forebay.event import Foreign
 from forebay.policy import describe
 from forebay.signals import (
+    AgentChanged,
+    AgentFailed,
     DeadLettered,
     Joined,
     LateAck,
@@ -36,6 +38,8 @@ def log(signals: Signals) -> None:
     signals.listen(_late_ack, LateAck)
     signals.listen(_joined, Joined)
     signals.listen(_loop_failed, LoopFailed)
+    signals.listen(_agent_failed, AgentFailed)
+    signals.listen(_agent_changed, AgentChanged)
 
 
 def _retried(signal: Retried) -> None:
@@ -76,6 +80,15 @@ def _loop_failed(signal: LoopFailed) -> None:
         "%s loop of %s for %s: %s; again in %.1f s",
         signal.loop, signal.stream, signal.group, _line(describe(signal.error)), signal.delay,
     )  # fmt: skip
+
+
+def _agent_failed(signal: AgentFailed) -> None:
+    again = "given up" if signal.delay is None else f"started again in {signal.delay:.1f} s"
+    logger.error("agent %s failed: %s; %s", signal.agent, _line(describe(signal.error)), again)
+
+
+def _agent_changed(signal: AgentChanged) -> None:
+    logger.info("agent %s: %s", signal.agent, signal.status)
 
 
 def _name(delivery: Delivery) -> str:

@@ -110,6 +110,21 @@ class LoopFailed(msgspec.Struct, frozen=True):
     delay: float
 
 
+class AgentFailed(msgspec.Struct, frozen=True):
+    """An agent failed; it is started again in `delay` seconds, or, with None, no more."""
+
+    agent: str
+    error: BaseException
+    delay: float | None
+
+
+class AgentChanged(msgspec.Struct, frozen=True):
+    """An agent went on to the next part of its life: initializing, started, draining, stopped, failed."""
+
+    agent: str
+    status: str
+
+
 class Signals:
     """The listeners of one bus. A listener that raises is logged and goes on listening."""
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Literal, Protocol, Self
 
 import msgspec
@@ -320,7 +320,29 @@ class Inspection(Protocol):
         ...
 
 
-class Store(Log, Leases, DeadLetters, Inspection, Protocol):
+class Notes(Protocol):
+    """Small values kept beside a stream, under names: what programs have to remember of it, or agree on.
+
+    For a few hundred notes a stream, each of at most some 100 KiB. A note may be kept for a stream that
+    has no entries; notes alone make no stream that `stats` would show.
+    """
+
+    async def notes(self, stream: str) -> dict[str, bytes]:
+        """All notes of the stream, by name."""
+        ...
+
+    async def note(
+        self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
+    ) -> bool:
+        """Keep the value under this name; None removes the note.
+
+        With `expected`, only where the note has just that value now (None: where there is no such
+        note); else False, and nothing changed: somebody else was faster.
+        """
+        ...
+
+
+class Store(Log, Leases, DeadLetters, Inspection, Notes, Protocol):
     """All of it. Used by one event loop, inside `async with`."""
 
     def twin(self) -> Store:

@@ -21,6 +21,7 @@ TABLE = {
     "dead": Listed("forebay.cli.dead", "List, show, redrive, purge and export dead letters."),
     "replay": Listed("forebay.cli.replay", "Deliver a range of events again, to one group."),
     "run": Listed("forebay.cli.run", "Run the handlers of a bus in a Python module."),
+    "agents": Listed("forebay.cli.agents", "Run agents under a supervisor; show how they are."),
     "demo": Listed("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
 }
 """Where each command lives. It is imported when it is called, and not for the help of the others."""

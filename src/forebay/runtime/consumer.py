@@ -110,6 +110,11 @@ class Consumer:
         return self._intake.held
 
     @property
+    def groups(self) -> list[tuple[str, str]]:
+        """The stream and the group that it serves."""
+        return [(self.reader.stream, self.reader.group)]
+
+    @property
     def quiet(self) -> bool:
         """Whether there was nothing to do at the last look."""
         return self._empty and not self._intake.held and not self._settler.unacked

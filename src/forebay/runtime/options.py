@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Self
 
 from forebay.errors import ConfigurationError
 from forebay.event import check_seconds
@@ -56,6 +59,16 @@ class Options:
             check_seconds("timeout", self.timeout, least=0.001)
         if not isinstance(self.dedup, bool):
             check_seconds("dedup", self.dedup)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """The options under these names; `ConfigurationError` says which name there is not."""
+        unknown = sorted(set(options) - set(cls.__slots__))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], cls.__slots__, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.__slots__)}"
+            raise ConfigurationError(f"unknown option {unknown[0]!r}; {hint}")
+        return cls(**options)
 
     @property
     def remember(self) -> float | None:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Literal, Self, TypeVar, get_args
 
 from forebay.errors import ConfigurationError, ForebayError, OutcomeUnknown, StoreUnavailable
@@ -50,6 +50,8 @@ Move = Literal[
     "stats",
     "pending",
     "durability",
+    "notes",
+    "note",
 ]
 
 T = TypeVar("T")
@@ -228,3 +230,11 @@ class FaultyStore:
 
     async def durability(self) -> Durability:
         return await self._call("durability", self.store.durability)
+
+    async def notes(self, stream: str) -> dict[str, bytes]:
+        return await self._call("notes", lambda: self.store.notes(stream))
+
+    async def note(
+        self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
+    ) -> bool:
+        return await self._call("note", lambda: self.store.note(stream, name, value, expected=expected))

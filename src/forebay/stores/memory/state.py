@@ -288,6 +288,8 @@ class State:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.streams: dict[str, Stream] = {}
+        self.notes: dict[str, dict[str, bytes]] = {}
+        """By stream; apart from the streams, as notes alone make none."""
 
 
 def stream_stats(name: str, stream: Stream, now: float) -> StreamStats:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import islice
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Self
 
 import msgspec
@@ -311,6 +311,25 @@ class MemoryStore:
     async def durability(self) -> Durability:
         note = "Events are kept in this process's memory and end with it. Use sqlite:/// or redis:// to keep them."
         return Durability(client_killed="lost", store_killed="lost", power_lost="lost", notes=(note,))
+
+    # Notes.
+
+    async def notes(self, stream: str) -> dict[str, bytes]:
+        with self._lock:
+            return dict(self._state.notes.get(stream, {}))
+
+    async def note(
+        self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
+    ) -> bool:
+        with self._lock:
+            kept = self._state.notes.setdefault(check_name("stream", stream), {})
+            if expected is not ... and kept.get(name) != expected:
+                return False
+            if value is None:
+                kept.pop(name, None)
+            else:
+                kept[name] = value
+            return True
 
     def _find(self, stream: str) -> Stream:
         """The stream, or an empty one where there is none."""

@@ -25,6 +25,8 @@ class Keys:
         """A hash: event id -> position, for ids appended with `unless_seen`."""
         self.ids_expiry = f"{tag}:ids_expiry"
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
+        self.notes = f"{tag}:notes"
+        """A hash: name -> value."""
         self._tag = tag
         self._groups: dict[str, Group] = {}
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Self
 
 from forebay.errors import ConfigurationError, OutcomeUnknown
@@ -412,6 +412,27 @@ class RedisStore:
 
     async def durability(self) -> Durability:
         return await inspection.durability(self._client)
+
+    # Notes.
+
+    async def notes(self, stream: str) -> dict[str, bytes]:
+        key = self._keys(stream).notes
+        found = await self._client.call(key, "HGETALL", key)
+        return {name.decode(): value for name, value in zip(found[::2], found[1::2], strict=True)}
+
+    async def note(
+        self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
+    ) -> bool:
+        condition: tuple[Part, ...]
+        match expected:
+            case None:
+                condition = ("none", "")
+            case bytes():
+                condition = ("just", expected)
+            case _:
+                condition = ("any", "")
+        change = ("remove",) if value is None else ("keep", value)
+        return bool(await self._client.run("note", (self._keys(stream).notes,), name, *condition, *change))
 
     def _keys(self, stream: str) -> Keys:
         keys = self._streams.get(stream)

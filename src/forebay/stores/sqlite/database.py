@@ -18,7 +18,8 @@ from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
 
 APPLICATION = 0x666F7265
-VERSION = 1
+VERSION = 2
+"""Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
 WAL_LIMIT = 64 * 1024 * 1024
 """The size in bytes that the write-ahead log is cut back to once it was larger."""
 
@@ -114,8 +115,8 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         try:
             # Somebody else may have been first.
-            if self._check_origin(connection) == 0:
-                connection.execute(files(__package__).joinpath("schema.sql").read_text("utf-8"))
+            for version in range(self._check_origin(connection) + 1, VERSION + 1):
+                connection.execute(files(__package__).joinpath(f"schema-{version}.sql").read_text("utf-8"))
             if _boot_id(connection) != boot_id:
                 self._begin_anew(connection)
             connection.execute("COMMIT")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Self, TypeVar
 
 from forebay.errors import ConfigurationError
@@ -25,7 +25,7 @@ from forebay.store import (
     StreamStats,
     Trimmed,
 )
-from forebay.stores.sqlite import inspection, leases, letters, log
+from forebay.stores.sqlite import inspection, leases, letters, log, notes
 from forebay.stores.sqlite.clock import Clock, MachineClock
 from forebay.stores.sqlite.database import Database, Synchronous, normalise
 from forebay.stores.sqlite.log import Append
@@ -225,6 +225,16 @@ class SQLiteStore:
             " last ones; the file stays whole. synchronous=full keeps them"
         )
         return Durability("kept", "kept", "at risk", (note,))
+
+    # Notes.
+
+    async def notes(self, stream: str) -> dict[str, bytes]:
+        return await self._look(partial(notes.notes, stream=stream))
+
+    async def note(
+        self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
+    ) -> bool:
+        return await self._move(partial(notes.note, stream=stream, name=name, value=value, expected=expected))
 
     # The way to the threads.
 

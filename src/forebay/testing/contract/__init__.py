@@ -22,10 +22,13 @@ from forebay.testing.contract.inspection import InspectionContract
 from forebay.testing.contract.leases import LeasesContract
 from forebay.testing.contract.letters import DeadLettersContract
 from forebay.testing.contract.log import LogContract
+from forebay.testing.contract.notes import NotesContract
 from forebay.testing.contract.settling import SettlingContract
 
 __all__ = ["Fields", "Plant", "StoreContract"]
 
 
-class StoreContract(LogContract, LeasesContract, SettlingContract, DeadLettersContract, InspectionContract):
+class StoreContract(
+    LogContract, LeasesContract, SettlingContract, DeadLettersContract, InspectionContract, NotesContract
+):
     """Every promise of the `Store` protocol."""

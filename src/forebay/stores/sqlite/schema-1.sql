@@ -1,4 +1,5 @@
 -- forebay's file format, version 1 (`PRAGMA user_version`; `PRAGMA application_id` says "fore").
+-- Each later `schema-N.sql` brings a file from the version before to version N.
 --
 -- Where a row stands is its state: an entry of a group is unread (behind the group's cursor), pending
 -- (a row in `pending` with a consumer), waiting (one without), dead (a copy in `dead`), or done (no row).

@@ -1,0 +1,30 @@
+"""Small values kept beside a stream."""
+
+from __future__ import annotations
+
+from types import EllipsisType
+
+from forebay.payload import check_name
+from forebay.stores.sqlite.turn import Turn
+
+
+def notes(turn: Turn, stream: str) -> dict[str, bytes]:
+    """All notes of a stream, by name."""
+    rows = turn.rows(
+        "SELECT name, value FROM notes WHERE namespace = ? AND stream = ? ORDER BY name", (turn.namespace, stream)
+    )
+    return dict(rows)
+
+
+def note(turn: Turn, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None) -> bool:
+    """Keep or remove a note; False where it is not as expected."""
+    place = (turn.namespace, check_name("stream", stream), name)
+    if expected is not ...:
+        now = turn.value("SELECT value FROM notes WHERE namespace = ? AND stream = ? AND name = ?", place)
+        if now != expected:
+            return False
+    if value is None:
+        turn.run("DELETE FROM notes WHERE namespace = ? AND stream = ? AND name = ?", place)
+    else:
+        turn.run("INSERT OR REPLACE INTO notes (namespace, stream, name, value) VALUES (?, ?, ?, ?)", (*place, value))
+    return True
