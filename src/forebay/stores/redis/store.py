@@ -70,11 +70,16 @@ class RedisStore:
         return f"RedisStore({self._client.name}, namespace={self._namespace!r})"
 
     def twin(self) -> RedisStore:
-        return RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+        twin = RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+        # What this store began on is not to stop what it needs in order to go on.
+        twin._client.allow_eviction = True
+        return twin
 
     async def __aenter__(self) -> Self:
         try:
             await self._client.topology.look()
+            if not self._client.allow_eviction:
+                await inspection.check_eviction(self._client)
         except BaseException:
             await self._client.close()
             raise

@@ -45,7 +45,8 @@ class SQLiteStore:
 
     `synchronous="full"` flushes every commit to the disk; "normal" leaves that to the system, so that
     a power failure may take the last commits with it, and is several times faster for single events.
-    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk.
+    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk: network
+    and FUSE file systems are refused, unless `any_file_system`.
 
     Positions are whole numbers, counted over all streams of the file.
     """
@@ -57,6 +58,7 @@ class SQLiteStore:
         namespace: str = "events",
         synchronous: Synchronous = "full",
         busy_timeout: float = 10.0,
+        any_file_system: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
@@ -65,6 +67,7 @@ class SQLiteStore:
         self._namespace = check_name("namespace", namespace)
         self._synchronous: Synchronous = synchronous
         self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
+        self._any_file_system = any_file_system
         self._clock = clock or MachineClock()
         self._open: Opened | None = None
 
@@ -74,6 +77,7 @@ class SQLiteStore:
             namespace=self._namespace,
             synchronous=self._synchronous,
             busy_timeout=self._busy_timeout,
+            any_file_system=self._any_file_system,
             clock=self._clock,
         )
 
@@ -81,7 +85,11 @@ class SQLiteStore:
         if self._open is not None:
             raise ConfigurationError(f"the store on {self.path} is open already; `twin()` makes another one")
         database = Database(
-            self.path, synchronous=self._synchronous, busy_timeout=self._busy_timeout, clock=self._clock
+            self.path,
+            synchronous=self._synchronous,
+            busy_timeout=self._busy_timeout,
+            any_file_system=self._any_file_system,
+            clock=self._clock,
         )
         self._open = await Opened.open(database, self._namespace)
         return self
