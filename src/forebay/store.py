@@ -43,7 +43,8 @@ class Reader(msgspec.Struct, frozen=True):
 
     With `ordered` the store hands the group's events to one consumer at a time: `read`, `due` and
     `claim` return nothing while another consumer of the group holds an entry, except that `claim`
-    takes over from consumers all of whose leases have run out, oldest entry first.
+    takes over from consumers all of whose leases have run out, oldest entry first; what was given back
+    and is due is among these, lest a later entry come before it.
     """
 
     stream: str

@@ -251,8 +251,9 @@ class Consumer:
 
     async def _take_over(self, claimed: list[Delivery], asked: float) -> None:
         for delivery in claimed:
-            self._signals.emit(Recovered(delivery))
-            self._suspects.add(delivery)
+            if delivery.recovered:
+                self._signals.emit(Recovered(delivery))
+                self._suspects.add(delivery)
         await self._take(claimed, asked, first=True)
 
     async def _take(self, deliveries: list[Delivery], asked: float, *, first: bool = False) -> None:

@@ -187,7 +187,9 @@ class MemoryStore:
             latest = now - idle
             if reader.ordered and group.is_held_by_another(reader.consumer, since=latest):
                 return []
-            silent = (position for position, lease in group.leased.items() if lease.renewed <= latest)
+            silent = [position for position, lease in group.leased.items() if lease.renewed <= latest]
+            if reader.ordered and silent:
+                silent += [position for position, wait in group.waiting.items() if wait.due <= now]
             oldest = heapq.nsmallest(limit, silent)
             return [group.lease_again(reader, position, log.at(position), now) for position in oldest]
 

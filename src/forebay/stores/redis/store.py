@@ -226,9 +226,10 @@ class RedisStore:
         keys = self._keys(reader.stream)
         place = (reader.stream, reader.group)
         sweep = time.monotonic() >= self._sweep_at.get(place, 0.0)
-        cursor, rows = await self._client.run(
+        own = keys.group(reader.group)
+        cursor, rows, waited = await self._client.run(
             "claim",
-            (keys.stream, keys.group(reader.group).attempts),
+            (keys.stream, own.attempts, own.waiting),
             reader.group,
             reader.consumer,
             _ms(idle),
@@ -241,7 +242,8 @@ class RedisStore:
         self._cursors[place] = cursor.decode()
         if sweep:
             self._sweep_at[place] = time.monotonic() + SWEEP
-        return await self._deliver(reader, rows, recovered=True)
+        found = [*await self._deliver(reader, waited), *await self._deliver(reader, rows, recovered=True)]
+        return sorted(found, key=lambda delivery: [int(part) for part in delivery.position.split("-")])
 
     async def _deliver(self, reader: Reader, rows: Iterable[Row], *, recovered: bool = False) -> list[Delivery]:
         """The deliveries in these rows; entries meant for another group are finished on the way."""
