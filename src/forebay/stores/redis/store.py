@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Self
@@ -150,13 +150,19 @@ class RedisStore:
         return last[0][0].decode() if last else START
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         key = self._keys(stream).stream
         limits = ("" if max_length is None else max_length, "" if max_age is None else _ms(max_age))
         removed = dropped = 0
         while True:
-            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK)
+            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK, *past)
             removed += count
             dropped += unfinished
             if count < CHUNK:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType, TracebackType
@@ -134,12 +134,18 @@ class SQLiteStore:
         return str(await self._look(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         until = await self._look(partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age))
         removed = dropped = 0
         while until:
-            part = await self._move(partial(log.trim, stream=stream, until=until, force=force))
+            part = await self._move(partial(log.trim, stream=stream, until=until, force=force, past=past))
             removed += part.removed
             dropped += part.dropped
             if part.removed < log.TRIMMED_AT_ONCE:
