@@ -19,7 +19,7 @@ from forebay.stores.sqlite.errors import to_store_error
 from forebay.stores.sqlite.filesystem import far_type
 
 APPLICATION = 0x666F7265
-VERSION = 2
+VERSION = 3
 """Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
 WAL_LIMIT = 64 * 1024 * 1024
 """The size in bytes that the write-ahead log is cut back to once it was larger."""
