@@ -9,7 +9,9 @@ from forebay.bus import (
     RedisEventBus,
     connect,
 )
+from forebay.chain import Chain
 from forebay.errors import (
+    AgentError,
     ConfigurationError,
     ForebayError,
     HandlerTimeout,
@@ -31,12 +33,15 @@ from forebay.errors import (
 from forebay.event import Event
 from forebay.payload import Limits
 from forebay.policy import Retry
-from forebay.store import DeadLetter, Durability, GroupStats, Pending, StreamStats
+from forebay.retention import Retention
+from forebay.store import DeadLetter, Durability, GroupStats, Pending, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentError",
+    "Chain",
     "ConfigurationError",
     "DeadLetter",
     "Durability",
@@ -60,6 +65,7 @@ __all__ = [
     "PublishUnknown",
     "RedisEventBus",
     "Reject",
+    "Retention",
     "Retry",
     "RetryAfter",
     "StoreDamaged",
@@ -69,5 +75,6 @@ __all__ = [
     "StoreUnavailable",
     "StreamStats",
     "TransferRefused",
+    "Trimmed",
     "connect",
 ]

@@ -6,25 +6,28 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from forebay.cause import with_cause
+from forebay.chain import Chain, chain
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
 from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, is_payload_class, type_name
 from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
-from forebay.runtime import Consumer, LeaseKeeper, Options, handler_name, run_together, stopped_by_signals
+from forebay.retention import Caretaker, Retention, enforce, rule_of, set_rule
+from forebay.runtime import LeaseKeeper, Options, Runnable, handler_name, stopped_by_signals
 from forebay.runtime.supervise import PASSING
 from forebay.signals import LoopFailed, Published, Signals
-from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats
+from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import Engine, EventStreamConsumer
 from forebay.urls import default_url, mask, open_store
 
@@ -39,9 +42,24 @@ UNSURE = 10_000
 
 
 class EventType(Enum):
-    """Event types that forebay itself gives a meaning."""
+    """Event types that forebay itself gives a meaning: those that its agents speak and hear."""
 
     HEALTH_CHECK = "health_check"
+    HEALTH_REPORT = "health_report"
+    AGENT_HEARTBEAT = "agent_heartbeat"
+    AGENT_UNHEALTHY = "agent_unhealthy"
+    AGENT_RECOVERED = "agent_recovered"
+    FILE_CREATED = "file_created"
+    FILE_MODIFIED = "file_modified"
+    FILE_DELETED = "file_deleted"
+
+
+class Agent(Protocol):
+    """What `run` takes beside the handlers registered with `on`: `forebay.agents.BaseAgent` is one."""
+
+    def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
+        """What runs it on this bus; `wait` is the longest that one of its reads may take, in seconds."""
+        ...
 
 
 class EventBus:
@@ -66,6 +84,8 @@ class EventBus:
         log(self.signals)
         keeper = LeaseKeeper(self.store.twin, self._keeper_failed)
         self._engine = Engine(self.store, self.signals, keeper, limits)
+        self._caretaker = Caretaker(self.store, self.signals, self._served)
+        self._caring: asyncio.Task[None] | None = None
         self._limits = limits
         self._window = check_seconds("idempotency_window", idempotency_window)
         self._subscriptions: list[tuple[EventStreamConsumer, Callable[..., Any]]] = []
@@ -80,12 +100,16 @@ class EventBus:
             raise ConfigurationError("this bus is open already; one `async with bus` at a time")
         await self.store.__aenter__()
         self._open = True
+        self._caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
+        if self._caring is not None:
+            self._caring.cancel()
+            await asyncio.wait([self._caring])
         await self.store.__aexit__(kind, error, trace)
 
     # Publishing.
@@ -113,6 +137,7 @@ class EventBus:
         was stored, and `PublishUnknown` where the answer was lost: publish again with its `id`.
         """
         stream, payload = self._type_and_payload(event, data)
+        headers = with_cause(headers)
         record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
         await self._store(stream, (record,), known=id is not None, delay=_delay(delay, at))
         return record.id
@@ -136,6 +161,7 @@ class EventBus:
         """
         stream = type_name(event)
         payloads = list(data)
+        headers = with_cause(headers)
         for name, column in (("keys", keys), ("ids", ids)):
             if column is not None and len(column) != len(payloads):
                 raise InvalidEvent(f"{len(payloads)} payloads, but {len(column)} {name}: give one for each")
@@ -157,6 +183,7 @@ class EventBus:
 
     async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
         self._require_open()
+        self._caretaker.touched.add(stream)
         started = time.perf_counter()
         try:
             if delay is not None:
@@ -261,47 +288,49 @@ class EventBus:
         `consumer_name` is the beginning of the consumer's name (host and process by default), which is
         made unique: what a dead consumer left pending is taken over when its lease runs out, by whatever name.
         """
-        try:
-            parsed = Options(**options)
-        except TypeError:
-            known = ", ".join(name for name in Options.__slots__)
-            wrong = ", ".join(sorted(set(options) - set(Options.__slots__)))
-            raise ConfigurationError(f"unknown option {wrong!r}; there are {known}") from None
-        return EventStreamConsumer(self._engine, event_type, consumer_group, consumer_name, parsed)
+        return EventStreamConsumer(self._engine, event_type, consumer_group, consumer_name, Options.parse(options))
 
-    async def run(self, *, until_idle: bool = False, concurrency: int | None = None, grace: float = 10.0) -> None:
-        """Run the handlers registered with `on` until SIGTERM, SIGINT or `stop`.
+    def run(
+        self, *agents: Agent, until_idle: bool = False, concurrency: int | None = None, grace: float = 10.0
+    ) -> Coroutine[Any, Any, None]:
+        """Run the handlers registered with `on`, and these agents, until SIGTERM, SIGINT or `stop`.
 
         With `until_idle`, until every event of their streams is handled or dead: nothing unread,
         pending or waiting for a retry; events scheduled for later do not count until they are due.
         At the end it reads nothing more, gives running handlers `grace` seconds, and hands back what
-        they have not finished. `concurrency` overrides that of every handler. In the main thread the
-        first of the two signals ends the run in this way, a second one at once.
+        they have not finished. `concurrency` overrides that of every handler registered with `on`. In
+        the main thread the first of the two signals ends the run in this way, a second one at once.
+
+        An agent is a `forebay.agents.BaseAgent`; one that fails is started again, and the others go on.
         """
         self._require_open()
-        if not self._subscriptions:
-            raise ConfigurationError("no handlers: decorate functions with @bus.on(...) before bus.run()")
-        consumers = [
-            await subscription.consumer(function, concurrency=concurrency, wait=IDLE_LOOK if until_idle else None)
-            for subscription, function in self._subscriptions
-        ]
+        if not self._subscriptions and not agents:
+            raise ConfigurationError(
+                "no handlers: decorate functions with @bus.on(...) before bus.run(), or name agents"
+            )
+        wait = IDLE_LOOK if until_idle else None
+        parts: list[Runnable] = [agent.on_bus(self, wait=wait) for agent in agents]
+        run = self._engine.begin()
 
         async def idle() -> None:
-            while not await self._is_idle(consumers):
+            while not await self._is_idle(parts):
                 await asyncio.sleep(IDLE_LOOK)
 
-        self._engine.running.extend(consumers)
-        try:
+        async def go() -> None:
+            for subscription, function in self._subscriptions:
+                parts.append(await subscription.consumer(function, concurrency=concurrency, wait=wait))
+            _require_different(parts)
             with stopped_by_signals(self.stop):
-                await run_together(consumers, grace=grace, until=idle if until_idle else None)
-        finally:
-            for consumer in consumers:
-                self._engine.running.remove(consumer)
+                await run.go(parts, grace=grace, until=idle if until_idle else None)
+
+        return go()
 
     def stop(self) -> None:
-        """Let every `run` and `consume_events` of this bus end in its orderly way."""
-        for consumer in self._engine.running:
-            consumer.stop()
+        """Let every `run` and `consume_events` of this bus end in its orderly way.
+
+        Those too that were called and have not begun yet.
+        """
+        self._engine.stop()
 
     @property
     def last_read(self) -> float | None:
@@ -310,13 +339,13 @@ class EventBus:
         The sign of life for a probe: while the store answers it grows at least each second, also
         while a consumer has its hands full. None while nothing runs, or something has not read yet.
         """
-        times = [consumer.last_read for consumer in self._engine.running]
+        times = [part.last_read for part in self._engine.running]
         return None if None in times else min((t for t in times if t is not None), default=None)
 
-    async def _is_idle(self, consumers: Sequence[Consumer]) -> bool:
-        if not all(consumer.quiet for consumer in consumers):
+    async def _is_idle(self, parts: Sequence[Runnable]) -> bool:
+        if not all(part.quiet for part in parts):
             return False
-        ours = {(consumer.reader.stream, consumer.reader.group) for consumer in consumers}
+        ours = {place for part in parts for place in part.groups}
         with contextlib.suppress(*PASSING):
             found = await self.store.stats(sorted({stream for stream, _ in ours}))
             groups = [group for stream in found for group in stream.groups if (stream.stream, group.group) in ours]
@@ -355,6 +384,10 @@ class EventBus:
         entry = await find(self.store, type_name(event), id)
         kind = event if is_payload_class(event) else Any
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
+
+    async def chain(self, event: Event) -> Chain:
+        """All events that this one caused, or that caused it, as far as the agents that published them said so."""
+        return await chain(self.store, event, limits=self._limits)
 
     async def replay(
         self,
@@ -426,6 +459,34 @@ class EventBus:
         """Streams with their groups: these, or all. Counts that the store cannot tell are None."""
         return await self.store.stats([type_name(event) for event in events] if events else None)
 
+    async def retain(
+        self,
+        event: object,
+        *,
+        max_age: float | None = None,
+        max_length: int | None = None,
+        hard_length: int | None = None,
+        group_lifetime: float | None = None,
+    ) -> Trimmed:
+        """From now on keep the stream's events only so long; return what left it at once. See `Retention`.
+
+        The rule replaces the one before, is kept in the store, and holds for every process: those that
+        publish to the stream or consume it see to it, some seconds apart. Without arguments the stream
+        keeps everything again.
+        """
+        rule = Retention(max_age=max_age, max_length=max_length, hard_length=hard_length, group_lifetime=group_lifetime)
+        stream = type_name(event)
+        await set_rule(self.store, stream, rule)
+        groups = {group for its, group in self._served() if its == stream}
+        return await enforce(self.store, stream, self.signals, at_work=groups)
+
+    async def retention(self, event: object) -> Retention | None:
+        """How long the stream keeps its events; None: for ever."""
+        return await rule_of(self.store, type_name(event))
+
+    def _served(self) -> list[tuple[str, str]]:
+        return [place for part in self._engine.running for place in part.groups]
+
     async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""
         stream, found, after = type_name(event), list[Pending](), START
@@ -488,6 +549,17 @@ class InMemoryEventBus(EventBus):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("memory://", **options)
+
+
+def _require_different(parts: Sequence[Runnable]) -> None:
+    seen = set()
+    for stream, group in (place for part in parts for place in part.groups):
+        if (stream, group) in seen:
+            raise ConfigurationError(
+                f"group {group!r} would handle {stream!r} twice in one run; two agents, or an agent and a handler,"
+                " share that name: rename one"
+            )
+        seen.add((stream, group))
 
 
 def _delay(delay: float | None, at: datetime | None) -> float | None:

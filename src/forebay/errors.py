@@ -8,6 +8,7 @@ ForebayError
 ├── NotFound (LookupError)              no such stream, group, event or dead letter
 ├── PublishUnknown                      perhaps stored, perhaps not; carries the ids, safe to repeat
 ├── TransferRefused                     a copy that would mix or lose something; it can be run again
+├── AgentError                          an agent failed too often in a row
 ├── HandlerTimeout (TimeoutError)       a handler ran longer than its `timeout`
 └── StoreError                          the store said no; nothing was stored
     ├── StoreUnavailable (ConnectionError)   not reachable or not ready: worth another try
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Sequence
+from typing import Any
 
 MOST_SECONDS = 1e9
 """Any time span is shorter than this, some thirty years."""
@@ -82,9 +84,13 @@ class HandlerTimeout(ForebayError, TimeoutError):
     `still_running` is the thread's future where the handler is a plain function: nothing can stop it.
     """
 
-    def __init__(self, message: str, still_running: Future[object] | None = None) -> None:
+    def __init__(self, message: str, still_running: Future[Any] | None = None) -> None:
         super().__init__(message)
         self.still_running = still_running
+
+
+class AgentError(ForebayError):
+    """An agent failed too often in a row to be started once more. Its cause is the last failure."""
 
 
 class StoreError(ForebayError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, InvalidEvent, MalformedEvent
 from forebay.payload import LIMITS, Limits, decode, encode
+
+_UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -67,6 +70,12 @@ def new_id(now: float | None = None) -> str:
     chance = int.from_bytes(os.urandom(10), "big")
     text = f"{moment:012x}7{chance >> 68 & 0xFFF:03x}{0x8 | chance >> 62 & 0x3:x}{chance & 0xFFFFFFFFFFFFFFF:015x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def made_at(id: str) -> datetime | None:
+    """When an id was made by `new_id`, by the publisher's clock; None for an id of another kind."""
+    made = _UUID7.fullmatch(id)
+    return datetime.fromtimestamp(int(made[1] + made[2], 16) / 1000, UTC) if made else None
 
 
 def check_id(id: object) -> str:

@@ -11,7 +11,10 @@ import logging
 from forebay.event import Foreign
 from forebay.policy import describe
 from forebay.signals import (
+    AgentChanged,
+    AgentFailed,
     DeadLettered,
+    GroupGone,
     Joined,
     LateAck,
     LeaseLost,
@@ -19,6 +22,7 @@ from forebay.signals import (
     Recovered,
     Retried,
     Signals,
+    StreamTrimmed,
     Vanished,
 )
 from forebay.store import Delivery
@@ -36,6 +40,10 @@ def log(signals: Signals) -> None:
     signals.listen(_late_ack, LateAck)
     signals.listen(_joined, Joined)
     signals.listen(_loop_failed, LoopFailed)
+    signals.listen(_stream_trimmed, StreamTrimmed)
+    signals.listen(_group_gone, GroupGone)
+    signals.listen(_agent_failed, AgentFailed)
+    signals.listen(_agent_changed, AgentChanged)
 
 
 def _retried(signal: Retried) -> None:
@@ -76,6 +84,30 @@ def _loop_failed(signal: LoopFailed) -> None:
         "%s loop of %s for %s: %s; again in %.1f s",
         signal.loop, signal.stream, signal.group, _line(describe(signal.error)), signal.delay,
     )  # fmt: skip
+
+
+def _stream_trimmed(signal: StreamTrimmed) -> None:
+    if signal.dropped:
+        logger.warning(
+            "%s dropped %d events, %d of them unfinished, by its rule for keeping them",
+            signal.stream, signal.removed, signal.dropped,
+        )  # fmt: skip
+
+
+def _group_gone(signal: GroupGone) -> None:
+    logger.warning(
+        "%s waits no longer for its group %s, which has had no consumer for %.0f s",
+        signal.stream, signal.group, signal.silent,
+    )  # fmt: skip
+
+
+def _agent_failed(signal: AgentFailed) -> None:
+    again = "given up" if signal.delay is None else f"started again in {signal.delay:.1f} s"
+    logger.error("agent %s failed: %s; %s", signal.agent, _line(describe(signal.error)), again)
+
+
+def _agent_changed(signal: AgentChanged) -> None:
+    logger.info("agent %s: %s", signal.agent, signal.status)
 
 
 def _name(delivery: Delivery) -> str:

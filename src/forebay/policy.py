@@ -35,10 +35,10 @@ class Retry:
 
     def __post_init__(self) -> None:
         attempts: object = self.attempts
-        if not isinstance(attempts, int) or attempts < 1:
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise ConfigurationError(f"Retry(attempts={self.attempts!r}): give a whole number from 1")
         times: tuple[object, ...] = (self.base, self.cap)
-        if not all(isinstance(time, (int, float)) for time in times) or not 0 <= self.base <= self.cap < MOST_SECONDS:
+        if not all(type(time) in (int, float) for time in times) or not 0 <= self.base <= self.cap < MOST_SECONDS:
             raise ConfigurationError(f"Retry(base={self.base!r}, cap={self.cap!r}): give seconds, 0 <= base <= cap")
         if not _is_rule(self.on):
             raise ConfigurationError(

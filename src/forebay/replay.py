@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
 from forebay.errors import ConfigurationError, NotFound
-from forebay.event import Record
+from forebay.event import Record, made_at
 from forebay.store import END, START, Entry, Log, Store
 
 CHUNK = 500
@@ -20,7 +20,6 @@ SKEW = 60.0
 """Seconds by which a publisher's clock may differ from the store's, when an event is looked up by its id."""
 
 _POSITION = re.compile(r"\d{1,20}(-\d{1,20})?")
-_UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 Place = str | datetime
 """A place in a stream: "earliest", "latest", a position, or an aware datetime."""
@@ -109,8 +108,7 @@ async def find(log: Log, stream: str, id: str) -> Entry:
         there = await log.scan(stream, until=id, limit=1, newest=True)
         if there and there[0].position == id:
             return there[0]
-    if match := _UUID7.fullmatch(id):
-        made = datetime.fromtimestamp(int(match[1] + match[2], 16) / 1000, UTC)
+    if made := made_at(id):
         near = await log.locate(stream, made - timedelta(seconds=SKEW))
         far = await log.locate(stream, made + timedelta(seconds=SKEW))
         if near != END and (found := await _search(log, stream, id, near, far)):

@@ -55,7 +55,7 @@ class DeadLettered(msgspec.Struct, frozen=True):
 
 
 class Released(msgspec.Struct, frozen=True):
-    """Events were given back untried, because their consumer stops."""
+    """Events were given back untried: their consumer stops, or can no longer be sure of their leases."""
 
     deliveries: tuple[Delivery, ...]
 
@@ -100,6 +100,22 @@ class Joined(msgspec.Struct, frozen=True):
     healed: bool
 
 
+class StreamTrimmed(msgspec.Struct, frozen=True):
+    """Events left a stream by its rule for keeping them; some group had not finished `dropped` of them."""
+
+    stream: str
+    removed: int
+    dropped: int
+
+
+class GroupGone(msgspec.Struct, frozen=True):
+    """A group has had no consumer for `silent` seconds, and its stream waits for it no longer."""
+
+    stream: str
+    group: str
+    silent: float
+
+
 class LoopFailed(msgspec.Struct, frozen=True):
     """A loop of a consumer met a passing error and goes on in `delay` seconds."""
 
@@ -108,6 +124,21 @@ class LoopFailed(msgspec.Struct, frozen=True):
     group: str
     error: BaseException
     delay: float
+
+
+class AgentFailed(msgspec.Struct, frozen=True):
+    """An agent failed; it is started again in `delay` seconds, or, with None, no more."""
+
+    agent: str
+    error: BaseException
+    delay: float | None
+
+
+class AgentChanged(msgspec.Struct, frozen=True):
+    """An agent went on to the next part of its life: initializing, started, draining, stopped, failed."""
+
+    agent: str
+    status: str
 
 
 class Signals:

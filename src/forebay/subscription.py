@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 from forebay.payload import Limits, check_name, is_payload_class, type_name
 from forebay.replay import check_place, last_position, resolve
-from forebay.runtime import Consumer, Handler, LeaseKeeper, Options, run_together
+from forebay.runtime import Around, Consumer, Handler, LeaseKeeper, Options, Run, Runnable
 from forebay.signals import Signals
 from forebay.store import END, Reader, Store
 
@@ -24,7 +25,23 @@ class Engine:
     signals: Signals
     keeper: LeaseKeeper
     limits: Limits
-    running: list[Consumer] = field(default_factory=list)
+    runs: WeakSet[Run] = field(default_factory=WeakSet)
+
+    def begin(self) -> Run:
+        """A run that `stop` ends from now on, also before it has any parts."""
+        run = Run()
+        self.runs.add(run)
+        return run
+
+    @property
+    def running(self) -> list[Runnable]:
+        """All that runs now."""
+        return [part for run in self.runs for part in run.parts]
+
+    def stop(self) -> None:
+        """Let every run end in its orderly way."""
+        for run in list(self.runs):
+            run.stop()
 
 
 class EventStreamConsumer:
@@ -42,27 +59,32 @@ class EventStreamConsumer:
     def __repr__(self) -> str:
         return f"<EventStreamConsumer {self.stream} for {self.group}>"
 
-    async def consume_events(self, handler: Callable[..., Any], *, grace: float = 10.0) -> None:
+    def consume_events(self, handler: Callable[..., Any], *, grace: float = 10.0) -> Coroutine[Any, Any, None]:
         """Handle the stream's events with `handler` until `bus.stop()`, or until cancelled.
 
         Makes the group if need be. What another consumer of the group left pending is taken over once
         its lease has run out. Either way of ending lets running handlers finish within `grace` seconds
         and gives the rest back.
         """
-        consumer = await self.consumer(handler)
-        self._engine.running.append(consumer)
-        try:
-            await run_together([consumer], grace=grace)
-        finally:
-            self._engine.running.remove(consumer)
+        run = self._engine.begin()
+
+        async def consume() -> None:
+            await run.go([await self.consumer(handler)], grace=grace)
+
+        return consume()
 
     async def consumer(
-        self, function: Callable[..., Any], *, concurrency: int | None = None, wait: float | None = None
+        self,
+        function: Callable[..., Any],
+        *,
+        concurrency: int | None = None,
+        wait: float | None = None,
+        around: Around | None = None,
     ) -> Consumer:
         """A consumer that is ready to run; `ConfigurationError` where the function cannot be a handler."""
         options = self.options if concurrency is None else replace(self.options, concurrency=concurrency)
         engine = self._engine
-        handler = self.handler(function, options)
+        handler = self.handler(function, options, around=around)
         start = await resolve(engine.store, self.stream, options.start)
         if start == END:
             # A place that can be gone back to, should the group be lost before it has read anything.
@@ -79,7 +101,9 @@ class EventStreamConsumer:
             **({} if wait is None else {"wait": wait}),
         )
 
-    def handler(self, function: Callable[..., Any], options: Options | None = None) -> Handler:
+    def handler(
+        self, function: Callable[..., Any], options: Options | None = None, *, around: Around | None = None
+    ) -> Handler:
         """The function as the runtime calls it."""
         options = options or self.options
         return Handler(
@@ -88,6 +112,7 @@ class EventStreamConsumer:
             batch=options.batch is not None,
             timeout=options.timeout,
             threads=options.concurrency,
+            around=around,
         )
 
 

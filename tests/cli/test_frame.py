@@ -85,6 +85,25 @@ def test_an_error_is_one_line_and_exit_code_1(forebay: Forebay) -> None:
         assert ended.err.startswith("forebay: ")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_empty_and_go_nowhere(forebay: Forebay, closed: str) -> None:
+    for arguments, code in (
+        ("publish order_placed - </dev/null", 0),
+        ("publish order_placed -", 0),
+        ("publish order_placed 5", 0),
+        ("tail order_placed --no-follow", 0),
+        ("streams", 0),
+        ("get order_placed nothing", 1),
+        ("dead redrive order_placed", 0),
+    ):
+        command = f"{sys.executable} -m forebay {arguments} {closed}"
+        ended = subprocess.run(command, shell=True, input="", capture_output=True, text=True, check=False)
+
+        assert code == ended.returncode, ended
+        assert "Traceback" not in ended.stderr
+    assert b"SQLite" == (forebay.folder / "events.db").read_bytes()[:6]
+
+
 def test_wrong_usage_is_exit_code_2(forebay: Forebay) -> None:
     for arguments in (
         ["publis"],

@@ -249,6 +249,31 @@ def test_a_retry_rule_that_is_none_is_refused_at_once(on: Any) -> None:
         Retry(on=on)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"ordered": "no"},
+        {"ordered": 1},
+        {"dedup": "yes"},
+        {"concurrency": 10**6},
+        {"concurrency": True},
+        {"batch": 0},
+        {"prefetch": 10**9},
+        {"timeout": True},
+    ],
+    ids=str,
+)
+def test_an_option_of_the_wrong_kind_is_refused_with_what_to_give(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{next(iter(option))}=.*give"):
+        EventBus("memory://").on("t", **option)(lambda event: None)
+
+
+@pytest.mark.parametrize("option", [{"attempts": True}, {"attempts": 1.0}, {"base": True}, {"cap": "1"}], ids=str)
+def test_a_retry_of_the_wrong_kind_is_refused_with_what_to_give(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{next(iter(option))}=.*give"):
+        Retry(**option)
+
+
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e300, -1])
 def test_a_wait_that_never_ends_is_refused(seconds: float) -> None:
     with pytest.raises(ConfigurationError):

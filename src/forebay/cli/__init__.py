@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from forebay.cli.commands import Commands, Listed, global_options
+from forebay.cli.standard import stand_in
 
 TABLE = {
     "publish": Listed("forebay.cli.publish", "Publish one event, or many from stdin."),
@@ -21,6 +22,8 @@ TABLE = {
     "replay": Listed("forebay.cli.replay", "Deliver a range of events again, to one group."),
     "copy": Listed("forebay.cli.copy", "Copy all streams of one store into another."),
     "run": Listed("forebay.cli.run", "Run the handlers of a bus in a Python module."),
+    "agents": Listed("forebay.cli.agents", "Run agents under a supervisor; show how they are."),
+    "migrate": Listed("forebay.cli.migrate", "Move agents from an old bus to this one, and compare both."),
     "demo": Listed("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
 }
 """Where each command lives. It is imported when it is called, and not for the help of the others."""
@@ -41,4 +44,5 @@ def cli(**_: object) -> None:
 
 def main() -> None:
     """The entry point of the command `forebay`."""
+    stand_in()
     cli(prog_name="forebay")

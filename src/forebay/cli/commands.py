@@ -129,13 +129,8 @@ def with_bus(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
 
     @functools.wraps(command)
     def call(**options: Any) -> None:
-        root = click.get_current_context().find_root()
-        asked = root.params
-        url = asked["url"] or default_url()
-        if url.startswith("memory:"):
-            raise ConfigurationError("memory:// would end with this command; name a store that lasts, e.g. with --url")
-        if mask(url) != url and root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
-            talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
+        asked = click.get_current_context().find_root().params
+        url = chosen_url()
 
         async def run() -> None:
             async with connect(url, namespace=asked["namespace"]) as bus:
@@ -144,6 +139,17 @@ def with_bus(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
         asyncio.run(run())
 
     return call
+
+
+def chosen_url() -> str:
+    """The URL of the global options; warns where it shows a password, refuses one that would not last."""
+    root = click.get_current_context().find_root()
+    url: str = root.params["url"] or default_url()
+    if url.startswith("memory:"):
+        raise ConfigurationError("memory:// would end with this command; name a store that lasts, e.g. with --url")
+    if mask(url) != url and root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
+    return url
 
 
 def talk(text: str) -> None:

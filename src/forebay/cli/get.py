@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from forebay import DeadLetter, Event, EventBus, Pending
-from forebay.cli.commands import with_bus
+from forebay import Chain, DeadLetter, Event, EventBus, Pending
+from forebay.cause import CAUSATION
+from forebay.chain import LOOKED_AT
+from forebay.cli.commands import talk, with_bus
 from forebay.cli.output import Column, Output
 from forebay.cli.records import event_as_json, event_id
 from forebay.cli.text import ago, as_indented_json, as_json, moment, on_one_line, span
@@ -30,14 +33,18 @@ async def get(bus: EventBus, output: Output, *, type: str, id: str) -> None:
     dead     the group gave up on it
     done     handled; or published before the group began to read
 
-    An event that was redriven or replayed to a group has a further line for each time.
+    An event that was redriven or replayed to a group has a further line for each time. What agents published
+    because of it, and what it was published because of, is shown as a tree.
     """
     event = await bus.get(type, id)
     deliveries = await _deliveries(bus, event)
+    found = await bus.chain(event)
     if output.json:
-        output.value({**event_as_json(event), "groups": deliveries})
+        output.value({**event_as_json(event), "groups": deliveries, "chain": [_link(each) for each in found.events]})
         return
     _show_event(output, event)
+    if len(found.events) > 1:
+        _show_chain(output, found, event)
     if output.terminal and deliveries:
         click.echo()
     if output.terminal:
@@ -66,6 +73,50 @@ def _show_event(output: Output, event: Event) -> None:
         if value is not None:
             click.echo(f"{name:<10} {on_one_line(value)}")
     click.echo(f"\n{as_indented_json(event.data)}")
+
+
+def _show_chain(output: Output, found: Chain, event: Event) -> None:
+    """The chain as a tree on a terminal, else a line for each of its events."""
+    if not output.terminal:
+        for each in found.events:
+            output.fields(["chain", *_link(each).values()])
+        return
+    click.echo()
+    for lead, each in _tree(found):
+        mark = "  <- this one" if each.id == event.id else ""
+        click.echo(f"{lead}{on_one_line(f'{each.type}  {each.id}  from {each.source}{mark}')}")
+    for stream in found.unsearched:
+        talk(f"{stream} is long; what it holds of this chain after its first {LOOKED_AT:,} entries is not shown")
+
+
+def _tree(found: Chain) -> Iterator[tuple[str, Event]]:
+    """The events, each below its cause, with what is to be drawn in front of it."""
+    # Ids that publishers chose may lead round in a circle, so nothing is drawn twice, and nothing left out.
+    drawn: set[str] = set()
+    # A chain of agents that answer each other may be as long as one likes: no recursion.
+    waiting = [("", "", event) for event in reversed([*found.roots(), *found.events])]
+    while waiting:
+        lead, below, event = waiting.pop()
+        if event.id in drawn:
+            continue
+        drawn.add(event.id)
+        yield lead, event
+        caused = found.caused_by(event)
+        bends = [("├─ ", "│  ")] * (len(caused) - 1) + [("└─ ", "   ")]
+        waiting += [
+            (below + bend, below + further, child)
+            for child, (bend, further) in zip(reversed(caused), reversed(bends), strict=False)
+        ]
+
+
+def _link(event: Event) -> dict[str, Any]:
+    return {
+        "type": event.type,
+        "id": event.id,
+        "source": event.source,
+        "timestamp": event.timestamp,
+        "causation_id": event.headers.get(CAUSATION),
+    }
 
 
 async def _deliveries(bus: EventBus, event: Event) -> list[dict[str, Any]]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib
-import logging
 import os
-import sys
-from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, EventBus
 from forebay.cli.commands import talk
+from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 
 
 @click.command()
@@ -34,7 +30,7 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
         raise click.UsageError("The bus chooses its namespace itself: connect(..., namespace=...).")
     if root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
         os.environ["FOREBAY_URL"] = root.params["url"]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    log_to_stderr()
     found = load_bus(bus)
 
     async def handle() -> None:
@@ -46,24 +42,13 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
 
 
 def load_bus(name: str) -> EventBus:
-    """The bus that MODULE:BUS names; `ConfigurationError` says what is missing.
-
-    An error of the module itself is raised as it is: its author needs the traceback.
-    """
+    """The bus that MODULE:BUS names; `ConfigurationError` says what is missing."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise ConfigurationError(f"{name!r} names no bus; write MODULE:BUS, e.g. app:bus for `bus` in app.py")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    module = load_module(module_name)
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(f"no module {error.name!r}, neither in {folder} nor installed") from error
-    try:
-        found = functools.reduce(getattr, attribute.split("."), module)
+        found = load_attribute(module, attribute)
     except AttributeError as error:
         buses = ", ".join(f"{module_name}:{n}" for n, value in vars(module).items() if isinstance(value, EventBus))
         raise ConfigurationError(

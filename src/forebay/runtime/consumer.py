@@ -12,25 +12,26 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
-from forebay.event import Event, Record, to_event
+from forebay.event import Record
 from forebay.payload import LIMITS, Limits
-from forebay.policy import crashes_allowed, describe
+from forebay.policy import crashes_allowed
 from forebay.runtime.handler import Handler
+from forebay.runtime.inbox import Inbox, id_of
 from forebay.runtime.intake import Intake, Lane
 from forebay.runtime.lease import LeaseKeeper
 from forebay.runtime.options import LARGEST_FETCH, Options
 from forebay.runtime.settle import Settler
 from forebay.runtime.supervise import PASSING, repeat, wait_for
-from forebay.signals import Delivered, Finished, Joined, LeaseLost, LoopFailed, Recovered, Signals, Skipped, Vanished
+from forebay.runtime.suspects import Suspects
+from forebay.runtime.uptime import uptime
+from forebay.runtime.workers import Workers
+from forebay.signals import Joined, LeaseLost, LoopFailed, Recovered, Signals
 from forebay.store import START, Delivery, Leases, Reader
 
 POLL = 0.5
 """Seconds between looks for due retries; also the longest that one read waits."""
-TURN = 64
-"""Events a worker handles before it lets the rest of the loop go on."""
-ALONE_FROM = 3
-"""From this delivery on, an event taken over from dead consumers is tried with no other such event beside it."""
+SURE = 0.8
+"""The part of a lease, from the moment before it was asked for, in which an event may be begun."""
 
 
 class Consumer:
@@ -62,7 +63,6 @@ class Consumer:
         self._signals = signals
         self._keeper = keeper
         self._start = start
-        self._limits = limits
         self._wait = wait
         self._intake = Intake(_lane(options))
         self._settler = Settler(
@@ -80,21 +80,39 @@ class Consumer:
         self._position: str | None = None
         # What was read together, behind the place where that read began; see `_heal`.
         self._reads: deque[tuple[str | None, list[str]]] = deque()
-        self._abandoned = False
-        self._acks_cancelled: Callable[[], bool] = lambda: False
         self._starved = False
         self._empty = False
         self._unbegun_at_stop: list[Delivery] = []
-        self._unbegun: str | None = None
-        self._alone: str | None = None
-        self._alone_from = min(ALONE_FROM, crashes_allowed(options.retry))
-        self._repeated: set[str] = set()
-        self._handled_ids: dict[str, None] = {}
+        self._suspects = Suspects(crashes_allowed(options.retry))
+        self._inbox = Inbox()
+        self._workers = Workers(
+            handler,
+            options,
+            self._intake,
+            self._settler,
+            self._inbox,
+            signals,
+            limits,
+            is_sure=self._is_sure,
+            have_lapsed=self._have_lapsed,
+            on_begun=self._begun,
+            on_over=self._over,
+            on_hung=self._share,
+        )
+        # What was asked for before something was given back may stand behind it, and goes back too.
+        self._giving_back = 0
+        self._gave_back_at = 0.0
+        self._is_shaken = False
 
     @property
     def held(self) -> dict[str, Delivery]:
         """What is leased and not yet handled, by position."""
         return self._intake.held
+
+    @property
+    def groups(self) -> list[tuple[str, str]]:
+        """The stream and the group that it serves."""
+        return [(self.reader.stream, self.reader.group)]
 
     @property
     def quiet(self) -> bool:
@@ -115,13 +133,12 @@ class Consumer:
         """
         self._keeper.add(self)
         acks = asyncio.create_task(self._settler.flush(), name="forebay-acks")
-        self._acks_cancelled = lambda: acks.cancelling() > 0
-        workers = [asyncio.create_task(self._work(), name="forebay-worker") for _ in range(self._options.concurrency)]
+        stopping = asyncio.create_task(self._stop.wait())
+        workers = self._workers.start(stopping, is_torn_down=lambda: acks.cancelling() > 0)
         loops = [
             asyncio.create_task(self._loop("read", self._read, before=self._join), name="forebay-read"),
             asyncio.create_task(self._loop("claim", self._claim, before=self._joined.wait), name="forebay-claim"),
         ]
-        stopping = asyncio.create_task(self._stop.wait())
         try:
             # Whichever ends first ends them all: none dies in silence.
             await asyncio.wait([stopping, acks, *workers, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -146,9 +163,7 @@ class Consumer:
     ) -> None:
         await self._settler.release(self._unbegun_at_stop)
         _, late = await asyncio.wait(workers, timeout=grace)
-        self._abandoned = True
-        for worker in late:
-            worker.cancel()
+        self._workers.abandon(late)
         # Reads are never cancelled: one may have leased entries that nobody would know of.
         await asyncio.wait([*workers, *loops])
         await self._settler.release(list(self.held.values()))
@@ -187,11 +202,12 @@ class Consumer:
 
     async def _read(self) -> None:
         room = self._window - len(self.held) - self._settler.unacked
-        if room < max(1, self._window // 2):
+        if room < max(1, self._window // 2) or self._workers.all_hang:
             self._room.clear()
             await wait_for(self._room, self._wait)
             self.last_read = time.monotonic()
             return
+        asked = uptime()
         deliveries = await self._store.read(self.reader, limit=room, wait=self._wait)
         self.last_read = time.monotonic()
         self._empty = not deliveries
@@ -201,7 +217,7 @@ class Consumer:
             self._position = deliveries[-1].position
             self._adapt(full=len(deliveries) == room, elapsed=self.last_read - self._read_at)
             self._read_at = self.last_read
-            await self._take(deliveries)
+            await self._take(deliveries, asked)
 
     def _forget_finished_reads(self) -> None:
         while self._reads and not any(position in self.held for position in self._reads[0][1]):
@@ -215,49 +231,101 @@ class Consumer:
             self._window = max(self._smallest, self._window // 2)
 
     async def _claim(self) -> None:
-        room = self._window - len(self.held)
+        if self._is_shaken:
+            await self._give_back()
+        room = 0 if self._workers.all_hang else self._window - len(self.held)
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
-            await self._take(await self._store.due(self.reader, limit=room))
-        unsuspected = self._unbegun is None and self._alone is None
-        if unsuspected and time.monotonic() >= self._scan_at and not self._stop.is_set():
-            # One at a time, and only when the one before has begun: being taken over counts as an
-            # attempt, and what never reaches a handler must not be charged for one.
+            asked = uptime()
+            await self._take(await self._store.due(self.reader, limit=room), asked)
+        may_claim = self._suspects.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
+        if may_claim and not self._stop.is_set():
+            asked = uptime()
             claimed = await self._store.claim(self.reader, idle=self.lease, limit=1)
             if claimed:
-                await self._take_over(claimed)
+                await self._take_over(claimed, asked)
                 return
             self._scan_at = time.monotonic() + min(1.0, self.lease / 4)
         await wait_for(self._look, POLL)
         self._look.clear()
 
-    async def _take_over(self, claimed: list[Delivery]) -> None:
-        await self._take(claimed, first=True)
+    async def _take_over(self, claimed: list[Delivery], asked: float) -> None:
         for delivery in claimed:
-            self._signals.emit(Recovered(delivery))
-            self._unbegun = delivery.position
-            if delivery.attempt >= self._alone_from:
-                # It may be what killed its consumers: nothing else under suspicion dies with it.
-                self._alone = delivery.position
+            if delivery.recovered:
+                self._signals.emit(Recovered(delivery))
+                self._suspects.add(delivery)
+        await self._take(claimed, asked, first=True)
 
-    async def _take(self, deliveries: list[Delivery], *, first: bool = False) -> None:
+    async def _take(self, deliveries: list[Delivery], asked: float, *, first: bool = False) -> None:
         if not deliveries:
             return
         if self._options.dedup:
-            ids = [d.record.id for d in deliveries if isinstance(d.record, Record)]
+            ids = [id for delivery in deliveries if (id := id_of(delivery)) is not None]
             try:
                 handled = await self._store.handled(self.reader.stream, self.reader.group, ids)
             except PASSING:
-                await self._settler.release(deliveries)
+                await self._return(deliveries)
                 raise
-            if handled:
-                self._repeated.update(
-                    d.position for d in deliveries if isinstance(d.record, Record) and d.record.id in handled
-                )
-        if self._stop.is_set():
-            await self._settler.release(deliveries)
+            self._inbox.told(deliveries, handled)
+        if self._stop.is_set() or self._giving_back or asked < self._gave_back_at:
+            await self._return(deliveries)
         else:
-            self._intake.put(deliveries, first=first)
+            self._intake.put(deliveries, sure_until=asked + SURE * self.lease, first=first)
+
+    # Leases that may have run out: the process or the machine stood still, or the store did not answer.
+
+    def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
+        """What the keeper found. Handlers that run go on: an ack may come late."""
+        self._intake.renewed(kept, sure_until=asked + SURE * self.lease)
+        lost = [delivery for delivery in lost if self.held.get(delivery.position) is delivery]
+        self._intake.drop(lost)
+        for delivery in lost:
+            self._signals.emit(LeaseLost(delivery))
+            if delivery.position not in self.held:
+                self._over(delivery)
+        if lost and self._options.ordered:
+            # Another consumer works on this group now: what is not begun comes after what it has.
+            self._is_shaken = True
+            self._look.set()
+
+    def _is_sure(self, deliveries: Sequence[Delivery]) -> bool:
+        now = uptime()
+        return not self._is_shaken and all(self._intake.is_sure(delivery, now) for delivery in deliveries)
+
+    async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
+        """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
+        # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
+        await asyncio.sleep(0)
+        if self._is_sure(deliveries):
+            return False
+        await self._give_back(deliveries)
+        return True
+
+    async def _give_back(self, deliveries: Sequence[Delivery] = ()) -> None:
+        """Give back these and all that no worker has begun."""
+        self._is_shaken = False
+        for delivery in deliveries:
+            self._intake.done(delivery)
+        self._giving_back += 1
+        try:
+            await self._return([*deliveries, *self._intake.withdraw()])
+        finally:
+            self._giving_back -= 1
+            self._gave_back_at = uptime()
+            self._make_room()
+
+    async def _return(self, deliveries: Sequence[Delivery]) -> None:
+        await self._settler.release(deliveries, until=self._stop)
+        for delivery in deliveries:
+            self._over(delivery)
+
+    async def _share(self) -> None:
+        """Workers hang, or hang no more. When all do, others get what they would have begun."""
+        if self._workers.all_hang:
+            await self._give_back()
+        else:
+            self._room.set()
+            self._look.set()
 
     def _look_again_in(self, delay: float) -> None:
         # A hair later than due, so that the store agrees that it is.
@@ -268,136 +336,18 @@ class Consumer:
         if self._starved:
             self._look.set()
 
-    def lost(self, deliveries: list[Delivery]) -> None:
-        """The keeper found these leases gone. Handlers that run go on: an ack may come late."""
-        for delivery in deliveries:
-            if self.held.get(delivery.position) is delivery:
-                self._signals.emit(LeaseLost(delivery))
-
-    # One delivery through the handler.
-
-    async def _work(self) -> None:
-        intake, batch = self._intake, self._options.batch
-        turns = 0
-        while (delivery := intake.pop() or await intake.next()) is not None:
-            if batch is None:
-                await self._handle(delivery)
-            else:
-                await self._handle_batch([delivery, *intake.more(batch - 1, beside=delivery)])
-            turns += 1
-            if not turns % TURN:
-                await asyncio.sleep(0)
-
-    async def _handle(self, delivery: Delivery) -> None:
-        event = await self._open(delivery)
-        if event is not None:
-            await self._call(event, [delivery])
-
-    async def _handle_batch(self, deliveries: list[Delivery]) -> None:
-        opened = [(await self._open(delivery), delivery) for delivery in deliveries]
-        events = [event for event, _ in opened if event is not None]
-        if events:
-            await self._call(events, [delivery for event, delivery in opened if event is not None])
-
-    async def _open(self, delivery: Delivery) -> Event | None:
-        """The event to hand over, or None where the delivery was settled without a handler."""
-        if delivery.recovered:
-            self._begun(delivery)
-        if delivery.record is None:
-            self._signals.emit(Vanished(delivery))
-            self._settle_unhandled(delivery)
-            return None
-        if delivery.recovered and delivery.attempt > crashes_allowed(self._options.retry):
-            await self._settle_dead(delivery, f"{delivery.attempt - 1} consumers died or fell silent while they had it")
-            return None
-        if self._options.dedup and self._is_repeated(delivery):
-            self._signals.emit(Skipped(delivery))
-            self._settle_unhandled(delivery)
-            return None
-        try:
-            event = to_event(
-                delivery.record,
-                position=delivery.position,
-                attempt=delivery.attempt,
-                limits=self._limits,
-                kind=self._handler.kind,
-            )
-        except MalformedEvent as error:
-            await self._settle_dead(delivery, str(error))
-            return None
-        if self._signals.wanted(Delivered):
-            self._signals.emit(Delivered(delivery))
-        return event
-
-    async def _call(self, event: Event | list[Event], deliveries: list[Delivery]) -> None:
-        started = time.perf_counter()
-        error: BaseException | None = None
-        try:
-            await self._handler.call(event)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            # Where the whole loop is torn down, all its tasks are cancelled at once, the acks' too;
-            # a handler that cancels itself is alone.
-            if self._abandoned or task is None or self._acks_cancelled():
-                raise
-            task.uncancel()
-            error = ForebayError("the handler was cancelled from within")
-        except (KeyboardInterrupt, SystemExit):
-            # The process ends: an attempt was made, so nothing is given back as if it had not been.
-            for delivery in deliveries:
-                self._intake.held.pop(delivery.position, None)
-            raise
-        except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
-            error = raised
-        except BaseException as raised:  # noqa: BLE001
-            error = ForebayError(f"the handler raised {describe(raised)}")
-        for delivery in deliveries:
-            if error is not None:
-                await self._settler.failed(delivery, error)
-            else:
-                self._settler.done(delivery)
-                if self._signals.wanted(Finished):
-                    self._signals.emit(Finished(delivery, time.perf_counter() - started))
-                if self._options.dedup and isinstance(delivery.record, Record):
-                    self._remember(delivery.record.id)
-            self._after(delivery)
-        if isinstance(error, HandlerTimeout) and error.still_running is not None:
-            await asyncio.wait([error.still_running])
-
-    def _settle_unhandled(self, delivery: Delivery) -> None:
-        self._settler.done(delivery)
-        self._after(delivery)
-
-    async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
-        await self._settler.dead(delivery, reason)
-        self._after(delivery)
-
     def _begun(self, delivery: Delivery) -> None:
-        if self._unbegun == delivery.position:
-            self._unbegun = None
+        if self._suspects.begun(delivery):
             self._look.set()
 
-    def _after(self, delivery: Delivery) -> None:
-        if self._alone == delivery.position:
-            self._alone = None
+    def _over(self, delivery: Delivery) -> None:
+        if self._suspects.over(delivery):
             self._look.set()
-
-    def _is_repeated(self, delivery: Delivery) -> bool:
-        if delivery.position in self._repeated:
-            self._repeated.discard(delivery.position)
-            return True
-        return isinstance(delivery.record, Record) and delivery.record.id in self._handled_ids
-
-    def _remember(self, id: str) -> None:
-        # The store learns of it with the ack; until then only this consumer knows.
-        self._handled_ids[id] = None
-        if len(self._handled_ids) > 10_000:
-            del self._handled_ids[next(iter(self._handled_ids))]
 
 
 def _lane(options: Options) -> Lane | None:
     if options.ordered:
         return lambda delivery: delivery.record.key if isinstance(delivery.record, Record) else None
     if options.dedup:
-        return lambda delivery: delivery.record.id if isinstance(delivery.record, Record) else delivery.position
+        return lambda delivery: id_of(delivery) or delivery.position
     return None

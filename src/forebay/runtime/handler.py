@@ -7,11 +7,15 @@ import contextvars
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
+from forebay.runtime.threads import Threads
+
+Around = Callable[[Any], AbstractContextManager[None]]
+"""Given an event or a list of them, a context in which their handler is called."""
 
 
 class Handler:
@@ -21,26 +25,42 @@ class Handler:
     function gets the object, and the event as well if it takes a second argument. A plain function
     runs in a thread, of which there are as many as the consumer's `concurrency`; when it exceeds its
     `timeout` it counts as failed, but nothing can stop the thread, and its place is taken until it ends.
+    It does not keep the process from ending. `around` makes a context for each call.
     """
 
     def __init__(
-        self, function: Callable[..., Any], *, kind: Any, batch: bool, timeout: float | None, threads: int
+        self,
+        function: Callable[..., Any],
+        *,
+        kind: Any,
+        batch: bool,
+        timeout: float | None,
+        threads: int,
+        around: Around | None = None,
     ) -> None:
         self.kind = kind
         self._function = function
         self._batch = batch
         self._timeout = timeout
+        self._around = around
         self._with_event = _takes_event(function, kind, batch)
-        self._pool = None if is_async(function) else ThreadPoolExecutor(threads, thread_name_prefix="forebay-handler")
+        self._threads = None if is_async(function) else Threads(threads)
         # The plainest case has no wrapper at all: this is the hot path.
         self.call: Callable[[Any], Awaitable[Any]] = (
-            function if self._pool is None and timeout is None and kind is Any else self._call
+            function if self._threads is None and timeout is None and kind is Any and around is None else self._call
         )
 
     async def _call(self, events: Event | list[Event]) -> None:
+        if self._around is None:
+            await self._call_function(events)
+        else:
+            with self._around(events):
+                await self._call_function(events)
+
+    async def _call_function(self, events: Event | list[Event]) -> None:
         arguments = self._arguments(events)
-        if self._pool is not None:
-            await self._call_in_thread(arguments)
+        if self._threads is not None:
+            await self._call_in_thread(arguments, self._threads)
         elif self._timeout is None:
             await self._function(*arguments)
         else:
@@ -56,13 +76,14 @@ class Handler:
                 raise HandlerTimeout(f"the handler ran longer than {timeout:g} s") from error
             raise
 
-    async def _call_in_thread(self, arguments: tuple[Any, ...]) -> None:
+    async def _call_in_thread(self, arguments: tuple[Any, ...], threads: Threads) -> None:
         call = functools.partial(contextvars.copy_context().run, self._function, *arguments)
-        running = asyncio.get_running_loop().run_in_executor(self._pool, call)
+        running = threads.run(call)
         done, _ = await asyncio.wait([running], timeout=self._timeout)
         if not done:
             raise HandlerTimeout(f"the handler ran longer than {self._timeout:g} s", still_running=running)
-        running.result()
+        if (error := running.result()) is not None:
+            raise error
 
     def _arguments(self, events: Event | list[Event]) -> tuple[Any, ...]:
         if self.kind is Any:
@@ -72,8 +93,8 @@ class Handler:
 
     def close(self) -> None:
         """Let idle threads go; running ones end by themselves."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._threads is not None:
+            self._threads.close()
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -21,17 +21,22 @@ class Intake:
 
     def __init__(self, lane: Lane | None = None) -> None:
         self.held: dict[str, Delivery] = {}
+        self._sure_until: dict[str, float] = {}
         self._lane = lane
         self._lanes: dict[Hashable, deque[Delivery]] = {}
         self._queue: deque[Delivery] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
-    def put(self, deliveries: Iterable[Delivery], *, first: bool = False) -> None:
-        """Take deliveries in; with `first` they are handed out before what is waiting already."""
+    def put(self, deliveries: Iterable[Delivery], *, sure_until: float, first: bool = False) -> None:
+        """Take deliveries in, whose leases hold until `sure_until` at least, by `uptime`.
+
+        With `first` they are handed out before what is waiting already.
+        """
         for delivery in deliveries:
             known = delivery.position in self.held
             self.held[delivery.position] = delivery
+            self._sure_until[delivery.position] = sure_until
             if known:
                 continue  # read again after its group was lost: its handler runs already, under the new lease
             if self._lane is not None:
@@ -45,6 +50,16 @@ class Intake:
             else:
                 self._queue.append(delivery)
         self._wake()
+
+    def renewed(self, deliveries: Iterable[Delivery], *, sure_until: float) -> None:
+        """These leases hold until `sure_until` at least."""
+        for delivery in deliveries:
+            if self.held.get(delivery.position) is delivery:
+                self._sure_until[delivery.position] = sure_until
+
+    def is_sure(self, delivery: Delivery, now: float) -> bool:
+        """Whether the lease of this delivery surely holds."""
+        return now < self._sure_until.get(delivery.position, 0.0)
 
     def pop(self) -> Delivery | None:
         """The next delivery, if there is one."""
@@ -80,15 +95,14 @@ class Intake:
 
     def again(self, delivery: Delivery) -> None:
         """Hand out once more what is still held, in the place of its earlier self."""
-        if self._closed:
+        if self._closed or self.held.get(delivery.position) is not delivery:
             return
-        self.held[delivery.position] = delivery
         self._queue.append(delivery)
         self._wake()
 
     def done(self, delivery: Delivery) -> None:
         """The delivery is held no more; the next of its lane may go."""
-        self.held.pop(delivery.position, None)
+        self.forget(delivery)
         if self._lane is None:
             return
         lane = self._lanes.get(key := self._lane(delivery))
@@ -98,14 +112,39 @@ class Intake:
         elif lane is not None:
             del self._lanes[key]
 
+    def forget(self, delivery: Delivery) -> None:
+        """The delivery is held no more, and its lane does not go on."""
+        self.held.pop(delivery.position, None)
+        self._sure_until.pop(delivery.position, None)
+
+    def drop(self, lost: Iterable[Delivery]) -> None:
+        """Hand none of these out: they are somebody else's. Those that a worker has begun stay."""
+        gone = {delivery.position for delivery in lost}
+        for lane in self._lanes.values():
+            for delivery in [delivery for delivery in lane if delivery.position in gone]:
+                lane.remove(delivery)
+                self.forget(delivery)
+        for delivery in [delivery for delivery in self._queue if delivery.position in gone]:
+            self._queue.remove(delivery)
+            self.done(delivery)
+
+    def withdraw(self) -> list[Delivery]:
+        """Take back what no worker has begun."""
+        behind = [delivery for lane in self._lanes.values() for delivery in lane]
+        for lane in self._lanes.values():
+            lane.clear()
+        heads = list(self._queue)
+        self._queue.clear()
+        for delivery in behind:
+            self.forget(delivery)
+        for delivery in heads:
+            self.done(delivery)
+        return heads + behind
+
     def close(self) -> list[Delivery]:
         """Hand out nothing more; return what no worker has begun."""
         self._closed = True
-        left = [*self._queue, *(delivery for lane in self._lanes.values() for delivery in lane)]
-        self._queue.clear()
-        self._lanes.clear()
-        for delivery in left:
-            self.held.pop(delivery.position, None)
+        left = self.withdraw()
         while self._idle:
             waiter = self._idle.popleft()
             if not waiter.done():

@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from forebay.errors import ForebayError, NotFound
+from forebay.runtime.uptime import uptime
 from forebay.store import Delivery, Store
 
 
@@ -26,7 +27,9 @@ class Holder(Protocol):
     @property
     def held(self) -> Mapping[str, Delivery]: ...
 
-    def lost(self, deliveries: list[Delivery]) -> None: ...
+    def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
+        """Some leases were renewed, asked for at `asked` by `uptime`; others were found gone."""
+        ...
 
 
 class LeaseKeeper:
@@ -66,7 +69,7 @@ class LeaseKeeper:
                     if store is None:
                         store = runner.run(self._twin().__aenter__())
                     runner.run(self._renew(store, aging))
-                except ForebayError as error:
+                except Exception as error:  # noqa: BLE001  # nobody awaits this thread; it must not die in silence
                     self._tell(self._on_error, error)
             if store is not None:
                 with contextlib.suppress(ForebayError):
@@ -89,18 +92,19 @@ class LeaseKeeper:
 
     async def _renew(self, store: Store, aging: list[tuple[Holder, list[Delivery]]]) -> None:
         for holder, deliveries in aging:
+            asked = uptime()
             try:
-                kept = {delivery.position for delivery in await store.extend(deliveries)}
+                kept = await store.extend(deliveries)
             except NotFound:
                 continue  # the group is lost; its readers make it again
-            lost = [delivery for delivery in deliveries if delivery.position not in kept]
-            if lost:
-                self._tell(holder.lost, lost)
+            positions = {delivery.position for delivery in kept}
+            lost = [delivery for delivery in deliveries if delivery.position not in positions]
+            self._tell(holder.renewed, kept, lost, asked)
 
-    def _tell(self, listener: Callable[[Any], None], news: object) -> None:
+    def _tell(self, listener: Callable[..., None], *news: object) -> None:
         if self._home is not None:
             with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
-                self._home.call_soon_threadsafe(listener, news)
+                self._home.call_soon_threadsafe(listener, *news)
 
 
 class _Shift:

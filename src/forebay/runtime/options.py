@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Self
 
 from forebay.errors import ConfigurationError
 from forebay.event import check_seconds
@@ -12,6 +15,9 @@ from forebay.policy import Retry
 LARGEST_FETCH = 1000
 """The most entries that a consumer holds unless `prefetch` says otherwise."""
 
+MOST = 10_000
+"""The largest `concurrency`, `prefetch` and `batch`: a worker is a task, and what is held is in memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -19,7 +25,8 @@ class Options:
 
     `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime; it
     means nothing for a group that exists. `concurrency`: handlers running at once. `prefetch`: the
-    most events held at once; by default it follows the speed of the handler, up to 1,000. `batch`:
+    most events read ahead, and the most retries beside them; by default it follows the speed of the
+    handler, up to 1,000. `batch`:
     hand over lists of up to so many events. `timeout`: the longest a handler may run. `lease`: how
     long a silent consumer keeps its events before another one takes them over. `ordered`: events of
     one key one after the other, in the order of the stream, a failing one first to its end (events
@@ -41,8 +48,11 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("concurrency", "prefetch", "batch"):
             number = getattr(self, name)
-            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-                raise ConfigurationError(f"{name}={number!r}: give a whole number from 1")
+            is_number = isinstance(number, int) and not isinstance(number, bool)
+            if number is not None and not (is_number and 1 <= number <= MOST):
+                raise ConfigurationError(f"{name}={number!r}: give a whole number from 1 to {MOST:,}")
+        if not isinstance(self.ordered, bool):
+            raise ConfigurationError(f"ordered={self.ordered!r}: give True or False")
         if not isinstance(self.retry, Retry):
             raise ConfigurationError(f"retry={self.retry!r}: give a Retry(...), e.g. Retry(attempts=3)")
         check_seconds("lease", self.lease, least=0.05)
@@ -50,6 +60,20 @@ class Options:
             check_seconds("timeout", self.timeout, least=0.001)
         if not isinstance(self.dedup, bool):
             check_seconds("dedup", self.dedup)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """The options under these names; `ConfigurationError` says which name there is not."""
+        unknown = sorted(set(options) - set(cls.__slots__))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], cls.__slots__, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.__slots__)}"
+            raise ConfigurationError(f"unknown option {unknown[0]!r}; {hint}")
+        return cls(**options)
+
+    def given(self) -> dict[str, Any]:
+        """The options by their names, as `parse` takes them."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @property
     def remember(self) -> float | None:

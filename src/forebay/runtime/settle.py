@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -12,7 +11,7 @@ from forebay.errors import NotFound, OutcomeUnknown
 from forebay.policy import Again, decide
 from forebay.runtime.intake import Intake
 from forebay.runtime.options import Options
-from forebay.runtime.supervise import PASSING, Backoff
+from forebay.runtime.supervise import PASSING, Backoff, wait_for
 from forebay.signals import DeadLettered, LateAck, LeaseLost, Released, Retried, Signals
 from forebay.store import Delivery, Leases, Reader
 
@@ -88,15 +87,27 @@ class Settler:
             self._let_go(delivery)
             self._signals.emit(DeadLettered(delivery, reason))
 
-    async def release(self, deliveries: Sequence[Delivery]) -> None:
-        """Give deliveries back untried. What the store does not hear lapses with its lease."""
+    async def release(self, deliveries: Sequence[Delivery], *, until: asyncio.Event | None = None) -> None:
+        """Give deliveries back untried, over passing errors `until` something happens.
+
+        What the store does not hear lapses with its lease.
+        """
         if not deliveries:
             return
         for delivery in deliveries:
-            self._intake.held.pop(delivery.position, None)
-        with contextlib.suppress(NotFound, *PASSING):
-            await self._store.release(deliveries)
-            self._signals.emit(Released(tuple(deliveries)))
+            self._intake.forget(delivery)
+        backoff = Backoff()
+        while True:
+            try:
+                await self._store.release(deliveries)
+            except NotFound:
+                return
+            except PASSING:
+                if until is None or await wait_for(until, backoff.next()):
+                    return
+            else:
+                self._signals.emit(Released(tuple(deliveries)))
+                return
 
     async def _persist(self, delivery: Delivery, move: Callable[[], Awaitable[bool]]) -> bool | None:
         """Repeat a fenced move over passing errors; None where the delivery is ours no more."""

@@ -1,0 +1,193 @@
+"""What an agent is: a name, the events that it handles, and a life with a beginning and an end."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from abc import ABC
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+from forebay.agents.state import AgentState
+from forebay.bus import EventBus
+from forebay.errors import ConfigurationError, Reject
+from forebay.event import Event, check_seconds
+from forebay.payload import check_name, type_name
+from forebay.runtime import Options, Runnable
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Status = Literal["initializing", "started", "draining", "stopped", "failed"]
+
+LONGEST_NAME = 100
+"""Characters of an agent's name: other names are made of it."""
+_MARKS = "__forebay_handles__"
+
+
+class Handles(NamedTuple):
+    """That a function handles an event type, and how."""
+
+    event: object
+    options: Options
+    function: Callable[..., Any]
+
+
+def handles(event: object, **options: Any) -> Callable[[Method], Method]:
+    """Let the decorated method of an agent handle events of this type.
+
+    `event` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
+    those of `EventBus.on`, but for the group: that is the agent's name. One method may handle several
+    types, by several decorators.
+
+        class Billing(BaseAgent):
+            name = "billing"
+
+            @handles("order_placed", retry=Retry(attempts=3), ordered=True)
+            async def bill(self, event: Event) -> None: ...
+    """
+    type_name(event)
+    parsed = Options.parse(options)
+
+    def mark(method: Method) -> Method:
+        marks = getattr(method, _MARKS, ())
+        setattr(method, _MARKS, (*marks, (event, parsed)))
+        return method
+
+    return mark
+
+
+class BaseAgent(ABC):
+    """A member of a team of programs that tell each other what happened.
+
+    A subclass has a `name`, which is also its consumer group: several processes that run the agent
+    share its events. What it handles are the methods marked with `@handles`, and the types in
+    `event_types`, which go to `process_event`. `bus.run(agent)` or `forebay agents` runs it: `initialize`,
+    `started`, `draining` and `stopped` are called in this order, and `work` runs between the second and the
+    third. Where any of them fails, or a consumer does, the agent ends, and begins again after a while.
+
+    What it publishes while it handles an event bears the id of that event, and of the one that began the
+    chain, in its headers (`causation_id`, `correlation_id`). It answers `EventType.HEALTH_CHECK`, and
+    publishes a sign of life each `heartbeat` seconds.
+    """
+
+    name: str = ""
+    """Who it is: the group of its consumers, and the source of what it publishes."""
+    event_types: Sequence[object] = ()
+    """Types that go to `process_event`: strings, enum members, payload classes."""
+    heartbeat: float = 5.0
+    """Seconds between two signs of life; after three times that without one, it counts as silent."""
+    restarts: ClassVar[int] = 10
+    """How often in a row it is started again; what ran for a minute begins a new row."""
+
+    _bus: EventBus | None = None
+
+    # What subclasses may fill in.
+
+    async def initialize(self) -> None:
+        """Get ready: called before anything is handled, and again at each new beginning."""
+
+    async def started(self) -> None:
+        """Called when its consumers begin to run."""
+
+    async def work(self) -> None:
+        """What it does of itself, beside handling events: cancelled when the agent drains."""
+
+    async def draining(self) -> None:
+        """Called when it is about to end: nothing more is read, what runs may finish."""
+
+    async def stopped(self) -> None:
+        """Let go of what `initialize` took: called at the end, also after a failure."""
+
+    async def health(self) -> object:
+        """What it answers to a health check, as JSON; raise to be reported as unhealthy, with the error's text."""
+        return None
+
+    async def process_event(self, event_type: str, data: Any) -> None:
+        """Handle an event of one of the `event_types`."""
+        raise Reject(f"agent {self.name!r} has no process_event() to handle {event_type!r} with")
+
+    # What they may use.
+
+    @property
+    def bus(self) -> EventBus:
+        """The bus that it runs on."""
+        if self._bus is None:
+            raise ConfigurationError(f"agent {self.name!r} does not run; use bus.run(agent) or `forebay agents`")
+        return self._bus
+
+    async def publish(
+        self,
+        event: object,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+    ) -> str:
+        """Publish an event as this agent; the rest is as for `EventBus.publish`."""
+        return await self.bus.publish(event, self.name, data, key=key, headers=headers, id=id, delay=delay, at=at)
+
+    @property
+    def state(self) -> AgentState:
+        """What it keeps in the store, across restarts and for all processes that run it."""
+        return AgentState(self.bus.store, self.name)
+
+    def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
+        """What runs it on this bus. An agent runs once at a time."""
+        from forebay.agents.life import Life
+
+        return Life(self, bus, wait=wait)
+
+    # What runs it uses.
+
+    def declared(self) -> list[Handles]:
+        """All that it handles; `ConfigurationError` where that, or its name, cannot be."""
+        check_name("agent name", self.name)
+        if len(self.name) > LONGEST_NAME:
+            raise ConfigurationError(f"the agent name {self.name!r} is too long: use at most {LONGEST_NAME} characters")
+        check_seconds("heartbeat", self.heartbeat, least=0.05)
+        found = [*self._marked(), *self._processed()]
+        by_type: dict[str, Handles] = {}
+        for each in found:
+            stream = type_name(each.event)
+            if stream in by_type:
+                raise ConfigurationError(
+                    f"agent {self.name!r} handles {stream!r} twice, in {_called(by_type[stream])} and {_called(each)}: "
+                    "as one group it gets each event once"
+                )
+            by_type[stream] = each
+        return found
+
+    def _marked(self) -> Iterator[Handles]:
+        for name in dir(type(self)):
+            marks: Iterable[tuple[object, Options]] = getattr(inspect.getattr_static(type(self), name), _MARKS, ())
+            for event, options in marks:
+                yield Handles(event, options, getattr(self, name))
+
+    def _processed(self) -> Iterator[Handles]:
+        async def process(event: Event) -> None:
+            await self.process_event(event.type, event.data)
+
+        if isinstance(self.event_types, str):
+            raise ConfigurationError(f"event_types={self.event_types!r} of {self.name!r}: give a tuple of types")
+        for event in self.event_types:
+            yield Handles(type_name(event), Options(), process)
+
+
+def _called(declared: Handles) -> str:
+    name = getattr(declared.function, "__name__", repr(declared.function))
+    return "event_types" if name == "process" else f"{name}()"
+
+
+def code_of(agent: BaseAgent) -> str:
+    """Where its class stands, as module:class: whether two agents of one name are the same."""
+    kind = type(agent)
+    module = kind.__module__
+    if module == "__main__":
+        # The same file may be run by its path here, and be imported there.
+        main = sys.modules["__main__"]
+        module = main.__spec__.name if main.__spec__ is not None else Path(getattr(main, "__file__", "main")).stem
+    return f"{module}:{kind.__qualname__}"

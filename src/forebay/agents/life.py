@@ -1,0 +1,288 @@
+"""An agent's life on a bus: it begins, runs, and ends; where it fails, it begins again after a while.
+
+initializing ---> started ---> draining ---> stopped
+     ^  |            |
+     |  +---> failed <+
+     |          |
+     +----------+   after a back-off, at most so often in a row
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from forebay.agents.agent import BaseAgent, Handles, Status, code_of
+from forebay.agents.roster import KEPT, HealthReport, Heartbeat, register
+from forebay.bus import EventBus, EventType
+from forebay.cause import caused_by
+from forebay.errors import AgentError, ConfigurationError, ForebayError, RetryAfter
+from forebay.event import Event
+from forebay.payload import type_name
+from forebay.policy import describe
+from forebay.runtime import Consumer, Options, Run, Runnable
+from forebay.runtime.supervise import PASSING, Backoff, wait_for
+from forebay.signals import AgentChanged, AgentFailed, LoopFailed
+from forebay.subscription import consumer_name
+
+STEADY = 60.0
+"""Seconds after which a failure is not counted with those before."""
+STALE = 60.0
+"""Seconds after which nobody waits for the answer to a health check."""
+LAST_WORD = 2.0
+"""Seconds that the last sign of life may take."""
+SWEEP = 500
+"""After so many signs of life, one member trims their stream."""
+
+_CHECK = EventType.HEALTH_CHECK.value
+
+
+class Life:
+    """Runs one agent until it is stopped. What it serves is known before it begins."""
+
+    def __init__(self, agent: BaseAgent, bus: EventBus, *, wait: float | None = None) -> None:
+        self.agent = agent
+        self._bus = bus
+        self._wait = wait
+        self._declared = self._with_health_check(agent.declared())
+        self.groups: list[tuple[str, str]] = [(type_name(each.event), agent.name) for each in self._declared]
+        self._stop = asyncio.Event()
+        self._run = Run()
+        self._consumers: list[Consumer] = []
+        self._pulse = Pulse(agent, bus)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it has begun, and had nothing to do at its last look."""
+        return bool(self._consumers) and all(consumer.quiet for consumer in self._consumers)
+
+    @property
+    def last_read(self) -> float | None:
+        """When the slowest of its consumers last finished a read."""
+        times = [consumer.last_read for consumer in self._consumers]
+        return None if None in times else min((t for t in times if t is not None), default=None)
+
+    def stop(self) -> None:
+        """Let it drain, and end."""
+        self._stop.set()
+        self._run.stop()
+
+    async def run(self, *, grace: float) -> None:
+        """Live until `stop`; after a failure once more, with a back-off from half a second to half a minute.
+
+        What cannot work (`ConfigurationError`) is raised, and `AgentError` after `agent.restarts` failures in a row;
+        an unreachable store does not count.
+        """
+        if self.agent._bus is not None:  # noqa: SLF001  # the agent's other half
+            raise ConfigurationError(f"agent {self.agent.name!r} runs already; make another object for another run")
+        backoff = Backoff(base=0.5, cap=30.0)
+        in_a_row = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._live(grace)
+                return
+            except ConfigurationError:
+                raise
+            except Exception as error:
+                if time.monotonic() - began > STEADY:
+                    in_a_row = 0
+                    backoff.reset()
+                if not isinstance(error, PASSING):
+                    in_a_row += 1
+                delay = backoff.next() if in_a_row <= self.agent.restarts else None
+                self._bus.signals.emit(AgentFailed(self.agent.name, error, delay))
+                if delay is None:
+                    raise AgentError(
+                        f"agent {self.agent.name!r} failed {in_a_row} times in a row, last with {describe(error)}"
+                    ) from error
+                await wait_for(self._stop, delay)
+                if self._stop.is_set():
+                    return
+                self._pulse.restarts += 1
+
+    async def _live(self, grace: float) -> None:
+        agent = self.agent
+        await register(self._bus, agent, self._pulse.code)
+        agent._bus = self._bus  # noqa: SLF001  # the agent's other half
+        beating = asyncio.create_task(self._pulse.beat(), name="forebay-heartbeat")
+        end: Status = "failed"
+        try:
+            self._enter("initializing")
+            await self._unless_stopped(agent.initialize())
+            if not self._stop.is_set():
+                await self._serve(grace)
+            end = "stopped"
+        except Exception as error:
+            self._pulse.last_error = describe(error)
+            raise
+        finally:
+            self._consumers = []
+            try:
+                await agent.stopped()
+            finally:
+                beating.cancel()
+                await asyncio.wait([beating])
+                agent._bus = None  # noqa: SLF001
+                self._enter(end)
+                await self._pulse.last_word()
+
+    async def _serve(self, grace: float) -> None:
+        """Handle events until `stop`, or until something fails."""
+        self._run = Run()
+        self._consumers = [await self._consumer(each) for each in self._declared]
+        await self.agent.started()
+        self._enter("started")
+        parts: list[Runnable] = [Work(self.agent, on_draining=lambda: self._enter("draining")), *self._consumers]
+        await self._run.go(parts, grace=grace)
+
+    async def _consumer(self, declared: Handles) -> Consumer:
+        subscription = self._bus.subscribe_to_stream(declared.event, self.agent.name, **declared.options.given())
+        return await subscription.consumer(declared.function, wait=self._wait, around=self._pulse.around)
+
+    async def _unless_stopped(self, work: Awaitable[object]) -> None:
+        """Wait for it; where the stop comes first, it is cancelled."""
+        task = asyncio.ensure_future(work)
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            task.cancel()
+            await asyncio.wait([task, stopping])
+        if not task.cancelled():
+            task.result()
+
+    def _enter(self, status: Status) -> None:
+        self._pulse.enter(status)
+        self._bus.signals.emit(AgentChanged(self.agent.name, status))
+
+    def _with_health_check(self, declared: Sequence[Handles]) -> list[Handles]:
+        """What the agent handles, and the health check, which it may handle beside us."""
+        own = [each for each in declared if type_name(each.event) == _CHECK]
+        if own:
+            raise ConfigurationError(
+                f"agent {self.agent.name!r} handles {_CHECK!r} itself; override health() to say how it is"
+            )
+        return [*declared, Handles(_CHECK, Options(start="latest", concurrency=1), self._answer)]
+
+    async def _answer(self, event: Event) -> None:
+        if (datetime.now(UTC) - event.timestamp).total_seconds() > STALE:
+            return
+        try:
+            healthy, detail = True, await self.agent.health()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
+            healthy, detail = False, describe(error)
+        report = HealthReport(self.agent.name, self._pulse.member, healthy, detail)
+        await self._bus.publish(EventType.HEALTH_REPORT, self.agent.name, report, key=self.agent.name)
+
+
+class Work:
+    """What an agent does of itself, as a part of its run; ends it where it fails, and not where it is done."""
+
+    groups: Sequence[tuple[str, str]] = ()
+    quiet = True
+    last_read = None
+
+    def __init__(self, agent: BaseAgent, *, on_draining: Callable[[], None]) -> None:
+        self._agent = agent
+        self._on_draining = on_draining
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Cancel the work, and let the agent know that it drains."""
+        self._stop.set()
+
+    async def run(self, *, grace: float) -> None:
+        """Work until it is done or fails; then wait for the end."""
+        working = asyncio.create_task(self._agent.work(), name=f"forebay-agent-{self._agent.name}")
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+            await stopping
+            self._on_draining()
+            async with asyncio.timeout(grace):
+                await self._agent.draining()
+        finally:
+            stopping.cancel()
+            working.cancel()
+            await asyncio.wait([working, stopping])
+        if not working.cancelled():
+            working.result()
+
+
+class Pulse:
+    """The signs of life of one member, and what they tell."""
+
+    def __init__(self, agent: BaseAgent, bus: EventBus) -> None:
+        self.member = consumer_name(agent.name[:60])
+        self.code = code_of(agent)
+        self.restarts = 0
+        self.last_error: str | None = None
+        self._agent = agent
+        self._bus = bus
+        self._status: Status = "initializing"
+        self._since = datetime.now(UTC)
+        self._handled = 0
+        self._failed = 0
+        self._changed = asyncio.Event()
+
+    def enter(self, status: Status) -> None:
+        """Its life went on; the next sign of life comes at once."""
+        self._status, self._since = status, datetime.now(UTC)
+        self._changed.set()
+
+    @contextlib.contextmanager
+    def around(self, events: Event | list[Event]) -> Iterator[None]:
+        """Around a handler's call: what it publishes is caused by its event, and how it ends is counted."""
+        try:
+            with caused_by(None if isinstance(events, list) else events):
+                yield
+        except RetryAfter:
+            raise
+        except Exception as error:
+            self._failed += 1
+            self.last_error = describe(error)
+            raise
+        self._handled += 1
+
+    async def beat(self) -> None:
+        """Publish signs of life, at every change and else each `heartbeat` seconds, until cancelled."""
+        count = 0
+        while True:
+            self._changed.clear()
+            try:
+                await self._publish()
+                count += 1
+                if not count % SWEEP:
+                    await self._bus.store.trim(EventType.AGENT_HEARTBEAT.value, max_length=KEPT, force=True)
+            except ForebayError as error:
+                stream = EventType.AGENT_HEARTBEAT.value
+                self._bus.signals.emit(LoopFailed("heartbeat", stream, self._agent.name, error, self._agent.heartbeat))
+            await wait_for(self._changed, self._agent.heartbeat)
+
+    async def last_word(self) -> None:
+        """Publish how it ended, if that is possible in a short time."""
+        with contextlib.suppress(ForebayError, TimeoutError):
+            async with asyncio.timeout(LAST_WORD):
+                await self._publish()
+
+    async def _publish(self) -> None:
+        heartbeat = Heartbeat(
+            agent=self._agent.name,
+            member=self.member,
+            code=self.code,
+            status=self._status,
+            since=self._since,
+            every=self._agent.heartbeat,
+            handled=self._handled,
+            failed=self._failed,
+            restarts=self.restarts,
+            last_error=self.last_error,
+        )
+        await self._bus.publish(EventType.AGENT_HEARTBEAT, self._agent.name, heartbeat, key=self._agent.name)

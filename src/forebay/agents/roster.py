@@ -1,0 +1,194 @@
+"""Which agents there are, and how they are: their signs of life, and what can be read from them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from forebay.agents.agent import BaseAgent, Status
+from forebay.agents.state import notes_of
+from forebay.bus import EventBus, EventType
+from forebay.errors import ConfigurationError, MalformedEvent
+from forebay.event import Record
+from forebay.payload import decode
+from forebay.store import END
+
+MISSED = 3
+"""Signs of life that may fail to come before an agent counts as silent."""
+KEPT = 10_000
+"""Signs of life that stay in the stream: hours of them, for dozens of agents."""
+_CODE = "code"
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """A sign of life, as an agent publishes it: the data of `EventType.AGENT_HEARTBEAT`.
+
+    `member` names the one of several processes that run the agent, `code` its class. `since` is when it
+    came to be in this `status`. `every` is after how many seconds the next one is to be expected.
+    `handled` and `failed` count handler calls since its process began to run it.
+    """
+
+    agent: str
+    member: str
+    code: str
+    status: Status
+    since: datetime
+    every: float
+    handled: int = 0
+    failed: int = 0
+    restarts: int = 0
+    last_error: str | None = None
+    host: str = msgspec.field(default_factory=socket.gethostname)
+    pid: int = msgspec.field(default_factory=os.getpid)
+
+
+class HealthReport(msgspec.Struct, frozen=True):
+    """What an agent answers to a health check: the data of `EventType.HEALTH_REPORT`."""
+
+    agent: str
+    member: str
+    healthy: bool
+    detail: object = None
+
+
+class AgentStatus(msgspec.Struct, frozen=True):
+    """How an agent is, over all processes that run it.
+
+    `status` is the best of its members', or "silent" where none of them gave a sign of life in time, or
+    "unknown" where none has been kept. `members` counts those alive. `seen` is the age in seconds of the
+    last sign of life. `lag`, `pending` and `dead` are sums over the streams that it handles.
+    """
+
+    agent: str
+    status: Status | Literal["silent", "unknown"]
+    members: int
+    since: datetime | None
+    seen: float | None
+    lag: int | None
+    pending: int
+    dead: int
+    handled: int
+    failed: int
+    restarts: int
+    last_error: str | None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it may be expected to handle what comes."""
+        return self.status in ("initializing", "started", "draining")
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """The last sign of life of one member, and how old it is, in seconds."""
+
+    heartbeat: Heartbeat
+    age: float
+
+    @property
+    def alive(self) -> bool:
+        """Whether it lives, as far as can be known."""
+        return self.heartbeat.status not in ("stopped", "failed") and not self.late
+
+    @property
+    def late(self) -> bool:
+        """Whether the next sign of life should long have come."""
+        return self.heartbeat.status != "stopped" and self.age > MISSED * self.heartbeat.every
+
+
+async def last_beats(bus: EventBus) -> list[Beat]:
+    """The last sign of life of each member, of those that are kept; the newest first."""
+    found: dict[str, Beat] = {}
+    now = datetime.now(UTC)
+    for entry in reversed(await bus.store.scan(EventType.AGENT_HEARTBEAT.value, until=END, limit=KEPT, newest=True)):
+        try:
+            heartbeat = decode(entry.record.data, Heartbeat) if isinstance(entry.record, Record) else None
+        except MalformedEvent:
+            continue
+        if heartbeat is not None and isinstance(entry.record, Record) and heartbeat.member not in found:
+            sent = datetime.fromisoformat(entry.record.timestamp)
+            found[heartbeat.member] = Beat(heartbeat, max(0.0, (now - sent).total_seconds()))
+    return list(found.values())
+
+
+async def roster(bus: EventBus) -> list[AgentStatus]:
+    """All agents that were ever run on this bus, by name.
+
+    Their names are the groups that answer health checks, so one that has been silent for days is still known.
+    """
+    streams = await bus.stats()
+    beats: dict[str, list[Beat]] = {}
+    for beat in await last_beats(bus):
+        beats.setdefault(beat.heartbeat.agent, []).append(beat)
+    names = {
+        group.group for stream in streams if stream.stream == EventType.HEALTH_CHECK.value for group in stream.groups
+    }
+    found = []
+    for name in sorted(names | beats.keys()):
+        groups = [group for stream in streams for group in stream.groups if group.group == name]
+        lags = [group.lag for group in groups]
+        found.append(
+            _status(
+                name,
+                beats.get(name, []),
+                lag=None if None in lags else sum(lag for lag in lags if lag is not None),
+                pending=sum(group.pending for group in groups),
+                dead=sum(group.dead for group in groups),
+            )
+        )
+    return found
+
+
+def _status(name: str, beats: list[Beat], *, lag: int | None, pending: int, dead: int) -> AgentStatus:
+    if not beats:
+        return AgentStatus(name, "unknown", 0, None, None, lag, pending, dead, 0, 0, 0, None)
+    alive = [beat for beat in beats if beat.alive]
+    best = max(alive or beats[:1], key=lambda beat: _ORDER.index(beat.heartbeat.status))
+    shown = alive or beats[:1]
+    return AgentStatus(
+        agent=name,
+        status="silent" if not alive and best.late else best.heartbeat.status,
+        members=len(alive),
+        since=best.heartbeat.since,
+        seen=min(beat.age for beat in beats),
+        lag=lag,
+        pending=pending,
+        dead=dead,
+        handled=sum(beat.heartbeat.handled for beat in shown),
+        failed=sum(beat.heartbeat.failed for beat in shown),
+        restarts=sum(beat.heartbeat.restarts for beat in shown),
+        last_error=next((beat.heartbeat.last_error for beat in shown if beat.heartbeat.last_error), None),
+    )
+
+
+_ORDER = ("failed", "stopped", "draining", "initializing", "started")
+
+
+async def register(bus: EventBus, agent: BaseAgent, code: str) -> None:
+    """Note that this code is the agent of this name; refuse it while other code of that name is alive.
+
+    Two agents of one name would be one group, and take each other's events.
+    """
+    stream = notes_of(agent.name)
+    while True:
+        known = (await bus.store.notes(stream)).get(_CODE)
+        if known == code.encode():
+            return
+        if known is not None:
+            _require_gone(agent.name, known.decode(errors="replace"), code, await last_beats(bus))
+        if await bus.store.note(stream, _CODE, code.encode(), expected=known):
+            return
+
+
+def _require_gone(name: str, known: str, code: str, beats: Iterable[Beat]) -> None:
+    for beat in beats:
+        other = beat.heartbeat
+        if beat.alive and other.agent == name and other.code == known:
+            raise ConfigurationError(
+                f"an agent named {name!r} with other code is running: {known}, as process {other.pid} on {other.host}; "
+                f"stop it, or give {code} a name of its own"
+            )

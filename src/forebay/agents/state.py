@@ -1,0 +1,45 @@
+"""What an agent keeps in the store: small JSON values, under keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forebay.payload import decode, encode
+from forebay.store import Notes
+
+_STATE = "state:"
+
+
+def notes_of(agent: str) -> str:
+    """The stream whose notes are an agent's; it has no entries."""
+    return f"agent.{agent}"
+
+
+class AgentState:
+    """An agent's values in the store: they outlive it, and all processes that run it share them.
+
+    A value is JSON, within the limits of an event's data. Keep under one key what changes together: a
+    value is replaced as a whole. For some hundreds of keys.
+    """
+
+    def __init__(self, store: Notes, agent: str) -> None:
+        self._store = store
+        self._stream = notes_of(agent)
+
+    async def get(self, key: str, default: Any = None, *, kind: Any = Any) -> Any:
+        """The value under this key, read as `kind`; `default` where there is none."""
+        text = (await self._store.notes(self._stream)).get(_STATE + key)
+        return default if text is None else decode(text, kind)
+
+    async def all(self) -> dict[str, Any]:
+        """All values, by key."""
+        notes = await self._store.notes(self._stream)
+        return {name.removeprefix(_STATE): decode(text) for name, text in notes.items() if name.startswith(_STATE)}
+
+    async def set(self, key: str, value: Any) -> None:
+        """Keep a value under this key, in place of what was there."""
+        await self._store.note(self._stream, _STATE + key, encode(value))
+
+    async def remove(self, key: str) -> None:
+        """Forget what is under this key."""
+        await self._store.note(self._stream, _STATE + key, None)

@@ -1,0 +1,41 @@
+"""What commands run of the user's own code: modules by their names, and its log on stderr."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from forebay import ConfigurationError
+
+
+def load_module(name: str) -> ModuleType:
+    """The module, which is looked for in the current folder too; `ConfigurationError` where there is none.
+
+    An error of the module itself is raised as it is: its author needs the traceback.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(f"no module {error.name!r}, neither in {folder} nor installed") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name!r} is not the name of a module: {error}") from error
+
+
+def load_attribute(module: ModuleType, path: str) -> Any:
+    """What stands at this dotted path in the module; `AttributeError` where nothing does."""
+    return functools.reduce(getattr, path.split("."), module)
+
+
+def log_to_stderr() -> None:
+    """Show the log of what runs, a line a record."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)

@@ -1,0 +1,61 @@
+"""Threads for plain handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+
+Call = Callable[[], object]
+Ended = asyncio.Future[BaseException | None]
+
+
+class Threads:
+    """Runs calls, at most `most` at once, in threads that do not keep the process from ending.
+
+    The standard pool's would: at the end of the process it waits for all of them, and one that hangs hangs it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._calls: queue.SimpleQueue[tuple[Call, Ended] | None] = queue.SimpleQueue()
+        self._started = 0
+        self._busy = 0
+
+    def run(self, call: Call) -> Ended:
+        """What the call raises, or None, once it has ended. Whoever stops waiting does not stop it."""
+        ended: Ended = asyncio.get_running_loop().create_future()
+        ended.add_done_callback(self._one_less)
+        self._busy += 1
+        if self._started < min(self._busy, self._most):
+            self._started += 1
+            threading.Thread(target=self._work, name=f"forebay-handler-{self._started}", daemon=True).start()
+        self._calls.put((call, ended))
+        return ended
+
+    def close(self) -> None:
+        """Let idle threads go; running ones end by themselves."""
+        for _ in range(self._started):
+            self._calls.put(None)
+
+    def _one_less(self, _: Ended) -> None:
+        self._busy -= 1
+
+    def _work(self) -> None:
+        while job := self._calls.get():
+            call, ended = job
+            error = None
+            try:
+                call()
+            except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
+                ended.get_loop().call_soon_threadsafe(_tell, ended, error)
+            del call, ended, error, job
+
+
+def _tell(ended: Ended, error: BaseException | None) -> None:
+    if not ended.done():
+        ended.set_result(error)

@@ -1,0 +1,444 @@
+"""Agents on every store: what they handle, publish, keep and answer, and how they live and fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import msgspec
+import pytest
+
+from forebay import AgentError, ConfigurationError, Event, EventBus, EventType, InMemoryEventBus, Retry, StoreDenied
+from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, handles, roster
+from forebay.signals import AgentChanged, AgentFailed
+from forebay.testing import FaultyStore, eventually
+
+
+class OrderPlaced(msgspec.Struct):
+    order_id: int
+
+
+class Kind(Enum):
+    MAIL_SENT = "mail_sent"
+
+
+class Billing(BaseAgent):
+    """The agent of most tests."""
+
+    name = "billing"
+    event_types = ("order_cancelled", Kind.MAIL_SENT)
+    heartbeat = 0.1
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+        self.life: list[str] = []
+
+    async def initialize(self) -> None:
+        self.life.append("initialize")
+
+    async def started(self) -> None:
+        self.life.append("started")
+
+    async def draining(self) -> None:
+        self.life.append("draining")
+
+    async def stopped(self) -> None:
+        self.life.append("stopped")
+
+    async def process_event(self, event_type: str, data: Any) -> None:
+        self.seen.append((event_type, data))
+
+    @handles(OrderPlaced, retry=Retry(attempts=2, base=0.001))
+    async def bill(self, order: OrderPlaced, event: Event) -> None:
+        self.seen.append(order)
+        await self.publish("order_billed", {"order_id": order.order_id}, key=event.key)
+
+    @handles("refund_asked")
+    @handles("complaint_filed")
+    def plain(self, event: Event) -> None:
+        self.seen.append((event.type, event.data))
+
+
+async def test_an_agent_handles_what_its_methods_and_its_list_name(bus: EventBus) -> None:
+    agent = Billing()
+    await bus.publish(OrderPlaced(order_id=1), source="shop")
+    await bus.publish("order_cancelled", source="shop", data=2)
+    await bus.publish(Kind.MAIL_SENT, source="shop", data=3)
+    await bus.publish("refund_asked", source="shop", data=4)
+    await bus.publish("complaint_filed", source="shop", data=5)
+
+    await bus.run(agent, until_idle=True)
+
+    expected = [OrderPlaced(1), ("order_cancelled", 2), ("mail_sent", 3), ("refund_asked", 4), ("complaint_filed", 5)]
+    assert sorted(map(str, expected)) == sorted(map(str, agent.seen))
+    assert ["initialize", "started", "draining", "stopped"] == agent.life
+    assert {"billing"} == {group.group for stream in await bus.stats() for group in stream.groups}
+
+
+async def test_what_an_agent_publishes_bears_its_cause(bus: EventBus) -> None:
+    class Mail(BaseAgent):
+        name = "mail"
+
+        @handles("order_billed")
+        async def send(self, event: Event) -> None:
+            await self.bus.publish_many("mail_sent", source="mail", data=[1], headers={"lang": "en"})
+
+    first = await bus.publish(OrderPlaced(order_id=1), source="shop")
+
+    await bus.run(Billing(), Mail(), until_idle=True)
+
+    [billed] = [event async for event in bus.events("order_billed")]
+    [sent] = [event async for event in bus.events("mail_sent")]
+    assert isinstance(billed, Event)
+    assert isinstance(sent, Event)
+    assert {"correlation_id": first, "causation_id": first} == dict(billed.headers)
+    assert {"correlation_id": first, "causation_id": billed.id, "lang": "en"} == dict(sent.headers)
+    assert "billing" == billed.source
+
+
+async def test_what_is_published_outside_of_a_handler_has_no_cause(bus: EventBus) -> None:
+    class Clock(BaseAgent):
+        name = "clock"
+        event_types = ("nothing",)
+
+        async def work(self) -> None:
+            await self.publish("tick")
+
+    async def ticked() -> bool:
+        return [stream.length for stream in await bus.stats("tick")] == [1]
+
+    running = asyncio.create_task(bus.run(Clock()))
+    await eventually(ticked)
+    bus.stop()
+    await running
+
+    [tick] = [event async for event in bus.events("tick")]
+    assert isinstance(tick, Event)
+    assert {} == dict(tick.headers)
+
+
+async def test_an_agents_state_outlives_it(bus: EventBus) -> None:
+    class Counter(BaseAgent):
+        name = "counter"
+
+        @handles("tick", concurrency=1)
+        async def count(self, event: Event) -> None:
+            await self.state.set("ticks", await self.state.get("ticks", 0) + 1)
+
+    for _ in range(2):
+        await bus.publish_many("tick", source="clock", data=[None] * 3)
+        agent = Counter()
+        await bus.run(agent, until_idle=True)
+
+    state = AgentState(bus.store, "counter")
+    assert {"ticks": 6} == await state.all()
+    await state.remove("ticks")
+    assert 0 == await state.get("ticks", 0)
+
+
+async def test_an_agent_answers_a_health_check_and_says_what_ails_it(bus: EventBus) -> None:
+    class Ill(Billing):
+        name = "ill"
+
+        async def health(self) -> object:
+            raise RuntimeError("no connection to the bank")
+
+    await bus.publish(EventType.HEALTH_CHECK, source="old")
+    running = asyncio.create_task(bus.run(Billing(), Ill()))
+    await eventually(lambda: _started(bus, "billing", "ill"))
+    asked = await bus.publish(EventType.HEALTH_CHECK, source="test")
+    await eventually(lambda: _length(bus, "health_report", 2))
+    bus.stop()
+    await running
+
+    reports = [event async for event in bus.events(EventType.HEALTH_REPORT)]
+    answers = {}
+    for event in reports:
+        assert isinstance(event, Event)
+        assert asked == event.headers["causation_id"]
+        report = msgspec.convert(event.data, HealthReport)
+        answers[report.agent] = (report.healthy, report.detail)
+    assert {"billing": (True, None), "ill": (False, "RuntimeError: no connection to the bank")} == answers
+
+
+async def test_signs_of_life_tell_how_an_agent_is(bus: EventBus) -> None:
+    class Failing(Billing):
+        name = "failing"
+
+        @handles("bad", retry=Retry(attempts=1))
+        async def fail(self, event: Event) -> None:
+            raise ValueError("no price")
+
+    await bus.publish_many("bad", source="shop", data=[1, 2])
+    agent = Failing()
+    running = asyncio.create_task(bus.run(agent))
+    await eventually(lambda: _dead(bus, "bad", 2))
+
+    async def told() -> bool:
+        [status] = await roster(bus)
+        return status.failed == 2
+
+    await eventually(told)
+    [status] = await roster(bus)
+    assert ("failing", "started", 1, 2, 0, "ValueError: no price") == (
+        status.agent, status.status, status.members, status.dead, status.restarts, status.last_error,
+    )  # fmt: skip
+    assert status.alive
+    assert status.since is not None
+    assert datetime.now(UTC) - status.since < timedelta(minutes=1)
+
+    bus.stop()
+    await running
+    [status] = await roster(bus)
+    assert ("stopped", 0) == (status.status, status.members)
+
+
+async def test_an_agent_that_gives_no_sign_of_life_is_silent(bus: EventBus) -> None:
+    await bus.store.join("health_check", "forgotten")
+    old = datetime.now(UTC) - timedelta(minutes=1)
+    beat = Heartbeat(agent="billing", member="billing-1", code="app:Billing", status="started", since=old, every=0.01)
+    await bus.publish(EventType.AGENT_HEARTBEAT, "billing", beat)
+
+    async def silent() -> bool:
+        return "silent" == (await roster(bus))[0].status
+
+    await eventually(silent)
+    assert [("billing", "silent"), ("forgotten", "unknown")] == [
+        (status.agent, status.status) for status in await roster(bus)
+    ]
+
+
+async def test_an_agent_that_fails_is_started_again_and_the_others_go_on(bus: EventBus) -> None:
+    class Fragile(Billing):
+        name = "fragile"
+
+        async def initialize(self) -> None:
+            await super().initialize()
+            if self.life.count("initialize") < 3:
+                raise OSError("no disk")
+
+    fragile, steady = Fragile(), Billing()
+    failures: list[AgentFailed] = []
+    bus.signals.listen(failures.append, AgentFailed)
+    running = asyncio.create_task(bus.run(fragile, steady))
+    await bus.publish("order_cancelled", source="shop", data=1)
+    await eventually(lambda: steady.seen and fragile.seen)
+    bus.stop()
+    await running
+
+    assert ["fragile", "fragile"] == [failure.agent for failure in failures]
+    assert 1 == steady.life.count("initialize")
+    life = ["initialize", "stopped", "initialize", "stopped", "initialize", "started", "draining", "stopped"]
+    assert life == fragile.life
+    assert 2 == next(status.restarts for status in await roster(bus) if status.agent == "fragile")
+
+
+async def test_work_that_fails_ends_the_agent_and_begins_anew(bus: EventBus) -> None:
+    class Worker(Billing):
+        async def work(self) -> None:
+            if self.life.count("started") == 1:
+                raise RuntimeError("lost the watch")
+            self.seen.append("works")
+
+    agent = Worker()
+    running = asyncio.create_task(bus.run(agent))
+    await eventually(lambda: "works" in agent.seen)
+    await bus.publish("order_cancelled", source="shop", data=1)
+    await eventually(lambda: ("order_cancelled", 1) in agent.seen)
+    bus.stop()
+    await running
+
+    life = ["initialize", "started", "stopped", "initialize", "started", "draining", "stopped"]
+    assert life == agent.life
+
+
+async def test_an_agent_that_fails_too_often_in_a_row_ends_the_run() -> None:
+    class Hopeless(Billing):
+        restarts = 1
+
+        async def initialize(self) -> None:
+            raise OSError("no disk")
+
+    async with InMemoryEventBus() as bus:
+        changes: list[str] = []
+        bus.signals.listen(lambda signal: changes.append(signal.status), AgentChanged)
+
+        with pytest.raises(AgentError, match="'billing' failed 2 times in a row, last with OSError: no disk"):
+            await bus.run(Hopeless())
+
+    assert ["initializing", "failed"] * 2 == changes
+
+
+async def test_an_agent_whose_store_denies_it_is_started_again() -> None:
+    store = FaultyStore(InMemoryEventBus().store)
+    async with EventBus(store) as bus:
+        agent = Billing()
+        running = asyncio.create_task(bus.run(agent))
+        await eventually(lambda: "started" in agent.life)
+        store.fail_before("read", StoreDenied("no right to read"))
+
+        await eventually(lambda: agent.life.count("started") == 2)
+        bus.stop()
+        await running
+
+
+async def test_stop_is_heard_before_a_run_has_begun(bus: EventBus) -> None:
+    agent = Billing()
+    running = asyncio.create_task(bus.run(agent))
+    bus.stop()
+    await asyncio.wait_for(running, 10)
+
+    bus.on("order_placed", group="mail")(lambda event: None)
+    running = asyncio.create_task(bus.run())
+    bus.stop()
+    await asyncio.wait_for(running, 10)
+
+    running = asyncio.create_task(bus.subscribe_to_stream("a", "b").consume_events(lambda event: None))
+    bus.stop()
+    await asyncio.wait_for(running, 10)
+
+
+async def test_stop_is_heard_while_an_agent_gets_ready(bus: EventBus) -> None:
+    class Slow(Billing):
+        async def initialize(self) -> None:
+            await super().initialize()
+            await asyncio.Event().wait()
+
+    agent = Slow()
+    running = asyncio.create_task(bus.run(agent))
+    await eventually(lambda: agent.life)
+    bus.stop()
+    await asyncio.wait_for(running, 10)
+
+    assert ["initialize", "stopped"] == agent.life
+
+
+def _without_name() -> BaseAgent:
+    class Nameless(BaseAgent):
+        event_types = ("a",)
+
+    return Nameless()
+
+
+def _with_two_handlers_of_one_type() -> BaseAgent:
+    class Twice(Billing):
+        @handles("order_cancelled")
+        async def again(self, event: Event) -> None: ...
+
+    return Twice()
+
+
+def _with_a_text_for_types() -> BaseAgent:
+    class Text(BaseAgent):
+        name = "text"
+        event_types = "order_placed"
+
+    return Text()
+
+
+def _with_its_own_health_check() -> BaseAgent:
+    class Own(BaseAgent):
+        name = "own"
+        event_types = (EventType.HEALTH_CHECK,)
+
+    return Own()
+
+
+def _with_an_unknown_type() -> BaseAgent:
+    class Unknown(BaseAgent):
+        name = "unknown"
+        event_types = (42,)
+
+    return Unknown()
+
+
+def _with_a_method_that_takes_nothing() -> BaseAgent:
+    class Deaf(BaseAgent):
+        name = "deaf"
+
+        @handles("a")
+        async def hear(self) -> None: ...
+
+    return Deaf()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_without_name, "agent name '' is not a name"),
+        (_with_two_handlers_of_one_type, r"handles 'order_cancelled' twice, in again\(\) and event_types"),
+        (_with_a_text_for_types, "give a tuple of types"),
+        (_with_its_own_health_check, r"override health\(\)"),
+        (_with_an_unknown_type, "an event type is a string, an Enum with a string value or a class, not 42"),
+        (_with_a_method_that_takes_nothing, "must be callable with one argument, the event"),
+    ],
+)
+async def test_an_agent_that_cannot_be_is_refused(make: Callable[[], BaseAgent], message: str) -> None:
+    async with InMemoryEventBus() as bus:
+        with pytest.raises(ConfigurationError, match=message):
+            await bus.run(make())
+
+
+def test_options_of_a_method_are_checked_where_they_stand() -> None:
+    with pytest.raises(ConfigurationError, match="unknown option 'concurency'; did you mean 'concurrency'"):
+        handles("a", concurency=2)
+    with pytest.raises(ConfigurationError, match="an event type is"):
+        handles(3.0)
+
+
+async def test_two_agents_of_one_name_do_not_run_together(bus: EventBus) -> None:
+    with pytest.raises(ConfigurationError, match="group 'billing' would handle 'order_placed' twice"):
+        await bus.run(Billing(), Billing())
+
+
+async def test_other_code_under_the_name_of_an_agent_that_is_alive_is_refused(bus: EventBus) -> None:
+    class Usurper(BaseAgent):
+        name = "billing"
+        event_types = ("other",)
+
+    agent = Billing()
+    running = asyncio.create_task(bus.run(agent))
+    await eventually(lambda: _started(bus, "billing"))
+
+    with pytest.raises(ConfigurationError, match=r"with other code is running: .*Billing, as process"):
+        await bus.run(Usurper())
+    assert "stopped" not in agent.life
+
+    bus.stop()
+    await running
+    await bus.run(Usurper(), until_idle=True)
+
+
+async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
+    agent = Billing()
+    running = asyncio.create_task(bus.run(agent))
+    await eventually(lambda: "started" in agent.life)
+
+    with pytest.raises(ConfigurationError, match="'billing' runs already"):
+        await bus.run(agent)
+
+    bus.stop()
+    await running
+    with pytest.raises(ConfigurationError, match="does not run"):
+        _ = agent.bus
+
+
+async def test_a_strange_sign_of_life_is_passed_over(bus: EventBus) -> None:
+    await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", {"agent": 1})
+
+    assert [] == await roster(bus)
+
+
+async def _started(bus: EventBus, *names: str) -> bool:
+    return {status.agent for status in await roster(bus) if status.status == "started"} >= set(names)
+
+
+async def _length(bus: EventBus, stream: str, length: int) -> bool:
+    return any(stats.length >= length for stats in await bus.stats(stream))
+
+
+async def _dead(bus: EventBus, stream: str, count: int) -> bool:
+    return any(stats.dead >= count for stats in await bus.stats(stream))
