@@ -27,10 +27,11 @@ from forebay import (
 )
 from forebay.signals import DeadLettered, Finished, Joined, LoopFailed, Vanished
 from forebay.testing import eventually
+from tests.faults.conftest import SERVERS
 from tests.faults.test_b_connections import Handled, running
-from tests.stores.redis_servers import Server, binaries, version
+from tests.stores.redis_servers import Server, version
 
-every_server = pytest.mark.parametrize("binary", binaries(), ids=version)
+every_server = pytest.mark.parametrize("binary", SERVERS, ids=version)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ bug, so that every process may checkpoint. E2, E3 and E9 are in test_e_disk.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import shutil
@@ -306,6 +307,34 @@ async def test_e16_a_file_on_a_network_is_refused_unless_the_url_allows_it(
     assert not path.exists()
     async with EventBus(f"sqlite:///{path}?any_file_system=true") as bus:
         await bus.publish("t", source="s")
+
+
+async def test_e18_a_file_that_another_process_makes_at_the_same_moment_is_not_taken_for_somebody_elses(
+    path: Path,
+) -> None:
+    watching = True
+
+    def trace(cursor: object, sql: str, bindings: object) -> bool:
+        nonlocal watching
+        if watching and "sqlite_schema" in sql:
+            watching = False
+            other = apsw.Connection(str(path))
+            with contextlib.suppress(apsw.BusyError):
+                for version in (1, 2, 3):
+                    other.execute(files("forebay.stores.sqlite").joinpath(f"schema-{version}.sql").read_text("utf-8"))
+            other.close()
+        return True
+
+    def watch(connection: apsw.Connection) -> None:
+        connection.set_exec_trace(trace)
+
+    apsw.connection_hooks.append(watch)
+    try:
+        async with SQLiteStore(path) as store:
+            assert ["1"] == await store.append("t", [record(1)])
+    finally:
+        apsw.connection_hooks.remove(watch)
+    assert not watching
 
 
 async def test_e18_several_processes_bring_an_old_file_up_to_date_at_the_same_time(path: Path, tmp_path: Path) -> None:

@@ -288,15 +288,14 @@ class Consumer:
             self._is_shaken = True
             self._look.set()
 
-    def _is_sure(self, deliveries: Sequence[Delivery]) -> bool:
-        now = uptime()
-        return not self._is_shaken and all(self._intake.is_sure(delivery, now) for delivery in deliveries)
+    def _is_sure(self, delivery: Delivery) -> bool:
+        return not self._is_shaken and self._intake.is_sure(delivery, uptime())
 
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
         # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
         await asyncio.sleep(0)
-        if self._is_sure(deliveries):
+        if all(map(self._is_sure, deliveries)):
             return False
         await self._give_back(deliveries)
         return True

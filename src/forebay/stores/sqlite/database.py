@@ -111,7 +111,12 @@ class Database:
         return connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
-        self._check_origin(connection)
+        connection.execute("BEGIN")  # in one state of the file, which somebody else may be making
+        try:
+            self._check_origin(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
         mode = self._insist(lambda: connection.pragma("journal_mode", "wal"))
         if mode != "wal":
             raise ConfigurationError(
