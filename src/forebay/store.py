@@ -23,7 +23,7 @@ errors into `StoreError`s and keeps the cause.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from types import EllipsisType, TracebackType
 from typing import Literal, Protocol, Self
@@ -43,7 +43,8 @@ class Reader(msgspec.Struct, frozen=True):
 
     With `ordered` the store hands the group's events to one consumer at a time: `read`, `due` and
     `claim` return nothing while another consumer of the group holds an entry, except that `claim`
-    takes over from consumers all of whose leases have run out, oldest entry first.
+    takes over from consumers all of whose leases have run out, oldest entry first; what was given back
+    and is due is among these, lest a later entry come before it.
     """
 
     stream: str
@@ -194,12 +195,19 @@ class Log(Protocol):
         ...
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         """Remove the oldest entries beyond `max_length`, or older than `max_age` seconds.
 
         Stops before the first entry that a group has not finished (unread, pending or waiting),
-        unless `force`. A stream without groups is trimmed as asked.
+        unless `force`. Groups named in `past` hold nothing back. What either costs a group is counted.
+        A stream without groups is trimmed as asked.
         """
         ...
 

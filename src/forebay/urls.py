@@ -13,6 +13,7 @@ from forebay.store import Store
 DEFAULT_URL = "sqlite:///forebay.db"
 REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "redis+cluster")
 SCHEMES = ("sqlite", *REDIS_SCHEMES, "memory")
+SQLITE_OPTIONS = {"synchronous": "full or normal", "busy_timeout": "seconds", "any_file_system": "true or false"}
 
 
 def default_url() -> str:
@@ -69,11 +70,12 @@ def _sqlite(url: str, namespace: str) -> Store:
                 options[name] = value.lower()
             case "busy_timeout" if re.fullmatch(r"\d+(\.\d+)?", value):
                 options[name] = float(value)
-            case "synchronous" | "busy_timeout":
-                wanted = "full or normal" if name == "synchronous" else "seconds"
-                raise ConfigurationError(f"{name}={value!r} in {url!r}: give {wanted}")
+            case "any_file_system" if value in ("true", "false"):
+                options[name] = value == "true"
+            case _ if name in SQLITE_OPTIONS:
+                raise ConfigurationError(f"{name}={value!r} in {url!r}: give {SQLITE_OPTIONS[name]}")
             case _:
-                raise ConfigurationError(f"unknown option {name!r} in {url!r}; there are synchronous and busy_timeout")
+                raise ConfigurationError(f"unknown option {name!r} in {url!r}; there are {', '.join(SQLITE_OPTIONS)}")
     from forebay.stores.sqlite import SQLiteStore
 
     return SQLiteStore(path, namespace=namespace, **options)  # type: ignore[arg-type]  # checked just above

@@ -256,13 +256,15 @@ async def test_a_file_of_a_newer_forebay_is_refused(path: Path) -> None:
 async def test_a_file_of_an_older_forebay_is_brought_up_to_date_with_all_it_holds(path: Path) -> None:
     async with SQLiteStore(path) as store:
         positions = await store.append("order_placed", [to_record("order_placed", source="shop", data=1)])
+    for table in ("entries", "scheduled", "dead"):
+        sql(path, f"ALTER TABLE {table} DROP COLUMN checksum")
     sql(path, "DROP TABLE notes")
     sql(path, "PRAGMA user_version = 1")
 
     async with SQLiteStore(path) as store:
         assert positions == [entry.position for entry in await store.scan("order_placed")]
         assert await store.note("order_placed", "retention", b"1")
-    assert [(2,)] == sql(path, "PRAGMA user_version")
+    assert [(3,)] == sql(path, "PRAGMA user_version")
 
 
 async def opened(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import EllipsisType, TracebackType
@@ -167,10 +167,17 @@ class FaultyStore:
         return await self._call("locate", lambda: self.store.locate(stream, moment))
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         return await self._call(
-            "trim", lambda: self.store.trim(stream, max_length=max_length, max_age=max_age, force=force)
+            "trim",
+            lambda: self.store.trim(stream, max_length=max_length, max_age=max_age, force=force, past=past),
         )
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:

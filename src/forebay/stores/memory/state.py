@@ -106,6 +106,10 @@ class Group:
         """Whether the entry is pending or waiting."""
         return position in self.leased or position in self.waiting
 
+    def has_finished(self, position: int, kept: Kept) -> bool:
+        """Whether the entry is done, dead, or meant for another group."""
+        return not self.is_unread(position, kept) and not self.has_begun(position)
+
     def is_held_by_another(self, consumer: str, *, since: float = float("-inf")) -> bool:
         """Whether another consumer has a lease, renewed after `since`."""
         return any(lease.consumer != consumer and lease.renewed > since for lease in self.leased.values())
@@ -214,16 +218,15 @@ class Stream:
             group.cursor = position
         return deliveries
 
-    def trim(self, *, excess: int, oldest: float, force: bool) -> Trimmed:
-        """Remove the first `excess` entries, and those appended before `oldest`."""
+    def trim(self, *, excess: int, oldest: float, waited_for: Sequence[Group]) -> Trimmed:
+        """Remove the first `excess` entries, and those appended before `oldest`, which these groups have finished."""
         removed = dropped = 0
         for position, kept in self.behind(0):
             if removed >= excess and kept.appended >= oldest:
                 break
-            if any(group.is_unread(position, kept) or group.has_begun(position) for group in self.groups.values()):
-                if not force:
-                    break
-                dropped += 1
+            if any(not group.has_finished(position, kept) for group in waited_for):
+                break
+            dropped += any(not group.has_finished(position, kept) for group in self.groups.values())
             removed += 1
         del self.entries[:removed]
         self.first += removed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from itertools import islice
 from types import EllipsisType, TracebackType
@@ -118,13 +118,20 @@ class MemoryStore:
             return str(next(found, log.last + 1) - 1)
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         with self._lock:
             log = self._find(stream)
             excess = 0 if max_length is None else len(log.entries) - max_length
             oldest = float("-inf") if max_age is None else self._clock() - max_age
-            return log.trim(excess=excess, oldest=oldest, force=force)
+            waited_for = [] if force else [group for group in log.groups.values() if group.name not in past]
+            return log.trim(excess=excess, oldest=oldest, waited_for=waited_for)
 
     # Groups.
 
@@ -187,7 +194,9 @@ class MemoryStore:
             latest = now - idle
             if reader.ordered and group.is_held_by_another(reader.consumer, since=latest):
                 return []
-            silent = (position for position, lease in group.leased.items() if lease.renewed <= latest)
+            silent = [position for position, lease in group.leased.items() if lease.renewed <= latest]
+            if reader.ordered and silent:
+                silent += [position for position, wait in group.waiting.items() if wait.due <= now]
             oldest = heapq.nsmallest(limit, silent)
             return [group.lease_again(reader, position, log.at(position), now) for position in oldest]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Self
@@ -70,11 +70,16 @@ class RedisStore:
         return f"RedisStore({self._client.name}, namespace={self._namespace!r})"
 
     def twin(self) -> RedisStore:
-        return RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+        twin = RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+        # What this store began on is not to stop what it needs in order to go on.
+        twin._client.allow_eviction = True
+        return twin
 
     async def __aenter__(self) -> Self:
         try:
             await self._client.topology.look()
+            if not self._client.allow_eviction:
+                await inspection.check_eviction(self._client)
         except BaseException:
             await self._client.close()
             raise
@@ -145,13 +150,19 @@ class RedisStore:
         return last[0][0].decode() if last else START
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         key = self._keys(stream).stream
         limits = ("" if max_length is None else max_length, "" if max_age is None else _ms(max_age))
         removed = dropped = 0
         while True:
-            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK)
+            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK, *past)
             removed += count
             dropped += unfinished
             if count < CHUNK:
@@ -221,9 +232,10 @@ class RedisStore:
         keys = self._keys(reader.stream)
         place = (reader.stream, reader.group)
         sweep = time.monotonic() >= self._sweep_at.get(place, 0.0)
-        cursor, rows = await self._client.run(
+        own = keys.group(reader.group)
+        cursor, rows, waited = await self._client.run(
             "claim",
-            (keys.stream, keys.group(reader.group).attempts),
+            (keys.stream, own.attempts, own.waiting),
             reader.group,
             reader.consumer,
             _ms(idle),
@@ -236,7 +248,8 @@ class RedisStore:
         self._cursors[place] = cursor.decode()
         if sweep:
             self._sweep_at[place] = time.monotonic() + SWEEP
-        return await self._deliver(reader, rows, recovered=True)
+        found = [*await self._deliver(reader, waited), *await self._deliver(reader, rows, recovered=True)]
+        return sorted(found, key=lambda delivery: [int(part) for part in delivery.position.split("-")])
 
     async def _deliver(self, reader: Reader, rows: Iterable[Row], *, recovered: bool = False) -> list[Delivery]:
         """The deliveries in these rows; entries meant for another group are finished on the way."""

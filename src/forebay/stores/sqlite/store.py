@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType, TracebackType
@@ -45,7 +45,8 @@ class SQLiteStore:
 
     `synchronous="full"` flushes every commit to the disk; "normal" leaves that to the system, so that
     a power failure may take the last commits with it, and is several times faster for single events.
-    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk.
+    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk: network
+    and FUSE file systems are refused, unless `any_file_system`.
 
     Positions are whole numbers, counted over all streams of the file.
     """
@@ -57,6 +58,7 @@ class SQLiteStore:
         namespace: str = "events",
         synchronous: Synchronous = "full",
         busy_timeout: float = 10.0,
+        any_file_system: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
@@ -65,6 +67,7 @@ class SQLiteStore:
         self._namespace = check_name("namespace", namespace)
         self._synchronous: Synchronous = synchronous
         self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
+        self._any_file_system = any_file_system
         self._clock = clock or MachineClock()
         self._open: Opened | None = None
 
@@ -74,6 +77,7 @@ class SQLiteStore:
             namespace=self._namespace,
             synchronous=self._synchronous,
             busy_timeout=self._busy_timeout,
+            any_file_system=self._any_file_system,
             clock=self._clock,
         )
 
@@ -81,7 +85,11 @@ class SQLiteStore:
         if self._open is not None:
             raise ConfigurationError(f"the store on {self.path} is open already; `twin()` makes another one")
         database = Database(
-            self.path, synchronous=self._synchronous, busy_timeout=self._busy_timeout, clock=self._clock
+            self.path,
+            synchronous=self._synchronous,
+            busy_timeout=self._busy_timeout,
+            any_file_system=self._any_file_system,
+            clock=self._clock,
         )
         self._open = await Opened.open(database, self._namespace)
         return self
@@ -126,12 +134,18 @@ class SQLiteStore:
         return str(await self._look(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         until = await self._look(partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age))
         removed = dropped = 0
         while until:
-            part = await self._move(partial(log.trim, stream=stream, until=until, force=force))
+            part = await self._move(partial(log.trim, stream=stream, until=until, force=force, past=past))
             removed += part.removed
             dropped += part.dropped
             if part.removed < log.TRIMMED_AT_ONCE:

@@ -50,6 +50,20 @@ local function noted(attempts, position)
   return tonumber(count), tonumber(failures)
 end
 
+-- Lease an entry that waits; return its position, its fields or false, its attempt and its failures.
+local function lease_waiting(stream, waiting, attempts, group, consumer, position, time)
+  local count, failures = noted(attempts, position)
+  local fields = fields_at(stream, position)
+  if fields then
+    redis.call('XCLAIM', stream, group, consumer, 0, position, 'FORCE', 'RETRYCOUNT', count + 1, 'JUSTID')
+    redis.call('ZREM', waiting, position)
+  else
+    -- No server leases what it does not have. It waits on, so that somebody else gets it if this one dies.
+    redis.call('ZADD', waiting, time + 30000, position)
+  end
+  return {position, fields, count + 1, failures}
+end
+
 -- Whether a consumer other than this one holds anything of the group.
 local function others_hold(stream, group, consumer)
   local summary = redis.call('XPENDING', stream, group)
