@@ -56,6 +56,8 @@ class Group:
         """A sorted set: positions, by the time in ms when they are due."""
         self.attempts = f"{tag}:attempts:{name}"
         """A hash: position -> "attempts failures", where an entry was retried or released."""
+        self.finished = f"{tag}:finished:{name}"
+        """A string: the position up to which nothing was open at the last look, should the group be lost."""
         self.handled = f"{tag}:handled:{name}"
         """A sorted set: event ids, by the time in ms until which they are remembered."""
 

@@ -178,20 +178,23 @@ class RedisStore:
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
         keys = self._keys(stream)
-        keys.group(group)
-        return bool(await self._client.run("join", (keys.stream,), group, _position(start)))
+        own = keys.group(group)
+        place = END if start == END else _full_position(start)
+        return bool(
+            await self._client.run("join", (keys.stream, own.finished, own.waiting, own.attempts), group, place)
+        )
 
     async def seek(self, stream: str, group: str, to: str) -> None:
         keys = self._keys(stream)
         own = keys.group(group)
         place = END if to == END else _full_position(to)
-        await self._client.run("seek", (keys.stream, own.waiting, own.attempts), group, place)
+        await self._client.run("seek", (keys.stream, own.waiting, own.attempts, own.finished), group, place)
 
     async def leave(self, stream: str, group: str) -> None:
         keys = self._keys(stream)
         own = keys.group(group)
         self._cursors.pop((stream, group), None)
-        await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled), group)
+        await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled, own.finished), group)
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         if limit < 1:
@@ -241,7 +244,7 @@ class RedisStore:
         own = keys.group(reader.group)
         cursor, rows, waited = await self._client.run(
             "claim",
-            (keys.stream, own.attempts, own.waiting),
+            (keys.stream, own.attempts, own.waiting, own.finished),
             reader.group,
             reader.consumer,
             _ms(idle),

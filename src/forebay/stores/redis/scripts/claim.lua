@@ -1,12 +1,24 @@
 -- Take over entries from consumers that have been silent on them.
--- KEYS  stream, attempts, waiting
+-- Also writes down how far the group has finished everything, for `join`.
+-- KEYS  stream, attempts, waiting, finished
 -- ARGV  group, consumer, idle in ms, limit, cursor (a position or '-'), page, '1' for an ordered reader,
 --       ms after which an idle consumer that holds nothing is forgotten, or ''
 -- Returns the next cursor, then for each: position, fields or false, attempt, failures; then the same for those that
 -- an ordered reader takes because they wait and come before the others
-local stream, attempts, waiting = KEYS[1], KEYS[2], KEYS[3]
+local stream, attempts, waiting, finished = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, idle, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor, page, ordered, forget_after = ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8])
+
+if redis.call('ZCARD', waiting) <= 1000 then
+  local open = redis.call('ZRANGE', waiting, 0, -1)
+  open[#open + 1] = redis.call('XPENDING', stream, group)[2] or nil
+  table.sort(open, before)
+  local place = open[1] and just_before(open[1]) or last_delivered(stream, group)
+  if place ~= redis.call('GET', finished) then
+    -- A server without room refuses this; what it has is older, and as safe.
+    redis.pcall('SET', finished, place)
+  end
+end
 
 if forget_after then
   for _, other in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do

@@ -19,6 +19,17 @@ local function before(a, b)
   return #a_count < #b_count or (#a_count == #b_count and a_count < b_count)
 end
 
+-- A position before this one, and behind the entry that stands before it.
+local function just_before(position)
+  local time, count = string.match(position, '^(%d+)-(%d+)$')
+  if #count > 15 then
+    return time .. '-0' -- too long a number to count with; what lies between is handled twice
+  elseif count ~= '0' then
+    return time .. '-' .. string.format('%.0f', count - 1)
+  end
+  return time == '0' and '0-0' or string.format('%.0f', time - 1) .. '-18446744073709551615'
+end
+
 -- A flat list of names and values, as XINFO gives it, as a table.
 local function named(list)
   local table = {}
@@ -62,6 +73,27 @@ local function lease_waiting(stream, waiting, attempts, group, consumer, positio
     redis.call('ZADD', waiting, time + 30000, position)
   end
   return {position, fields, count + 1, failures}
+end
+
+-- The last position that the group has handed out; nil where there is no such group.
+local function last_delivered(stream, group)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, info in ipairs(groups) do
+    info = named(info)
+    if info['name'] == group then
+      return info['last-delivered-id']
+    end
+  end
+end
+
+-- Let what waits behind a place be read again with the rest, and not wait as well.
+local function wait_no_more(waiting, attempts, place)
+  for _, position in ipairs(redis.call('ZRANGE', waiting, 0, -1)) do
+    if before(place, position) then
+      redis.call('HDEL', attempts, position)
+      redis.call('ZREM', waiting, position)
+    end
+  end
 end
 
 -- Whether a consumer other than this one holds anything of the group.
