@@ -66,7 +66,7 @@ class Process:
     def __init__(self, target: Callable[..., Awaitable[None]], *arguments: Any, **options: Any) -> None:
         self._process = _context.Process(target=_main, args=(target, arguments, options), daemon=True)
         self._process.start()
-        # A failed test may leave one behind that stands still, and would not hear the politer signal of multiprocessing.
+        # A failed test may leave one that stands still, and would not hear the politer signal of multiprocessing.
         atexit.register(self._process.kill)
 
     @property
