@@ -384,6 +384,10 @@ class Notes(Protocol):
         """All notes of the stream, by name."""
         ...
 
+    async def noted(self) -> list[str]:
+        """The names of the streams that have notes, by the alphabet."""
+        ...
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:

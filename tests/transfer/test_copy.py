@@ -302,6 +302,32 @@ async def test_what_was_trimmed_under_a_group_is_not_handed_over(
         assert len(left) == len(await target.pending(STREAM, "billing"))
 
 
+@pytest.mark.parametrize("onto", get_args(Kind))
+async def test_notes_that_stand_alone_come_over(
+    new_store: Callable[[Kind], Store], source: MemoryStore, onto: Kind
+) -> None:
+    await source.note("an.agent", "state: last", b"7")
+
+    async with new_store(onto) as target:
+        await copy(source, target, origin=ORIGIN)
+
+        assert {"state: last": b"7"} == await target.notes("an.agent")
+        assert [] == [each for each in await verify(source, target) if each.different]
+        await target.note("an.agent", "state: last", b"8")
+        assert [("an.agent", ("notes",))] == [
+            (each.stream, each.different) for each in await verify(source, target) if each.different
+        ]
+
+
+async def test_a_target_with_nothing_but_notes_is_left_alone(source: MemoryStore, target: MemoryStore) -> None:
+    await target.note("an.agent", "state: last", b"7")
+
+    with pytest.raises(TransferRefused, match=r"not empty, it has an\.agent"):
+        await copy(source, target, origin=ORIGIN)
+
+    assert {"state: last": b"7"} == await target.notes("an.agent")
+
+
 async def test_the_lag_of_a_group_is_known_after_a_copy(new_store: Callable[[Kind], Store]) -> None:
     async with new_store("sqlite") as source, new_store("redis") as target:
         # More than a server that keeps no lag is made to count.

@@ -54,6 +54,7 @@ Move = Literal[
     "pending",
     "durability",
     "notes",
+    "noted",
     "note",
     "scheduled",
     "remembered",
@@ -247,6 +248,9 @@ class FaultyStore:
 
     async def notes(self, stream: str) -> dict[str, bytes]:
         return await self._call("notes", lambda: self.store.notes(stream))
+
+    async def noted(self) -> list[str]:
+        return await self._call("noted", self.store.noted)
 
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...

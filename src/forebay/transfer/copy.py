@@ -25,12 +25,10 @@ import msgspec
 from forebay.errors import NotFound, TransferRefused
 from forebay.store import Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
 from forebay.transfer.marks import PREFIX, Mark, Marks, Place
-from forebay.transfer.pages import in_chunks, named, pages, pending_of, remembered_of, streams_of
+from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, remembered_of, streams_of
 
 Part = TypeVar("Part", Pending, DeadLetter, Remembered)
 
-HOME = "forebay.copy"
-"""The stream beside which the note about the whole copy is kept. Notes alone make no stream."""
 TICKET = f"{PREFIX}ticket"
 RUN = f"{PREFIX}run"
 """The note beside each stream that says which run may write to it."""
@@ -81,7 +79,7 @@ async def copy(
     ticket = await _check(target, kept, origin=origin, state=_state(found))
     if dry_run or (ticket is not None and ticket.state is not None):
         if not dry_run:
-            await _tidy(target, found)
+            await _tidy(target)
         return Copied(tuple(found), already=ticket is not None and ticket.state is not None)
     mine = _Ticket(origin, ticket.since if ticket else datetime.now(UTC), secrets.token_hex(8))
     if not await target.note(HOME, TICKET, msgspec.json.encode(mine), expected=kept):
@@ -92,6 +90,7 @@ async def copy(
     found = await streams_of(source)
     await work.copy_entries(found)
     await work.copy_state(found)
+    await work.copy_notes(await noted_of(source, found))
     now = await streams_of(source)
     if _state(now) != _state(found):
         raise TransferRefused(_what_changed(found, now))
@@ -99,17 +98,18 @@ async def copy(
     done = msgspec.structs.replace(mine, state=_state(found))
     if not await target.note(HOME, TICKET, msgspec.json.encode(done), expected=msgspec.json.encode(mine)):
         raise TransferRefused(_OVERTAKEN)
-    await _tidy(target, found)
+    await _tidy(target)
     return Copied(tuple(found))
 
 
 async def _check(target: Store, kept: bytes | None, *, origin: str, state: str) -> _Ticket | None:
     """The ticket in the target, if a copy of this source was begun there; refuses a target that is taken."""
     ticket = None if kept is None else msgspec.json.decode(kept, type=_Ticket)
-    occupied = await streams_of(target)
+    streams = await streams_of(target)
+    occupied = [*(stats.stream for stats in streams), *await noted_of(target, streams)]
     if ticket is None or (ticket.state is not None and not occupied):
         if occupied:
-            names = ", ".join(stats.stream for stats in occupied[:4]) + (", ..." if len(occupied) > 4 else "")
+            names = ", ".join(occupied[:4]) + (", ..." if len(occupied) > 4 else "")
             raise TransferRefused(f"the target is not empty, it has {names}: {_ELSEWHERE}")
         return None
     if ticket.origin != origin:
@@ -127,11 +127,12 @@ _OVERTAKEN = "another copy into the target has taken over from this one: let it 
 _ELSEWHERE = "copy into an empty store (another file, database or namespace)"
 
 
-async def _tidy(target: Store, streams: Sequence[StreamStats]) -> None:
+async def _tidy(target: Store) -> None:
     """Remove the notes beside the streams, once the ticket says that the copy is done."""
-    for stats in streams:
-        ours = {name: None for name in await target.notes(stats.stream) if name.startswith(PREFIX)}
-        await target.restore(stats.stream, [], notes=ours)
+    for stream in await noted_of(target):
+        ours = {name: None for name in await target.notes(stream) if name.startswith(PREFIX)}
+        if ours:
+            await target.restore(stream, [], notes=ours)
 
 
 class _Copy:
@@ -244,6 +245,12 @@ class _Copy:
         places = await marks.translate(each.position for each in known if each.position)
         for chunk in in_chunks([_at(places, each) for each in known]):
             yield chunk
+
+    async def copy_notes(self, streams: Sequence[str]) -> None:
+        """Copy the notes that stand alone."""
+        for stream in streams:
+            await self._begin(stream)
+            await self._copy_notes(stream)
 
     async def _copy_notes(self, stream: str) -> None:
         notes: dict[str, bytes | None] = dict.fromkeys(await self._target.notes(stream))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -11,6 +11,8 @@ import msgspec
 from forebay.event import Foreign, Record
 from forebay.store import DeadLetter, Entry, Item, Pending, Remembered, Scheduled, Store, StreamStats
 
+HOME = "forebay.copy"
+"""The name under which a target keeps the notes about a copy into it."""
 MOST = 500
 """Items in a page."""
 BYTES = 2 * 1024 * 1024
@@ -60,6 +62,12 @@ async def remembered_of(store: Store, stream: str, group: str | None) -> list[Re
 async def streams_of(store: Store) -> list[StreamStats]:
     """The streams that hold anything."""
     return [each for each in await store.stats() if each.length or each.groups or each.dead or each.scheduled]
+
+
+async def noted_of(store: Store, streams: Iterable[StreamStats] = ()) -> list[str]:
+    """Whatever else has notes than these streams: programs keep them under names of their own."""
+    known = {HOME, *(stats.stream for stats in streams)}
+    return [name for name in await store.noted() if name not in known]
 
 
 def named(record: Record | Foreign, position: str) -> Record | Foreign:

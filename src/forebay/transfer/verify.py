@@ -12,7 +12,7 @@ import msgspec
 from forebay.event import Foreign, Record
 from forebay.store import START, DeadLetter, Pending, Remembered, Store
 from forebay.transfer.marks import PREFIX
-from forebay.transfer.pages import named, pages, pending_of, place, remembered_of, streams_of
+from forebay.transfer.pages import named, noted_of, pages, pending_of, place, remembered_of, streams_of
 
 FORGOTTEN_SOON = 60.0
 """Ids remembered for fewer seconds may be forgotten by one side before the other is asked."""
@@ -41,7 +41,9 @@ async def verify(source: Store, target: Store) -> list[Compared]:
     Positions are compared by how many entries are behind them. Times from now (of leases, retries,
     scheduled events) and the times of appending are not compared: they pass, or are rounded to ms.
     """
-    names = {stats.stream: None for store in (source, target) for stats in await streams_of(store)}
+    names: dict[str, None] = {}
+    for store in (source, target):
+        names |= dict.fromkeys([*(stats.stream for stats in await streams_of(store)), *await noted_of(store)])
     compared = []
     for stream in names:
         ours, theirs = await _sums(source, stream), await _sums(target, stream)

@@ -330,6 +330,10 @@ class MemoryStore:
         with self._lock:
             return dict(self._state.notes.get(stream, {}))
 
+    async def noted(self) -> list[str]:
+        with self._lock:
+            return sorted(stream for stream, kept in self._state.notes.items() if kept)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:

@@ -442,6 +442,9 @@ class RedisStore:
         found = await self._client.call(key, "HGETALL", key)
         return {name.decode(): value for name, value in zip(found[::2], found[1::2], strict=True)}
 
+    async def noted(self) -> list[str]:
+        return await inspection.find_noted(self._client, self._namespace)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:

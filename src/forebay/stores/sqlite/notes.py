@@ -17,6 +17,12 @@ def notes(turn: Turn, stream: str) -> dict[str, bytes]:
     return dict(rows)
 
 
+def noted(turn: Turn) -> list[str]:
+    """The streams that have notes."""
+    rows = turn.rows("SELECT DISTINCT stream FROM notes WHERE namespace = ? ORDER BY stream", (turn.namespace,))
+    return [stream for (stream,) in rows]
+
+
 def _value(turn: Turn, stream: str, name: str) -> bytes | None:
     value: bytes | None = turn.value(
         "SELECT value FROM notes WHERE namespace = ? AND stream = ? AND name = ?", (turn.namespace, stream, name)

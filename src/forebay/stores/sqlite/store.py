@@ -248,6 +248,9 @@ class SQLiteStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         return await self._look(partial(notes.notes, stream=stream))
 
+    async def noted(self) -> list[str]:
+        return await self._look(notes.noted)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
