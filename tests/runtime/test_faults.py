@@ -10,6 +10,7 @@ import pytest
 
 from forebay import Event, EventBus, PublishUnknown, Reject, Retry, StoreDenied, StoreFull, StoreUnavailable
 from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried, Skipped
+from forebay.store import Reader
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from forebay.testing.faulty import Move
@@ -378,3 +379,39 @@ def _fail(store: FaultyStore, fault: str, move: Move, *, times: int = 1) -> None
 async def _is_settled(bus: EventBus) -> bool:
     [stats] = await bus.stats("t")
     return all(not group.pending and not group.lag for group in stats.groups)
+
+
+@pytest.mark.parametrize("move", ["read", "due", "claim"])
+async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_of(
+    store: FaultyStore, bus: EventBus, move: Move
+) -> None:
+    handled: list[int] = []
+    stray = Reader("t", "g", "stray", ordered=True)
+
+    @bus.on("t", group="g", lease=LEASE, ordered=True)
+    async def handle(event: Event) -> None:
+        handled.append(event.data)
+
+    await bus.publish("t", source="s", data=0, key="k")
+    if move != "read":
+        await store.join("t", "g")
+        [begun] = await store.read(stray, limit=1)
+        if move == "due":
+            await store.retry(begun, delay=0)
+        else:
+            await eventually(lambda: _has_lapsed(store))
+    store.fail_after(move)
+    failures = heard(bus, LoopFailed)
+    run = asyncio.create_task(bus.run())
+    await eventually(lambda: failures)
+    await bus.publish("t", source="s", data=1, key="k")
+    await eventually(lambda: 1 in handled)
+    bus.stop()
+    await run
+
+    assert [0, 1] == handled
+
+
+async def _has_lapsed(store: FaultyStore) -> bool:
+    [pending] = await store.pending("t", "g")
+    return (pending.idle or 0) > LEASE

@@ -8,10 +8,14 @@ lease keeper (a thread): renews what the intake holds
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
+from forebay.errors import OutcomeUnknown
 from forebay.event import Record
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed
@@ -208,7 +212,7 @@ class Consumer:
             self.last_read = time.monotonic()
             return
         asked = uptime()
-        deliveries = await self._store.read(self.reader, limit=room, wait=self._wait)
+        deliveries = await self._lease(self._store.read(self.reader, limit=room, wait=self._wait))
         self.last_read = time.monotonic()
         self._empty = not deliveries
         if deliveries:
@@ -237,17 +241,34 @@ class Consumer:
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
             asked = uptime()
-            await self._take(await self._store.due(self.reader, limit=room), asked)
+            await self._take(await self._lease(self._store.due(self.reader, limit=room)), asked)
         may_claim = self._suspects.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
         if may_claim and not self._stop.is_set():
             asked = uptime()
-            claimed = await self._store.claim(self.reader, idle=self.lease, limit=1)
+            claimed = await self._lease(self._store.claim(self.reader, idle=self.lease, limit=1))
             if claimed:
                 await self._take_over(claimed, asked)
                 return
             self._scan_at = time.monotonic() + min(1.0, self.lease / 4)
         await wait_for(self._look, POLL)
         self._look.clear()
+
+    async def _lease(self, move: Awaitable[list[Delivery]]) -> list[Delivery]:
+        """What a move leases to this consumer."""
+        reader = self.reader
+        try:
+            deliveries = await move
+        except OutcomeUnknown:
+            if self._options.ordered:
+                # It may have leased events that nobody knows of. Under another name this consumer waits, as all
+                # others do, until they can be claimed; under its own it would read on behind them.
+                name = f"{reader.consumer[:119]}-{secrets.token_hex(4)}"
+                self.reader = msgspec.structs.replace(reader, consumer=name)
+            raise
+        if reader is self.reader:
+            return deliveries
+        await self._return(deliveries)
+        return []
 
     async def _take_over(self, claimed: list[Delivery], asked: float) -> None:
         for delivery in claimed:
