@@ -10,8 +10,11 @@ help: ## list the targets
 demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
 	@$(BIN)/forebay demo
 
+# The tests wait more than they reckon, so twice as many at once as the smallest machine has cores.
+PYTEST := $(BIN)/pytest --numprocesses 4 --dist worksteal
+
 test: .venv/dev ## run the tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 slow: .venv/dev ## run the tests that take minutes
 	$(BIN)/pytest -m slow
@@ -21,7 +24,7 @@ check: .venv/dev ## check format, lint, types and layers, then run the tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(PYTEST)
 
 format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
