@@ -131,7 +131,10 @@ class _Reading:
         for event in fact.events:
             place = (fact.group, event)
             self._leases[place] = max(fact.until, self._leases.get(place, 0))
-            if fact.move == "extend" and (call := self._running.get(place)) is not None:
+            if fact.move != "extend":
+                # A call that still runs under an earlier lease of this consumer has no part in the new one.
+                self._running.pop(place, None)
+            elif (call := self._running.get(place)) is not None:
                 call.until = self._leases[place]
             if fact.move == "claim":
                 self._ledger.claims[place] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -410,6 +411,21 @@ async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_
     await run
 
     assert [0, 1] == handled
+
+
+async def test_what_a_worker_is_about_to_begin_is_given_back_with_the_rest(store: FaultyStore, bus: EventBus) -> None:
+    consumer = await bus.subscribe_to_stream("t", "g", ordered=True).consumer(Seen())
+    await store.join("t", "g")
+    await bus.publish("t", source="s", data=0)
+    deliveries = await store.read(consumer.reader, limit=1)
+    consumer._intake.put(deliveries, sure_until=math.inf)
+    consumer._intake.pop()
+    consumer._is_shaken = True
+
+    lapsed, _ = await asyncio.gather(consumer._have_lapsed(deliveries), consumer._give_back())
+
+    assert lapsed
+    assert [None] == [pending.consumer for pending in await store.pending("t", "g")]
 
 
 async def _has_lapsed(store: FaultyStore) -> bool:

@@ -316,8 +316,10 @@ class Consumer:
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
         # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
+        looked = uptime()
         await asyncio.sleep(0)
-        if self._is_sure(deliveries):
+        # Where all that is not begun was given back meanwhile, these belong to it.
+        if self._is_sure(deliveries) and not self._giving_back and self._gave_back_at < looked:
             return False
         await self._give_back(deliveries)
         return True
