@@ -22,7 +22,7 @@ from tests.chaos.nemesis import FILE, PROCESSES, SERVER, Kinds, Scene, Strike
 from tests.chaos.proxy import Proxy
 from tests.chaos.server import DurableServer
 from tests.chaos.staff import Staff
-from tests.chaos.workers import STREAM, Plan, open_bus
+from tests.chaos.workers import STREAM, Plan, open_store_of
 from tests.crash.processes import Process
 
 Say = Callable[[str], None]
@@ -108,8 +108,8 @@ async def _soak(store: str, plan: Plan, beside: Plan, scene: Scene, kinds: Kinds
         await eventually(lambda: counted.events() >= size.events, within=20 * size.seconds)
         published = time.monotonic() - started
         await staff.dismiss(_all(staff.writers))
-        async with open_bus(beside) as bus:
-            drained = await _drain(bus, scene.pen, size.patience)
+        async with EventBus(open_store_of(beside)) as bus:
+            drained = await drain(bus, scene.pen, size.patience)
             await staff.dismiss(_all(staff.consumers))
             dumped = await dump.take(bus, STREAM)
     finally:
@@ -125,7 +125,7 @@ def _all(crew: dict[str, Process]) -> dict[str, Process]:
     return leaving
 
 
-async def _drain(bus: EventBus, pen: Pen, patience: float) -> float:
+async def drain(bus: EventBus, pen: Pen, patience: float) -> float:
     """Wait until all is handled, send the dead letters round again, and wait once more; how long the first took."""
     started = time.monotonic()
     # What is not handled by then is what the checker calls stuck.

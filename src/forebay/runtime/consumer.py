@@ -70,7 +70,14 @@ class Consumer:
         self._wait = wait
         self._intake = Intake(_lane(options))
         self._settler = Settler(
-            store, reader, options, self._intake, signals, on_waiting=self._look_again_in, on_settled=self._make_room
+            store,
+            reader,
+            options,
+            self._intake,
+            signals,
+            on_waiting=self._look_again_in,
+            on_settled=self._make_room,
+            on_lost=self._shake,
         )
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
@@ -304,8 +311,12 @@ class Consumer:
             self._signals.emit(LeaseLost(delivery))
             if delivery.position not in self.held:
                 self._over(delivery)
-        if lost and self._options.ordered:
-            # Another consumer works on this group now: what is not begun comes after what it has.
+        if lost:
+            self._shake()
+
+    def _shake(self) -> None:
+        """A lease is lost: in an ordered group, what is not begun comes after what another consumer has now."""
+        if self._options.ordered:
             self._is_shaken = True
             self._look.set()
 
@@ -315,8 +326,14 @@ class Consumer:
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
         # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
+        looked = uptime()
         await asyncio.sleep(0)
+<<<<<<< HEAD
         if all(map(self._is_sure, deliveries)):
+=======
+        # Where all that is not begun was given back meanwhile, these belong to it.
+        if self._is_sure(deliveries) and not self._giving_back and self._gave_back_at < looked:
+>>>>>>> soak
             return False
         await self._give_back(deliveries)
         return True
