@@ -328,12 +328,8 @@ class Consumer:
         # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
         looked = uptime()
         await asyncio.sleep(0)
-<<<<<<< HEAD
-        if all(map(self._is_sure, deliveries)):
-=======
         # Where all that is not begun was given back meanwhile, these belong to it.
-        if self._is_sure(deliveries) and not self._giving_back and self._gave_back_at < looked:
->>>>>>> soak
+        if all(map(self._is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
             return False
         await self._give_back(deliveries)
         return True
