@@ -150,7 +150,8 @@ def test_the_shop_moves_to_sqlite_and_to_redis_and_loses_nothing(
 
     # The old bus is taken out.
     with shop.runs("step3_new.py"), shop.runs("-m", "forebay", "agents", "agents"):
-        shop.trades()
+        billed = len(shop.lines("billing"))
+        eventually(lambda: len(shop.lines("billing")) > billed + 50, "the agents handle nothing")
     assert 0 == shop.forebay("agents", "agents", "--until-idle").returncode
     assert {**NOTHING, "stock": (0, same)} == shop.has_lost_or_doubled()
 
