@@ -55,7 +55,8 @@ class Told:
             self._unfinished.update({path: entry for path, entry in entries.items() if entry.telling})
 
     def __len__(self) -> int:
-        return sum(map(len, self._entries.values()))
+        """How many files were told to be there."""
+        return sum(map(len, self._entries.values())) - len(self._unfinished)
 
     def get(self, path: str) -> Entry | None:
         """What was told about this file, unless it is that it is gone."""
