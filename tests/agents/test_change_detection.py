@@ -20,9 +20,10 @@ import pytest
 from forebay import ConfigurationError, EventBus, ForebayError, InMemoryEventBus, OutcomeUnknown
 from forebay.agents import ChangeDetectionAgent
 from forebay.agents.files import Unsettled, read
+from forebay.agents.leadership import Outdated
 from forebay.agents.state import notes_of
 from forebay.agents.telling import Teller
-from forebay.agents.told import Outdated, Told
+from forebay.agents.told import Told
 from forebay.signals import LoopFailed
 from forebay.store import Store
 from forebay.testing import FaultyStore, eventually
@@ -112,6 +113,18 @@ async def test_what_comes_and_goes_between_two_looks_is_not_told(inbox: Path) ->
         await eventually(lambda: is_told(bus, ("created", "last")), within=WITHIN)
 
         assert [("created", "first"), ("created", "last")] == await told(bus)
+
+
+async def test_where_the_system_gives_no_notice_it_can_look_by_itself(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHFILES_FORCE_POLLING", "true")
+    async with InMemoryEventBus() as bus:
+        agent = watcher(inbox, rescan=1000)
+        async with running(bus, agent):
+            await eventually(lambda: _healthy(agent, 0), within=WITHIN)
+            (inbox / "a").write_text("")
+            await eventually(lambda: is_told(bus, ("created", "a")), within=WITHIN)
 
 
 async def test_ten_thousand_files_at_once_are_told_once_each(sqlite_url: str, inbox: Path) -> None:

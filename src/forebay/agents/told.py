@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import msgspec
 
 from forebay.agents.files import Content, below
+from forebay.agents.leadership import Outdated
 from forebay.errors import StoreDamaged
 from forebay.store import Notes
 
@@ -29,10 +30,6 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     content: Content
     telling: Telling | None = None
-
-
-class Outdated(Exception):
-    """Somebody else has written what this process was about to write: it is not the leader any more."""
 
 
 class Told:
