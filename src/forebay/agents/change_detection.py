@@ -17,7 +17,7 @@ from forebay.agents.agent import BaseAgent
 from forebay.agents.leadership import Leadership
 from forebay.agents.state import notes_of
 from forebay.agents.telling import FileChange, Teller, in_thread
-from forebay.agents.told import Outdated, Told
+from forebay.agents.told import Told
 from forebay.errors import AgentError, ConfigurationError, NotFound
 from forebay.event import check_seconds
 from forebay.policy import describe
@@ -131,8 +131,6 @@ class ChangeDetectionAgent(BaseAgent):
             async with leadership.lead():
                 try:
                     await self._watch()
-                except Outdated:
-                    continue
                 finally:
                     self._teller, self._present, self._blind = None, {}, None
 

@@ -11,13 +11,14 @@ from typing import Literal
 import msgspec
 
 from forebay.agents.agent import BaseAgent
-from forebay.agents.leadership import Leadership
+from forebay.agents.leadership import Leadership, Outdated
 from forebay.agents.roster import AgentStatus, HealthReport, roster
 from forebay.agents.state import notes_of
 from forebay.bus import EventType
 from forebay.cause import CAUSATION
 from forebay.errors import MalformedEvent
 from forebay.event import Event, check_seconds, new_id
+from forebay.payload import decode, encode
 from forebay.replay import last_position
 
 KEPT = 86_400.0
@@ -26,6 +27,8 @@ TRIM = 3_600.0
 """Seconds between two trims of them."""
 ANSWERED = 0.1
 """Seconds between two looks whether all have answered."""
+
+_ILL = "ill"
 
 Reason = Literal["silent", "failed", "says so"]
 
@@ -86,6 +89,7 @@ class HealthMonitorAgent(BaseAgent):
         self._timeout = check_seconds("timeout", timeout)
         self._lease = check_seconds("lease", lease, least=0.1)
         self._ill: dict[str, Illness] = {}
+        self._kept: bytes | None = None
 
     async def health(self) -> object:
         """The names of the agents that are ill, as far as this process knows."""
@@ -99,7 +103,8 @@ class HealthMonitorAgent(BaseAgent):
                 await self._monitor()
 
     async def _monitor(self) -> None:
-        self._ill = await self.state.get("ill", {}, kind=dict[str, Illness])
+        self._kept = (await self.bus.store.notes(notes_of(self.name))).get(_ILL)
+        self._ill = {} if self._kept is None else decode(self._kept, dict[str, Illness])
         await self._tell()
         trimmed = 0.0
         while True:
@@ -135,7 +140,10 @@ class HealthMonitorAgent(BaseAgent):
             await asyncio.sleep(ANSWERED)
 
     async def _keep(self) -> None:
-        await self.state.set("ill", self._ill)
+        note = encode(self._ill)
+        if not await self.bus.store.note(notes_of(self.name), _ILL, note, expected=self._kept):
+            raise Outdated(_ILL)
+        self._kept = note
 
     async def _tell(self) -> None:
         """Publish what is noted as being told, then note that it is told. A repetition has the same id."""

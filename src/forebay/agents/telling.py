@@ -37,8 +37,9 @@ _CREATED, _MODIFIED, _DELETED = KINDS
 class FileChange(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told of a file: the data of `EventType.FILE_CREATED`, `FILE_MODIFIED` and `FILE_DELETED`.
 
-    `path` is absolute, `size` in bytes, `sha256` in hexadecimal digits; of a deleted file they are those it was last
-    told to have. Where the name is no UTF-8, `path` has its odd bytes written out, and `raw` is the path's own bytes.
+    `path` is absolute, `size` in bytes, `sha256` in hexadecimal digits; a deleted file's are those of the
+    last look at it. Where the name is no UTF-8, `path` has its odd bytes written out, and `raw` is the path's own
+    bytes.
 
     >>> FileChange("/inbox/a.txt", 0, "e3b0c442...", datetime(2026, 1, 1, tzinfo=UTC)).file.name
     'a.txt'

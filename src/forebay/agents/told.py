@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import msgspec
 
 from forebay.agents.files import Content, below
+from forebay.agents.leadership import Outdated
 from forebay.errors import StoreDamaged
 from forebay.store import Notes
 
@@ -29,10 +30,6 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     content: Content
     telling: Telling | None = None
-
-
-class Outdated(Exception):
-    """Somebody else has written what this process was about to write: it is not the leader any more."""
 
 
 class Told:
@@ -55,7 +52,8 @@ class Told:
             self._unfinished.update({path: entry for path, entry in entries.items() if entry.telling})
 
     def __len__(self) -> int:
-        return sum(map(len, self._entries.values()))
+        """How many files were told to be there."""
+        return sum(map(len, self._entries.values())) - len(self._unfinished)
 
     def get(self, path: str) -> Entry | None:
         """What was told about this file, unless it is that it is gone."""
