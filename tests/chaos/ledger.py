@@ -52,7 +52,8 @@ class Ledger:
     redriven: Counter[Place] = field(default_factory=Counter)
     told: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Signals, by name, and by what they told of a failure."""
-    healed: list[int] = field(default_factory=list)
+    joins: int = 0
+    """How often a group was made, or made again."""
     late_acks: int = 0
     refused: int = 0
     """Retries, dead letters and releases of a former holder, which the store did not take."""
@@ -116,9 +117,8 @@ class _Reading:
                 self._settle(fact)
             case Told():
                 ledger.told[fact.signal, fact.about if fact.signal == "LoopFailed" else ""] += 1
-                if fact.signal == "Healed":
-                    ledger.healed.append(fact.time)
-                if fact.signal in ("Joined", "Healed"):
+                if fact.signal == "Joined":
+                    ledger.joins += 1
                     ledger.groups.add(fact.group)
             case Struck(phase="begin"):
                 self._struck[fact.number] = fact

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import random
 import signal
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from forebay import Event, EventBus, ForebayError, PublishUnknown, Reject, Retry
+from forebay import Event, EventBus, ForebayError, PublishUnknown, Reject, Retry, StoreError
 from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried
 from forebay.store import Delivery, Store
 from forebay.stores.redis import RedisStore
@@ -78,6 +79,21 @@ def open_store_of(plan: Plan) -> Store:
     return RedisStore(plan.url, timeout=PATIENCE) if plan.url.startswith("redis") else open_store(plan.url)
 
 
+@contextlib.asynccontextmanager
+async def opened(bus: EventBus) -> AsyncIterator[EventBus]:
+    """The bus, open; who starts while the store is away tries again, as a supervisor would let it."""
+    while True:
+        try:
+            await bus.__aenter__()
+            break
+        except StoreError:
+            await asyncio.sleep(0.1)
+    try:
+        yield bus
+    finally:
+        await bus.__aexit__(None, None, None)
+
+
 def keep_log(plan: Plan) -> None:
     """Let what forebay logs go to a file beside the histories."""
     logger = logging.getLogger("forebay")
@@ -93,7 +109,7 @@ async def write(plan: Plan, process: str, lanes: int | None = None, count: int |
     keep_log(plan)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with EventBus(open_store_of(plan)) as bus, asyncio.TaskGroup() as group:
+    async with opened(EventBus(open_store_of(plan))) as bus, asyncio.TaskGroup() as group:
         for lane in range(lanes or plan.lanes):
             group.create_task(write_lane(bus, pen, f"{process}/{lane}", plan, stop=stop, count=count))
 
@@ -139,7 +155,7 @@ async def consume(plan: Plan, process: str) -> None:
     pen = Pen(plan.folder, process)
     keep_log(plan)
     bus = consuming_bus(open_store_of(plan), plan, pen)
-    async with bus:
+    async with opened(bus):
         await bus.run(grace=2.0)
 
 
@@ -195,6 +211,6 @@ def listen(bus: EventBus, pen: Pen) -> None:
         pen.told(type(signal).__name__, delivery.reader.group, name(delivery))
 
     bus.signals.listen(about_delivery, DeadLettered, LeaseLost, Recovered, Retried)
-    bus.signals.listen(lambda s: pen.told("Healed" if s.healed else "Joined", s.group), Joined)
+    bus.signals.listen(lambda s: pen.told("Joined", s.group), Joined)
     bus.signals.listen(lambda s: pen.told("LateAck", s.group, str(s.count)), LateAck)
     bus.signals.listen(lambda s: pen.told("LoopFailed", s.group, f"{s.loop} {type(s.error).__name__}"), LoopFailed)
