@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, Self
 
+import msgspec
 import pytest
 
 from forebay import ConfigurationError, Event, EventBus, InvalidEvent, NotFound, OutcomeUnknown, Retry, StoreUnavailable
@@ -728,3 +730,27 @@ async def test_an_old_bus_that_delivers_twice_is_compared_with_the_shadow_once()
         [agent] = (await report(dual)).agents
 
     assert (0, 1) == (agent.same, agent.unlike)
+
+
+@pytest.mark.parametrize("data", [{"pair": (1, 2)}, {"at": datetime(2026, 1, 1, tzinfo=UTC)}, {"lines": {1: "apple"}}])
+async def test_data_that_is_other_data_after_json_counts_as_differing(data: dict[str, Any]) -> None:
+    async with both(EventBus("memory://")) as dual:
+        await dual.publish("order", "shop", data)
+        await dual.publish("order", "shop", {"n": 1, "lines": [{"price": 0.5, "gift": None}]})
+        await eventually(lambda: not dual._observer._expected["order"])
+        [type] = (await report(dual)).types
+
+    assert (2, 2, 1) == (type.old, type.new, type.differing)
+
+
+def test_the_counts_of_hundreds_of_agents_fit_into_a_note() -> None:
+    counts = Counts()
+    for type in range(10):
+        for agent in range(50):
+            counts.agent(f"type_{type}", f"agent_{agent}").old_handled = 1_000_000
+            for milliseconds in range(50):
+                counts.agent(f"type_{type}", f"agent_{agent}").old_latency.add(milliseconds / 1000)
+
+    text = msgspec.json.encode(counts)
+    assert len(text) < 100 * 1024
+    assert counts == msgspec.json.decode(text, type=Counts)
