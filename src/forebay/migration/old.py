@@ -63,7 +63,7 @@ class OldEventBus:
         return await self.bus.publish(event_type, source, dict(data), id=event.id, key=event.key, headers=event.headers)
 
     def subscribe(self, event_type: str, handler: Wrapped) -> None:
-        """Let a group handle the type: that of the handler's `agent`."""
+        """Let a group handle the type: that of the `agent` whose method the handler is."""
         self._handlers.append((event_type, handler))
         if self._open:
             self._start(event_type, handler)
@@ -85,7 +85,7 @@ class OldEventBus:
         await self.bus.__aexit__(kind, error, trace)
 
     def _start(self, event_type: str, handler: Wrapped) -> None:
-        agent = getattr(handler, "agent", "old")
+        agent = getattr(getattr(handler, "__self__", None), "agent", "old")
 
         async def handle(event: Event) -> None:
             await handler(event.type, event.source, Carried(event))
