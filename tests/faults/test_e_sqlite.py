@@ -6,7 +6,6 @@ bug, so that every process may checkpoint. E2, E3 and E9 are in test_e_disk.py.
 """
 
 # The files are what these tests are about, and they wait for nothing else meanwhile.
-# ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
