@@ -754,3 +754,38 @@ def test_the_counts_of_hundreds_of_agents_fit_into_a_note() -> None:
     text = msgspec.json.encode(counts)
     assert len(text) < 100 * 1024
     assert counts == msgspec.json.decode(text, type=Counts)
+
+
+async def test_a_handlers_error_that_the_old_bus_hands_on_is_not_the_old_buss_refusal() -> None:
+    class Direct(PlainBus):
+        async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> None:
+            for handler in self.handlers[event_type]:
+                await handler(event_type, source, data)
+
+    async def fail(event_type: str, source: str, data: dict[str, Any]) -> None:
+        raise ValueError("no price")
+
+    dual = DualBus(Direct(), EventBus("memory://"))
+    dual.subscribe("order", fail, agent="billing")
+    async with dual:
+        with pytest.raises(ValueError, match="no price"):
+            await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: quiet(dual.new))
+        found = await report(dual)
+
+    assert [(1, 1, 0)] == [(type.old, type.new, type.extra) for type in found.types]
+    assert [1] == [agent.old_failed for agent in found.agents]
+
+
+async def test_a_publish_that_is_cancelled_leaves_nothing_behind() -> None:
+    class Hanging(MemoryStore):
+        async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
+            await asyncio.Event().wait()
+            raise AssertionError("it hangs")
+
+    async with both(EventBus(Hanging()), Agent("billing")) as dual:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(dual.publish("order", "shop", {"n": 1}), 0.1)
+        [subscription] = dual._subscriptions.values()
+        assert not subscription.outstanding
+        assert not dual._observer._expected["order"]
