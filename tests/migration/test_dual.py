@@ -27,6 +27,8 @@ from tests.migration.old_bus import PlainBus
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at now and then is looked at more often."""
     monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
+    monkeypatch.setattr("forebay.migration.dual.TELL", 0.1)
+    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 1.0)
 
 
@@ -510,7 +512,6 @@ async def test_a_new_bus_that_fails_while_it_is_opened_is_opened_again(bus: Even
 
 async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.dual.SILENCE", 0.1)
-    monkeypatch.setattr("forebay.migration.dual.TELL", 0.1)
 
     class Hanging(MemoryStore):
         hangs = False
@@ -614,7 +615,6 @@ async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.Mon
 
 async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
-    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
     store = FaultyStore(MemoryStore())
     async with both(EventBus(store), Agent("billing")) as dual:
         await dual.publish("order", "shop", {"n": 1})
@@ -627,7 +627,6 @@ async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pyte
 
 async def test_an_event_that_the_new_bus_refuses_after_a_while_is_missing_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
-    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
 
     class Slow(MemoryStore):
         async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
