@@ -18,6 +18,7 @@ from forebay.migration import DualBus, Route, parity, routes, switch
 from forebay.migration.counts import Counts, TypeCounts
 from forebay.migration.parity import Member, Parity, fold, members, tell
 from forebay.migration.routes import STREAM, name_of
+from forebay.runtime.consumer import Consumer
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from tests.migration.old_bus import PlainBus
@@ -29,6 +30,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
     monkeypatch.setattr("forebay.migration.dual.TELL", 0.1)
     monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
+    # A stop waits for the read that is under way.
+    defaults = Consumer.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "wait", 0.05)
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 1.0)
 
 
