@@ -18,6 +18,7 @@ from forebay.migration import DualBus, Route, parity, routes, switch
 from forebay.migration.counts import Counts, TypeCounts
 from forebay.migration.parity import Member, Parity, fold, members, tell
 from forebay.migration.routes import STREAM, name_of
+from forebay.runtime.consumer import Consumer
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from tests.migration.old_bus import PlainBus
@@ -27,6 +28,12 @@ from tests.migration.old_bus import PlainBus
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at now and then is looked at more often."""
     monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
+    monkeypatch.setattr("forebay.migration.dual.TELL", 0.1)
+    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
+    # A stop waits for the read that is under way.
+    defaults = Consumer.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "wait", 0.05)
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 1.0)
 
 
@@ -510,7 +517,6 @@ async def test_a_new_bus_that_fails_while_it_is_opened_is_opened_again(bus: Even
 
 async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.dual.SILENCE", 0.1)
-    monkeypatch.setattr("forebay.migration.dual.TELL", 0.1)
 
     class Hanging(MemoryStore):
         hangs = False
@@ -614,7 +620,6 @@ async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.Mon
 
 async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
-    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
     store = FaultyStore(MemoryStore())
     async with both(EventBus(store), Agent("billing")) as dual:
         await dual.publish("order", "shop", {"n": 1})
@@ -627,7 +632,6 @@ async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pyte
 
 async def test_an_event_that_the_new_bus_refuses_after_a_while_is_missing_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
-    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
 
     class Slow(MemoryStore):
         async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
@@ -754,3 +758,38 @@ def test_the_counts_of_hundreds_of_agents_fit_into_a_note() -> None:
     text = msgspec.json.encode(counts)
     assert len(text) < 100 * 1024
     assert counts == msgspec.json.decode(text, type=Counts)
+
+
+async def test_a_handlers_error_that_the_old_bus_hands_on_is_not_the_old_buss_refusal() -> None:
+    class Direct(PlainBus):
+        async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> None:
+            for handler in self.handlers[event_type]:
+                await handler(event_type, source, data)
+
+    async def fail(event_type: str, source: str, data: dict[str, Any]) -> None:
+        raise ValueError("no price")
+
+    dual = DualBus(Direct(), EventBus("memory://"))
+    dual.subscribe("order", fail, agent="billing")
+    async with dual:
+        with pytest.raises(ValueError, match="no price"):
+            await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: quiet(dual.new))
+        found = await report(dual)
+
+    assert [(1, 1, 0)] == [(type.old, type.new, type.extra) for type in found.types]
+    assert [1] == [agent.old_failed for agent in found.agents]
+
+
+async def test_a_publish_that_is_cancelled_leaves_nothing_behind() -> None:
+    class Hanging(MemoryStore):
+        async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
+            await asyncio.Event().wait()
+            raise AssertionError("it hangs")
+
+    async with both(EventBus(Hanging()), Agent("billing")) as dual:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(dual.publish("order", "shop", {"n": 1}), 0.1)
+        [subscription] = dual._subscriptions.values()
+        assert not subscription.outstanding
+        assert not dual._observer._expected["order"]

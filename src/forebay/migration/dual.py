@@ -65,7 +65,8 @@ class DualBus:
             await bus.run()
 
     The agents of one process: what the old bus delivers is delivered in the process that published it, and
-    lost with it, as ever; such events are counted as lost. Processes may share the new bus.
+    lost with it, as ever. Processes may share the new bus. What one of them took with it is counted as lost as
+    far as no other process had read it there; `forebay migrate status` says that there may be more.
     """
 
     def __init__(
@@ -326,6 +327,11 @@ class DualBus:
             await self._observer.watch(stream)
             self._observer.expect(stream, stamp.key, data)
             id = await self.new.publish(stream, source, data, **arguments)
+        except asyncio.CancelledError:
+            # The publisher has given it up, and the old bus will not be handed it.
+            self._observer.forget(stream, stamp.key)
+            self._forget(stream, stamp)
+            raise
         except ForebayError as error:
             self._observer.forget(stream, stamp.key)
             if self._primary == "new":
@@ -380,11 +386,16 @@ class DualBus:
         task.add_done_callback(self._tasks.remove)
 
     async def _publish_old(self, event: Event, stamp: Stamp) -> None:
+        carried = Carried(event)
         try:
-            await self.old.publish(event.type, event.source, Carried(event))
+            await self.old.publish(event.type, event.source, carried)
         except Exception as error:
             self._forget(event.type, stamp)
-            self.counts.type(event.type).extra += 1
+            if carried.is_delivered:
+                # It is a handler's error, which this bus hands on to the publisher.
+                self.counts.type(event.type).old += 1
+            else:
+                self.counts.type(event.type).extra += 1
             if self._primary == "old":
                 raise
             logger.warning("migration: %s %s failed on the old bus: %s", event.type, event.id, describe(error))

@@ -33,13 +33,15 @@ class OldBus(Protocol):
 class Carried(dict[str, Any]):
     """The data of an event on its way through the old bus: the plain dict, and the event behind it.
 
-    `digest` tells whether it is still what was published: all handlers are given the same dict.
+    `digest` tells whether it is still what was published: all handlers are given the same dict. `is_delivered`
+    tells whether one was.
     """
 
     def __init__(self, event: Event) -> None:
         super().__init__(event.data)
         self.event = event
         self.digest = digest(self)
+        self.is_delivered = False
 
 
 class OldEventBus:

@@ -100,12 +100,17 @@ class AgentParity(msgspec.Struct, frozen=True):
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """The whole report. `processes` counts the DualBuses that are alive, `outstanding` what they are at."""
+    """The whole report. `processes` counts the DualBuses that are alive, `outstanding` what they are at.
+
+    `killed` counts those, of the last hundred or so, that ended with events in hand on the old bus, or without a
+    word: of what they had in hand only that is counted as lost which no other process had seen on the new bus.
+    """
 
     types: tuple[TypeParity, ...]
     agents: tuple[AgentParity, ...]
     processes: int
     outstanding: int
+    killed: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -123,8 +128,7 @@ async def members(store: Notes) -> list[Member]:
 
 async def fates(store: Notes) -> dict[str, Fate]:
     """What has become of each DualBus, of those that are remembered."""
-    notes = await store.notes(STREAM)
-    return {**_ended(notes).folded, **{member.id: member.fate for member in _members(notes)}}
+    return _fates(await store.notes(STREAM))
 
 
 async def parity(store: Notes) -> Parity:
@@ -145,6 +149,7 @@ async def parity(store: Notes) -> Parity:
         agents=tuple(_agent_parity(total, agent, type, table.get(agent, "old")) for agent, type in agents),
         processes=alive,
         outstanding=outstanding,
+        killed=sum(fate == "died" for fate in _fates(notes).values()),
     )
 
 
@@ -189,6 +194,10 @@ async def fold(store: Notes) -> None:
         return  # somebody else is at it
     for member in over:
         await store.note(STREAM, _PROCESS + member.id, None)
+
+
+def _fates(notes: Mapping[str, bytes]) -> dict[str, Fate]:
+    return {**_ended(notes).folded, **{member.id: member.fate for member in _members(notes)}}
 
 
 def _over(members: list[Member]) -> list[Member]:

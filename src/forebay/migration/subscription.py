@@ -89,7 +89,7 @@ class Subscription:
         """
         if not isinstance(data, Carried):
             return await self._deliver_past(event_type, source, data)
-        self._carries = True
+        self._carries = data.is_delivered = True
         event = data.event
         stamp = self._dual.stamp_of(event)
         if stamp.by and self.agent not in stamp.old:
