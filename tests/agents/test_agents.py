@@ -605,6 +605,22 @@ async def test_other_code_under_the_name_of_an_agent_that_is_alive_is_refused(bu
     await bus.run(Usurper(), until_idle=True)
 
 
+async def test_of_two_agents_of_one_name_that_begin_at_once_only_one_runs(bus: EventBus) -> None:
+    class Usurper(BaseAgent):
+        name = "billing"
+        event_types = ("other",)
+
+    for _ in range(10):
+        runs = [asyncio.create_task(bus.run(agent)) for agent in (Billing(), Usurper())]
+        await asyncio.wait(runs, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        refused = [run.exception() for run in runs if run.done()]
+        await eventually(lambda: _started(bus, "billing"))
+        bus.stop()
+        await asyncio.wait(runs)
+
+        assert [ConfigurationError] == [type(error).__mro__[1] for error in refused]
+
+
 async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
     agent = Billing()
     running = asyncio.create_task(bus.run(agent))
@@ -613,6 +629,11 @@ async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
     with pytest.raises(ConfigurationError, match="'billing' runs already"):
         await bus.run(agent)
 
+    bus.stop()
+    await running
+    running = asyncio.create_task(bus.run(agent))
+    with pytest.raises(ConfigurationError, match="'billing' runs already"):
+        await asyncio.gather(bus.run(agent), bus.run(agent))
     bus.stop()
     await running
     with pytest.raises(ConfigurationError, match="does not run"):
