@@ -115,8 +115,9 @@ class Life:
                     raise AgentError(
                         f"agent {self.agent.name!r} failed {in_a_row} times in a row, last with {describe(error)}"
                     ) from error
-                await wait_for(self._stop, delay)
-                if self._stop.is_set():
+                if await wait_for(self._stop, delay):
+                    self._enter("stopped")
+                    await self._pulse.last_word()
                     return
                 self._pulse.restarts += 1
 
