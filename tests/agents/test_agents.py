@@ -237,6 +237,45 @@ async def test_an_agent_that_fails_is_started_again_and_the_others_go_on(bus: Ev
     assert 2 == next(status.restarts for status in await roster(bus) if status.agent == "fragile")
 
 
+async def test_an_agent_that_is_stopped_before_it_begins_anew_is_stopped_and_not_failed() -> None:
+    class Fragile(Billing):
+        async def initialize(self) -> None:
+            raise OSError("no disk")
+
+    async with InMemoryEventBus() as bus:
+        failures: list[AgentFailed] = []
+        bus.signals.listen(failures.append, AgentFailed)
+        running = asyncio.create_task(bus.run(Fragile()))
+        await eventually(lambda: failures)
+        bus.stop()
+        await running
+        [status] = await roster(bus)
+
+    assert ("stopped", "OSError: no disk") == (status.status, status.last_error)
+
+
+async def test_what_plain_methods_publish_from_their_threads_bears_its_cause() -> None:
+    class Plain(BaseAgent):
+        name = "plain"
+
+        async def started(self) -> None:
+            self.loop = asyncio.get_running_loop()
+
+        @handles("asked")
+        def answer(self, event: Event) -> None:
+            asyncio.run_coroutine_threadsafe(self.publish("answered", event.id), self.loop).result(10)
+
+    async with InMemoryEventBus() as bus:
+        await bus.publish_many("asked", "test", [1, 2, 3])
+        await bus.run(Plain(), until_idle=True)
+        answers = [event async for event in bus.events("answered")]
+
+    assert 3 == len(answers)
+    for event in answers:
+        assert isinstance(event, Event)
+        assert event.data == event.headers["causation_id"]
+
+
 async def test_work_that_fails_ends_the_agent_and_begins_anew(bus: EventBus) -> None:
     class Worker(Billing):
         async def work(self) -> None:
@@ -605,6 +644,22 @@ async def test_other_code_under_the_name_of_an_agent_that_is_alive_is_refused(bu
     await bus.run(Usurper(), until_idle=True)
 
 
+async def test_of_two_agents_of_one_name_that_begin_at_once_only_one_runs(bus: EventBus) -> None:
+    class Usurper(BaseAgent):
+        name = "billing"
+        event_types = ("other",)
+
+    for _ in range(10):
+        runs = [asyncio.create_task(bus.run(agent)) for agent in (Billing(), Usurper())]
+        await asyncio.wait(runs, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        refused = [run.exception() for run in runs if run.done()]
+        await eventually(lambda: _started(bus, "billing"))
+        bus.stop()
+        await asyncio.wait(runs)
+
+        assert [ConfigurationError] == [type(error).__mro__[1] for error in refused]
+
+
 async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
     agent = Billing()
     running = asyncio.create_task(bus.run(agent))
@@ -613,6 +668,11 @@ async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
     with pytest.raises(ConfigurationError, match="'billing' runs already"):
         await bus.run(agent)
 
+    bus.stop()
+    await running
+    running = asyncio.create_task(bus.run(agent))
+    with pytest.raises(ConfigurationError, match="'billing' runs already"):
+        await asyncio.gather(bus.run(agent), bus.run(agent))
     bus.stop()
     await running
     with pytest.raises(ConfigurationError, match="does not run"):

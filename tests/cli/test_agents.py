@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -244,6 +245,15 @@ def test_the_number_of_processes_in_the_environment_is_that_of_one_supervisor(
     assert 0 == supervisor.returncode
     assert 1 == err.count("in 2 processes")
     assert 2 == members(forebay)
+
+
+def test_what_cannot_close_is_no_parent_to_be_attached_to(forebay: Forebay) -> None:
+    with forebay.process("agents", "agents:Billing", "--attached", stdin=subprocess.DEVNULL) as process:
+        _, err = process.communicate(timeout=PATIENCE)
+
+    assert (1, "forebay: --attached needs a pipe or a socket for stdin, whose other end may close\n") == (
+        process.returncode, err,
+    )  # fmt: skip
 
 
 def test_ctrl_c_drains(forebay: Forebay) -> None:

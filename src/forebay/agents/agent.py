@@ -71,7 +71,8 @@ class BaseAgent(ABC):
     third. Where any of them fails, or a consumer does, the agent ends, and begins again after a while.
 
     What it publishes while it handles an event bears the id of that event, and of the one that began the
-    chain, in its headers (`causation_id`, `correlation_id`). It answers `EventType.HEALTH_CHECK`, and
+    chain, in its headers (`causation_id`, `correlation_id`); what it publishes for a batch has no one cause, and
+    bears none. It answers `EventType.HEALTH_CHECK`, and
     publishes a sign of life each `heartbeat` seconds.
     """
 

@@ -115,18 +115,20 @@ class Life:
                     raise AgentError(
                         f"agent {self.agent.name!r} failed {in_a_row} times in a row, last with {describe(error)}"
                     ) from error
-                await wait_for(self._stop, delay)
-                if self._stop.is_set():
+                if await wait_for(self._stop, delay):
+                    self._enter("stopped")
+                    await self._pulse.last_word()
                     return
                 self._pulse.restarts += 1
 
     async def _live(self, grace: float) -> None:
-        await register(self._bus, self.agent, self._pulse.code)
+        self._enter("initializing")
+        await self._pulse.publish()
         beating = asyncio.create_task(self._pulse.beat(), name="forebay-heartbeat")
         end: Status = "failed"
         try:
+            await register(self._bus, self.agent, self._pulse.member, self._pulse.code)
             async with self._ended_by_stopped(grace):
-                self._enter("initializing")
                 await self._unless_stopped(self.agent.initialize)
                 if not self._stop.is_set():
                     await self._serve(grace)
@@ -307,7 +309,7 @@ class Pulse:
         while True:
             self._changed.clear()
             try:
-                await self._publish()
+                await self.publish()
                 count += 1
                 if not count % SWEEP:
                     await self._bus.store.trim(EventType.AGENT_HEARTBEAT.value, max_length=KEPT, force=True)
@@ -320,9 +322,10 @@ class Pulse:
         """Publish how it ended, if that is possible in a short time."""
         with contextlib.suppress(ForebayError, TimeoutError):
             async with asyncio.timeout(LAST_WORD):
-                await self._publish()
+                await self.publish()
 
-    async def _publish(self) -> None:
+    async def publish(self) -> None:
+        """Publish a sign of life now."""
         heartbeat = Heartbeat(
             agent=self._agent.name,
             member=self.member,

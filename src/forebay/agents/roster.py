@@ -173,23 +173,24 @@ def _status(name: str, beats: list[Beat], *, lag: int | None, pending: int, dead
 _ORDER = ("failed", "stopped", "draining", "initializing", "started")
 
 
-async def register(bus: EventBus, agent: BaseAgent, code: str) -> None:
+async def register(bus: EventBus, agent: BaseAgent, member: str, code: str) -> None:
     """Note that this code is the agent of this name; refuse it while other code of that name is alive.
 
-    Two agents of one name would be one group, and take each other's events.
+    Two agents of one name would be one group, and take each other's events. The member has given a sign of
+    life before: of two that begin at the same moment, the second to write the note finds that of the first.
     """
     stream = notes_of(agent.name)
+    mine = f"{code} {member}".encode()
     while True:
         known = (await bus.store.notes(stream)).get(_CODE)
-        if known == code.encode():
-            return
-        if known is not None:
-            _require_gone(agent.name, known.decode(errors="replace"), code, await last_beats(bus))
-        if await bus.store.note(stream, _CODE, code.encode(), expected=known):
+        registered = None if known is None else known.decode(errors="replace").partition(" ")[0]
+        if registered not in (None, code):
+            _require_gone(agent.name, registered, code, await last_beats(bus))
+        if await bus.store.note(stream, _CODE, mine, expected=known):
             return
 
 
-def _require_gone(name: str, known: str, code: str, beats: Iterable[Beat]) -> None:
+def _require_gone(name: str, known: str | None, code: str, beats: Iterable[Beat]) -> None:
     for beat in beats:
         other = beat.heartbeat
         if beat.alive and other.agent == name and other.code == known:

@@ -197,7 +197,10 @@ def _stop_with_parent(bus: EventBus) -> None:
             loop.remove_reader(0)
             bus.stop()
 
-    loop.add_reader(0, look)
+    try:
+        loop.add_reader(0, look)
+    except PermissionError as error:
+        raise ConfigurationError("--attached needs a pipe or a socket for stdin, whose other end may close") from error
 
 
 COLUMNS = (
