@@ -793,3 +793,22 @@ async def test_a_publish_that_is_cancelled_leaves_nothing_behind() -> None:
         [subscription] = dual._subscriptions.values()
         assert not subscription.outstanding
         assert not dual._observer._expected["order"]
+
+
+async def test_the_old_buss_publish_may_be_plain_and_its_subscribe_must_be() -> None:
+    class Plain(PlainBus):
+        def publish(self, event_type: str, source: str, data: dict[str, Any]) -> Any:
+            self.tasks.add(asyncio.ensure_future(super().publish(event_type, source, data)))
+
+    billing = Agent("billing")
+    async with both(EventBus("memory://"), billing, old=Plain()) as dual:
+        await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: billing.seen == [1])
+        assert [1] == [type.old for type in (await report(dual)).types]
+
+    class Async(PlainBus):
+        async def subscribe(self, event_type: str, handler: Any) -> None:  # type: ignore[override]
+            super().subscribe(event_type, handler)
+
+    with pytest.raises(ConfigurationError, match="subscribe is async"):
+        DualBus(Async(), EventBus("memory://")).subscribe("order", billing.handle)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import logging
 import time
 from collections.abc import Mapping
@@ -160,7 +161,10 @@ class DualBus:
         subscription = Subscription(self, stream, name, handler, shadow or handler, chosen.timeout)
         # The time is the handler's: what waits for the old bus here takes as long as that one does.
         consumer = self.new.subscribe_to_stream(stream, name, **(chosen.given() | {"timeout": None}))
-        self.old.subscribe(stream, subscription.on_old)
+        subscribed = self.old.subscribe(stream, subscription.on_old)
+        if inspect.iscoroutine(subscribed):
+            subscribed.close()
+            raise ConfigurationError("the old bus's subscribe is async, and nobody would wait for it: adapt it")
         self._subscriptions[stream, name] = subscription
 
         async def consume() -> None:
@@ -388,7 +392,9 @@ class DualBus:
     async def _publish_old(self, event: Event, stamp: Stamp) -> None:
         carried = Carried(event)
         try:
-            await self.old.publish(event.type, event.source, carried)
+            published = self.old.publish(event.type, event.source, carried)
+            if inspect.isawaitable(published):
+                await published
         except Exception as error:
             self._forget(event.type, stamp)
             if carried.is_delivered:
