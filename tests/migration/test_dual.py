@@ -515,7 +515,9 @@ async def test_a_new_bus_that_fails_while_it_is_opened_is_opened_again(bus: Even
         await eventually(lambda: _known(bus, billing), within=30)
 
 
-async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("forebay.migration.dual.SILENCE", 0.1)
 
     class Hanging(MemoryStore):
@@ -552,6 +554,7 @@ async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(monkeypa
         found = await report(dual)
 
     assert list(range(51)) == billing.seen
+    assert 1 == caplog.text.count("is published on the old bus alone")
     assert [(51, 1, 50)] == [(type.old, type.new, type.missing) for type in found.types]
     assert [(50, 1)] == [(agent.old_handled, agent.new_handled) for agent in found.agents]
 

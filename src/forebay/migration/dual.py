@@ -96,6 +96,7 @@ class DualBus:
         self._ready = asyncio.Event()
         self._closing = asyncio.Event()
         self._is_silent = False
+        self._alone: set[str] = set()
         self._stopped = asyncio.Event()
         self._is_open = False
 
@@ -347,11 +348,14 @@ class DualBus:
                 # It may be stored, with this stamp: what that gives to the new bus stays there.
                 self._repeat(stream, source, data, error.id, arguments)
                 return error.id, stamp
-            logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
+            if stream not in self._alone:
+                logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
+            self._alone.add(stream)
             self.counts.type(stream).missing += 1
             everyone = stamp.for_agents({}, agents)
             self._expect(stream, everyone)
             return new_id(), everyone
+        self._alone.discard(stream)
         self._observer.published(stream, stamp.key)
         self.counts.type(stream).new += 1
         return id, stamp
