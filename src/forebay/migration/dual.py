@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import logging
 import time
 from collections.abc import Mapping
@@ -95,6 +96,7 @@ class DualBus:
         self._ready = asyncio.Event()
         self._closing = asyncio.Event()
         self._is_silent = False
+        self._alone: set[str] = set()
         self._stopped = asyncio.Event()
         self._is_open = False
 
@@ -160,7 +162,10 @@ class DualBus:
         subscription = Subscription(self, stream, name, handler, shadow or handler, chosen.timeout)
         # The time is the handler's: what waits for the old bus here takes as long as that one does.
         consumer = self.new.subscribe_to_stream(stream, name, **(chosen.given() | {"timeout": None}))
-        self.old.subscribe(stream, subscription.on_old)
+        subscribed = self.old.subscribe(stream, subscription.on_old)
+        if inspect.iscoroutine(subscribed):
+            subscribed.close()
+            raise ConfigurationError("the old bus's subscribe is async, and nobody would wait for it: adapt it")
         self._subscriptions[stream, name] = subscription
 
         async def consume() -> None:
@@ -343,11 +348,14 @@ class DualBus:
                 # It may be stored, with this stamp: what that gives to the new bus stays there.
                 self._repeat(stream, source, data, error.id, arguments)
                 return error.id, stamp
-            logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
+            if stream not in self._alone:
+                logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
+            self._alone.add(stream)
             self.counts.type(stream).missing += 1
             everyone = stamp.for_agents({}, agents)
             self._expect(stream, everyone)
             return new_id(), everyone
+        self._alone.discard(stream)
         self._observer.published(stream, stamp.key)
         self.counts.type(stream).new += 1
         return id, stamp
@@ -388,7 +396,9 @@ class DualBus:
     async def _publish_old(self, event: Event, stamp: Stamp) -> None:
         carried = Carried(event)
         try:
-            await self.old.publish(event.type, event.source, carried)
+            published = self.old.publish(event.type, event.source, carried)
+            if inspect.isawaitable(published):
+                await published
         except Exception as error:
             self._forget(event.type, stamp)
             if carried.is_delivered:

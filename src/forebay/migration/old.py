@@ -22,10 +22,11 @@ class OldBus(Protocol):
     """What an old bus has to have; an adapter of these two methods takes any.
 
     `publish` delivers to all handlers of the type, and passes `data` on as it is: it is a dict that
-    carries more than it shows. `subscribe` is called before the first event of its type, or later.
+    carries more than it shows; it may be async or plain. `subscribe` is plain; it is called before the first
+    event of its type, or later.
     """
 
-    async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> object: ...
+    def publish(self, event_type: str, source: str, data: dict[str, Any]) -> object: ...
 
     def subscribe(self, event_type: str, handler: Wrapped) -> object: ...
 
