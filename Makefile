@@ -2,10 +2,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format bench matrix clean
+.PHONY: help demo test slow check format bench chaos chaos-long matrix clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
 	@$(BIN)/forebay demo
@@ -32,6 +32,12 @@ format: .venv/dev ## put the code in its one format, and mend what can be mended
 
 bench: .venv/dev ## measure the throughput beside a yardstick
 	$(BIN)/python bench/throughput.py
+
+chaos: .venv/dev ## publish 50,000 events on each store, under kills and faults, and check that none is lost (ten minutes)
+	$(BIN)/python -m tests.chaos
+
+chaos-long: .venv/dev ## the same with two million events and two thousand faults on each store (hours)
+	$(BIN)/python -m tests.chaos --long
 
 matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
