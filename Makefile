@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench matrix clean
+.PHONY: help demo test slow check format bench matrix clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,9 @@ demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten
 
 test: .venv/dev ## run the tests
 	$(BIN)/pytest
+
+slow: .venv/dev ## run the tests that take minutes
+	$(BIN)/pytest -m slow
 
 check: .venv/dev ## check format, lint, types and layers, then run the tests
 	$(BIN)/ruff format --check

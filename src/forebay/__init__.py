@@ -28,11 +28,13 @@ from forebay.errors import (
     StoreError,
     StoreFull,
     StoreUnavailable,
+    TransferRefused,
 )
 from forebay.event import Event
 from forebay.payload import Limits
 from forebay.policy import Retry
-from forebay.store import DeadLetter, Durability, GroupStats, Pending, StreamStats
+from forebay.retention import Retention
+from forebay.store import DeadLetter, Durability, GroupStats, Pending, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
 
 __version__ = "0.1.0"
@@ -63,6 +65,7 @@ __all__ = [
     "PublishUnknown",
     "RedisEventBus",
     "Reject",
+    "Retention",
     "Retry",
     "RetryAfter",
     "StoreDamaged",
@@ -71,5 +74,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StreamStats",
+    "TransferRefused",
+    "Trimmed",
     "connect",
 ]

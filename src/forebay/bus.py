@@ -23,10 +23,11 @@ from forebay.logs import log
 from forebay.payload import LIMITS, Limits, is_payload_class, type_name
 from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
+from forebay.retention import Caretaker, Retention, enforce, rule_of, set_rule
 from forebay.runtime import LeaseKeeper, Options, Runnable, handler_name, stopped_by_signals
 from forebay.runtime.supervise import PASSING
 from forebay.signals import LoopFailed, Published, Signals
-from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats
+from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import Engine, EventStreamConsumer
 from forebay.urls import default_url, mask, open_store
 
@@ -83,6 +84,8 @@ class EventBus:
         log(self.signals)
         keeper = LeaseKeeper(self.store.twin, self._keeper_failed)
         self._engine = Engine(self.store, self.signals, keeper, limits)
+        self._caretaker = Caretaker(self.store, self.signals, self._served)
+        self._caring: asyncio.Task[None] | None = None
         self._limits = limits
         self._window = check_seconds("idempotency_window", idempotency_window)
         self._subscriptions: list[tuple[EventStreamConsumer, Callable[..., Any]]] = []
@@ -97,12 +100,16 @@ class EventBus:
             raise ConfigurationError("this bus is open already; one `async with bus` at a time")
         await self.store.__aenter__()
         self._open = True
+        self._caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
+        if self._caring is not None:
+            self._caring.cancel()
+            await asyncio.wait([self._caring])
         await self.store.__aexit__(kind, error, trace)
 
     # Publishing.
@@ -176,6 +183,7 @@ class EventBus:
 
     async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
         self._require_open()
+        self._caretaker.touched.add(stream)
         started = time.perf_counter()
         try:
             if delay is not None:
@@ -450,6 +458,34 @@ class EventBus:
     async def stats(self, *events: object) -> list[StreamStats]:
         """Streams with their groups: these, or all. Counts that the store cannot tell are None."""
         return await self.store.stats([type_name(event) for event in events] if events else None)
+
+    async def retain(
+        self,
+        event: object,
+        *,
+        max_age: float | None = None,
+        max_length: int | None = None,
+        hard_length: int | None = None,
+        group_lifetime: float | None = None,
+    ) -> Trimmed:
+        """From now on keep the stream's events only so long; return what left it at once. See `Retention`.
+
+        The rule replaces the one before, is kept in the store, and holds for every process: those that
+        publish to the stream or consume it see to it, some seconds apart. Without arguments the stream
+        keeps everything again.
+        """
+        rule = Retention(max_age=max_age, max_length=max_length, hard_length=hard_length, group_lifetime=group_lifetime)
+        stream = type_name(event)
+        await set_rule(self.store, stream, rule)
+        groups = {group for its, group in self._served() if its == stream}
+        return await enforce(self.store, stream, self.signals, at_work=groups)
+
+    async def retention(self, event: object) -> Retention | None:
+        """How long the stream keeps its events; None: for ever."""
+        return await rule_of(self.store, type_name(event))
+
+    def _served(self) -> list[tuple[str, str]]:
+        return [place for part in self._engine.running for place in part.groups]
 
     async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""

@@ -7,6 +7,7 @@ ForebayError
 ├── MalformedEvent (ValueError)         an entry that cannot be read as the event that was asked for
 ├── NotFound (LookupError)              no such stream, group, event or dead letter
 ├── PublishUnknown                      perhaps stored, perhaps not; carries the ids, safe to repeat
+├── TransferRefused                     a copy that would mix or lose something; it can be run again
 ├── AgentError                          an agent failed too often in a row
 ├── HandlerTimeout (TimeoutError)       a handler ran longer than its `timeout`
 └── StoreError                          the store said no; nothing was stored
@@ -68,6 +69,13 @@ class PublishUnknown(ForebayError):
     def id(self) -> str:
         """The first id; the only one after a plain `publish`."""
         return self.ids[0]
+
+
+class TransferRefused(ForebayError):
+    """A copy between stores that cannot go on: the target holds something else, or the source was changed.
+
+    What was copied so far is whole; the message says what to do before the copy is run again.
+    """
 
 
 class HandlerTimeout(ForebayError, TimeoutError):

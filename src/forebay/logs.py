@@ -14,6 +14,7 @@ from forebay.signals import (
     AgentChanged,
     AgentFailed,
     DeadLettered,
+    GroupGone,
     Joined,
     LateAck,
     LeaseLost,
@@ -21,6 +22,7 @@ from forebay.signals import (
     Recovered,
     Retried,
     Signals,
+    StreamTrimmed,
     Vanished,
 )
 from forebay.store import Delivery
@@ -38,6 +40,8 @@ def log(signals: Signals) -> None:
     signals.listen(_late_ack, LateAck)
     signals.listen(_joined, Joined)
     signals.listen(_loop_failed, LoopFailed)
+    signals.listen(_stream_trimmed, StreamTrimmed)
+    signals.listen(_group_gone, GroupGone)
     signals.listen(_agent_failed, AgentFailed)
     signals.listen(_agent_changed, AgentChanged)
 
@@ -79,6 +83,21 @@ def _loop_failed(signal: LoopFailed) -> None:
     logger.warning(
         "%s loop of %s for %s: %s; again in %.1f s",
         signal.loop, signal.stream, signal.group, _line(describe(signal.error)), signal.delay,
+    )  # fmt: skip
+
+
+def _stream_trimmed(signal: StreamTrimmed) -> None:
+    if signal.dropped:
+        logger.warning(
+            "%s dropped %d events, %d of them unfinished, by its rule for keeping them",
+            signal.stream, signal.removed, signal.dropped,
+        )  # fmt: skip
+
+
+def _group_gone(signal: GroupGone) -> None:
+    logger.warning(
+        "%s waits no longer for its group %s, which has had no consumer for %.0f s",
+        signal.stream, signal.group, signal.silent,
     )  # fmt: skip
 
 

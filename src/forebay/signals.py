@@ -100,6 +100,22 @@ class Joined(msgspec.Struct, frozen=True):
     healed: bool
 
 
+class StreamTrimmed(msgspec.Struct, frozen=True):
+    """Events left a stream by its rule for keeping them; some group had not finished `dropped` of them."""
+
+    stream: str
+    removed: int
+    dropped: int
+
+
+class GroupGone(msgspec.Struct, frozen=True):
+    """A group has had no consumer for `silent` seconds, and its stream waits for it no longer."""
+
+    stream: str
+    group: str
+    silent: float
+
+
 class LoopFailed(msgspec.Struct, frozen=True):
     """A loop of a consumer met a passing error and goes on in `delay` seconds."""
 

@@ -23,7 +23,7 @@ errors into `StoreError`s and keeps the cause.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from types import EllipsisType, TracebackType
 from typing import Literal, Protocol, Self
@@ -43,7 +43,8 @@ class Reader(msgspec.Struct, frozen=True):
 
     With `ordered` the store hands the group's events to one consumer at a time: `read`, `due` and
     `claim` return nothing while another consumer of the group holds an entry, except that `claim`
-    takes over from consumers all of whose leases have run out, oldest entry first.
+    takes over from consumers all of whose leases have run out, oldest entry first; what was given back
+    and is due is among these, lest a later entry come before it.
     """
 
     stream: str
@@ -53,10 +54,11 @@ class Reader(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A place in a stream, and what stands there."""
+    """A place in a stream, what stands there, and when it was appended: Unix time, by the store's clock."""
 
     position: str
     record: Record | Foreign
+    appended: float
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +105,50 @@ class Pending(msgspec.Struct, frozen=True):
     failures: int
     idle: float | None
     due: float | None
+
+
+class Scheduled(msgspec.Struct, frozen=True):
+    """A record that is to be appended in `delay` seconds (negative: overdue). `id` only pages."""
+
+    id: str
+    record: Record
+    delay: float
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """An event's id, kept for `left` more seconds.
+
+    By a `group`, which acked it with `remember`; or else by the stream, where it was appended with
+    `unless_seen`: at `position`, which is None while it is only scheduled.
+    """
+
+    id: str
+    left: float
+    position: str | None = None
+    group: str | None = None
+
+
+class GroupPlace(msgspec.Struct, frozen=True):
+    """A group, and the last position that it was handed.
+
+    `number` is how many of the stream's entries stand up to there. A store that cannot count them tells
+    no lag without it.
+    """
+
+    group: str
+    position: str
+    number: int | None = None
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """What a group has begun and not finished."""
+
+    group: str
+    pending: Pending
+
+
+Item = Entry | GroupPlace | Begun | DeadLetter | Scheduled | Remembered
+"""All that a stream consists of."""
 
 
 class GroupStats(msgspec.Struct, frozen=True):
@@ -194,12 +240,19 @@ class Log(Protocol):
         ...
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         """Remove the oldest entries beyond `max_length`, or older than `max_age` seconds.
 
         Stops before the first entry that a group has not finished (unread, pending or waiting),
-        unless `force`. A stream without groups is trimmed as asked.
+        unless `force`. Groups named in `past` hold nothing back. What either costs a group is counted.
+        A stream without groups is trimmed as asked.
         """
         ...
 
@@ -331,6 +384,10 @@ class Notes(Protocol):
         """All notes of the stream, by name."""
         ...
 
+    async def noted(self) -> list[str]:
+        """The names of the streams that have notes, by the alphabet."""
+        ...
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
@@ -342,7 +399,52 @@ class Notes(Protocol):
         ...
 
 
-class Store(Log, Leases, DeadLetters, Inspection, Notes, Protocol):
+class Transfer(Protocol):
+    """What moves a stream from one store to another, with `scan`, `pending` and `dead_letters`."""
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        """What is to be appended later, behind the one with the id `after`, in the order of their times."""
+        ...
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        """The ids that the stream, or with `group` that group, remembers now, behind the id `after`.
+
+        Their order is the store's own.
+        """
+        ...
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        """Put back what another store held, some 500 items a call; return the positions of the entries.
+
+        One move, together with the `notes` to keep or (None) remove; and only where the notes are as
+        `expected`: else None, and nothing changed. A group is made, or set to its place, and has to be there
+        for what it has begun, whose entries have to be there too. Positions, but for an entry's own, are of
+        this store. An entry and a dead letter keep theirs where it has this store's form, stands behind the
+        last one and is free; else they get one behind it, which on stores whose positions tell the time
+        tells theirs, where the order allows it.
+        """
+        ...
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        """Remove the stream with all that belongs to it; with `keep_entries` all but its entries and notes.
+
+        Only where the notes are as `expected`: else False, and nothing changed.
+        """
+        ...
+
+
+class Store(Log, Leases, DeadLetters, Inspection, Notes, Transfer, Protocol):
     """All of it. Used by one event loop, inside `async with`."""
 
     def twin(self) -> Store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from forebay.errors import ConfigurationError
@@ -13,6 +14,7 @@ from forebay.store import Store
 DEFAULT_URL = "sqlite:///forebay.db"
 REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "redis+cluster")
 SCHEMES = ("sqlite", *REDIS_SCHEMES, "memory")
+SQLITE_OPTIONS = {"synchronous": "full or normal", "busy_timeout": "seconds", "any_file_system": "true or false"}
 
 
 def default_url() -> str:
@@ -69,14 +71,38 @@ def _sqlite(url: str, namespace: str) -> Store:
                 options[name] = value.lower()
             case "busy_timeout" if re.fullmatch(r"\d+(\.\d+)?", value):
                 options[name] = float(value)
-            case "synchronous" | "busy_timeout":
-                wanted = "full or normal" if name == "synchronous" else "seconds"
-                raise ConfigurationError(f"{name}={value!r} in {url!r}: give {wanted}")
+            case "any_file_system" if value in ("true", "false"):
+                options[name] = value == "true"
+            case _ if name in SQLITE_OPTIONS:
+                raise ConfigurationError(f"{name}={value!r} in {url!r}: give {SQLITE_OPTIONS[name]}")
             case _:
-                raise ConfigurationError(f"unknown option {name!r} in {url!r}; there are synchronous and busy_timeout")
+                raise ConfigurationError(f"unknown option {name!r} in {url!r}; there are {', '.join(SQLITE_OPTIONS)}")
     from forebay.stores.sqlite import SQLiteStore
 
     return SQLiteStore(path, namespace=namespace, **options)  # type: ignore[arg-type]  # checked just above
+
+
+def file_of(url: str) -> Path | None:
+    """The file that a URL names; None where it names none."""
+    if not url.startswith("sqlite:"):
+        return None
+    return Path(unquote(urlsplit(url).path)[1:]).expanduser().resolve()
+
+
+def identity(url: str) -> str:
+    """What stays the same of a store's URL however it is written: for messages, and to tell stores apart.
+
+    >>> identity("valkey://me:secret@localhost?timeout=3")
+    'redis://localhost:6379/0'
+    """
+    scheme, _, _ = url.partition("://")
+    parts = urlsplit(url)
+    if (file := file_of(url)) is not None:
+        return f"sqlite:///{file}"
+    if scheme not in REDIS_SCHEMES or "+" in scheme or scheme == "unix":
+        return mask(url)
+    secure = scheme in ("rediss", "valkeys")
+    return f"redis{'s' * secure}://{parts.hostname or 'localhost'}:{parts.port or 6379}/{parts.path.strip('/') or 0}"
 
 
 def mask(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import multiprocessing
 import multiprocessing.context
 import os
@@ -65,6 +66,8 @@ class Process:
     def __init__(self, target: Callable[..., Awaitable[None]], *arguments: Any, **options: Any) -> None:
         self._process = _context.Process(target=_main, args=(target, arguments, options), daemon=True)
         self._process.start()
+        # A failed test may leave one that stands still, and would not hear the politer signal of multiprocessing.
+        atexit.register(self._process.kill)
 
     @property
     def pid(self) -> int:

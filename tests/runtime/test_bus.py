@@ -27,6 +27,8 @@ from forebay import (
     RetryAfter,
 )
 from forebay.signals import DeadLettered, Finished, LeaseLost, Published, Retried, Skipped
+from forebay.store import Reader
+from forebay.stores.memory import MemoryStore
 from forebay.testing import eventually
 
 QUICK = Retry(attempts=3, base=0.001, cap=0.002)
@@ -527,3 +529,17 @@ async def test_wrong_use_is_refused_with_what_to_do_instead(bus: EventBus) -> No
 async def test_a_closed_bus_says_how_to_open_it() -> None:
     with pytest.raises(ConfigurationError, match="async with bus"):
         await EventBus("memory://").publish("t", source="s")
+
+
+async def test_a_history_leaves_out_the_copy_of_what_is_no_event_made_for_one_group() -> None:
+    async with MemoryStore() as store, EventBus(store) as bus:
+        await store.plant("t", [(b"a", b"1")])
+        await store.join("t", "g")
+        [held] = await store.read(Reader("t", "g", "consumer"), limit=1)
+        await store.dead_letter(held, reason="no event")
+        await bus.redrive("t")
+
+        found = [each.position async for each in bus.events("t")]
+
+        assert ["1"] == found
+        assert 2 == len(await store.scan("t"))

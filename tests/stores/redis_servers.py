@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -57,7 +58,8 @@ class Server:
             command = [binary, "sentinel.conf", "--sentinel", *listen]
         else:
             command = [binary, *listen, "--save", "", *options]
-        self.process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL)
+        self._command, self._home = command, home
+        self.process = self._start()
         self.url = f"redis://127.0.0.1:{self.port}"
         # Any: its replies are typed as whatever any server of any protocol could answer.
         self.redis: Any = Redis(port=self.port, protocol=2)
@@ -66,6 +68,16 @@ class Server:
         except BaseException:
             self.stop()
             raise
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, cwd=self._home, stdout=subprocess.DEVNULL)
+
+    def restart(self, *options: str) -> None:
+        """Kill it, and start it anew at its place, with further options; does not wait until it answers."""
+        self.process.kill()
+        self.process.wait()
+        self._command += options
+        self.process = self._start()
 
     def answers(self) -> bool:
         try:
@@ -80,10 +92,20 @@ class Server:
 
 
 class Proxy:
-    """Stands between a store and its server, and can cut their connections instead of passing a reply on."""
+    """Stands between a store and its server, and can spoil what they say.
+
+    `swallow`: cut the connection instead of passing a reply on. `tear`: pass half of a reply on, then cut.
+    `silent`: pass nothing on, either way, and keep the connection. `dribble`: pass replies on byte by byte.
+    `delay`: pass everything on so many seconds later, up to twice that.
+    """
 
     def __init__(self, port: int) -> None:
         self.swallow = False
+        self.tear = False
+        self.silent = False
+        self.dribble = False
+        self.delay = 0.0
+        self.cuts = 0
         self._target = port
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -111,9 +133,20 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
-                if replies and self.swallow:
+                if replies and (self.swallow or self.tear):
+                    self.cuts += 1
+                    writer.write(data[: len(data) // 2] if self.tear else b"")
                     break
-                writer.write(data)
+                if self.silent:
+                    continue
+                if self.delay:
+                    await asyncio.sleep(random.uniform(self.delay, 2 * self.delay))
+                if replies and self.dribble:
+                    for byte in data:
+                        writer.write(bytes([byte]))
+                        await asyncio.sleep(0)
+                else:
+                    writer.write(data)
         writer.close()
 
 

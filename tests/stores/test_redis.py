@@ -123,7 +123,7 @@ async def test_foreign_bytes_go_to_the_dead_letters_and_back_unchanged(store: Re
 
     assert Foreign(fields) == delivery.record
     assert Foreign(fields) == letter.record
-    assert Foreign(fields) == again.record
+    assert Foreign(fields, only=READER.group) == again.record
 
 
 async def test_a_dead_letter_is_the_entry_and_the_reason(store: RedisStore, server: Server) -> None:
@@ -437,6 +437,38 @@ async def test_a_server_busy_with_a_script_is_unavailable(store: RedisStore, ser
     finally:
         server.redis.script_kill()
         spinning.join()
+
+
+async def test_a_lost_group_begins_before_all_that_anybody_held(store: RedisStore, server: Server) -> None:
+    placed = await store.append("order_placed", [order(1), order(2), order(3), order(4)])
+    await store.ack(await store.read(READER, limit=1))
+    await store.read(READER, limit=1)
+    await store.claim(OTHER, idle=60)
+    [waits] = await store.read(READER, limit=1)
+    await store.retry(waits, delay=60)
+    [last] = await store.read(OTHER, limit=1)
+    await store.ack([last])
+
+    server.redis.xgroup_destroy(KEY, "billing")
+    assert await store.join("order_placed", "billing", start=last.position)
+
+    assert placed[1:] == [delivery.position for delivery in await store.read(OTHER, limit=9)]
+    assert {OTHER.consumer} == {pending.consumer for pending in await store.pending("order_placed", "billing")}
+    await store.leave("order_placed", "billing")
+    assert await store.join("order_placed", "billing", start=last.position)
+    assert [] == await store.read(OTHER, limit=9)
+
+
+async def test_a_group_that_was_sought_back_and_lost_begins_there(store: RedisStore, server: Server) -> None:
+    placed = await store.append("order_placed", [order(1), order(2)])
+    await store.ack(await store.read(READER, limit=2))
+    await store.claim(READER, idle=60)
+    await store.seek("order_placed", "billing", START)
+
+    server.redis.xgroup_destroy(KEY, "billing")
+    await store.join("order_placed", "billing", start="$")
+
+    assert placed == [delivery.position for delivery in await store.read(READER, limit=9)]
 
 
 async def test_a_stream_that_vanishes_under_a_blocked_read_is_met_again_as_a_lost_group(

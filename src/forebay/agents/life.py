@@ -140,8 +140,7 @@ class Life:
         await self._run.go(parts, grace=grace)
 
     async def _consumer(self, declared: Handles) -> Consumer:
-        options = {name: getattr(declared.options, name) for name in Options.__slots__}
-        subscription = self._bus.subscribe_to_stream(declared.event, self.agent.name, **options)
+        subscription = self._bus.subscribe_to_stream(declared.event, self.agent.name, **declared.options.given())
         return await subscription.consumer(declared.function, wait=self._wait, around=self._pulse.around)
 
     async def _unless_stopped(self, work: Awaitable[object]) -> None:

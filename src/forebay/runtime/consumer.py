@@ -11,12 +11,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
-from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
-from forebay.event import Event, Record, to_event
+from forebay.event import Record
 from forebay.payload import LIMITS, Limits
-from forebay.policy import crashes_allowed, describe
+from forebay.policy import crashes_allowed
 from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox, id_of
 from forebay.runtime.intake import Intake, Lane
@@ -26,13 +24,12 @@ from forebay.runtime.settle import Settler
 from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
 from forebay.runtime.uptime import uptime
-from forebay.signals import Delivered, Finished, Joined, LeaseLost, LoopFailed, Recovered, Signals, Skipped, Vanished
+from forebay.runtime.workers import Workers
+from forebay.signals import Joined, LeaseLost, LoopFailed, Recovered, Signals
 from forebay.store import START, Delivery, Leases, Reader
 
 POLL = 0.5
 """Seconds between looks for due retries; also the longest that one read waits."""
-TURN = 64
-"""Events a worker handles before it lets the rest of the loop go on."""
 SURE = 0.8
 """The part of a lease, from the moment before it was asked for, in which an event may be begun."""
 
@@ -66,14 +63,12 @@ class Consumer:
         self._signals = signals
         self._keeper = keeper
         self._start = start
-        self._limits = limits
         self._wait = wait
         self._intake = Intake(_lane(options))
         self._settler = Settler(
             store, reader, options, self._intake, signals, on_waiting=self._look_again_in, on_settled=self._make_room
         )
         self._stop = asyncio.Event()
-        self._stopping: asyncio.Future[Any]
         self._look = asyncio.Event()
         self._room = asyncio.Event()
         self._joined = asyncio.Event()
@@ -85,14 +80,25 @@ class Consumer:
         self._position: str | None = None
         # What was read together, behind the place where that read began; see `_heal`.
         self._reads: deque[tuple[str | None, list[str]]] = deque()
-        self._abandoned = False
-        self._acks_cancelled: Callable[[], bool] = lambda: False
         self._starved = False
         self._empty = False
         self._unbegun_at_stop: list[Delivery] = []
         self._suspects = Suspects(crashes_allowed(options.retry))
         self._inbox = Inbox()
-        self._hung = 0
+        self._workers = Workers(
+            handler,
+            options,
+            self._intake,
+            self._settler,
+            self._inbox,
+            signals,
+            limits,
+            is_sure=self._is_sure,
+            have_lapsed=self._have_lapsed,
+            on_begun=self._begun,
+            on_over=self._over,
+            on_hung=self._share,
+        )
         # What was asked for before something was given back may stand behind it, and goes back too.
         self._giving_back = 0
         self._gave_back_at = 0.0
@@ -127,13 +133,12 @@ class Consumer:
         """
         self._keeper.add(self)
         acks = asyncio.create_task(self._settler.flush(), name="forebay-acks")
-        self._acks_cancelled = lambda: acks.cancelling() > 0
-        workers = [asyncio.create_task(self._work(), name="forebay-worker") for _ in range(self._options.concurrency)]
+        stopping = asyncio.create_task(self._stop.wait())
+        workers = self._workers.start(stopping, is_torn_down=lambda: acks.cancelling() > 0)
         loops = [
             asyncio.create_task(self._loop("read", self._read, before=self._join), name="forebay-read"),
             asyncio.create_task(self._loop("claim", self._claim, before=self._joined.wait), name="forebay-claim"),
         ]
-        self._stopping = stopping = asyncio.create_task(self._stop.wait())
         try:
             # Whichever ends first ends them all: none dies in silence.
             await asyncio.wait([stopping, acks, *workers, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -158,9 +163,7 @@ class Consumer:
     ) -> None:
         await self._settler.release(self._unbegun_at_stop)
         _, late = await asyncio.wait(workers, timeout=grace)
-        self._abandoned = True
-        for worker in late:
-            worker.cancel()
+        self._workers.abandon(late)
         # Reads are never cancelled: one may have leased entries that nobody would know of.
         await asyncio.wait([*workers, *loops])
         await self._settler.release(list(self.held.values()))
@@ -199,7 +202,7 @@ class Consumer:
 
     async def _read(self) -> None:
         room = self._window - len(self.held) - self._settler.unacked
-        if room < max(1, self._window // 2) or self._all_hang:
+        if room < max(1, self._window // 2) or self._workers.all_hang:
             self._room.clear()
             await wait_for(self._room, self._wait)
             self.last_read = time.monotonic()
@@ -230,12 +233,12 @@ class Consumer:
     async def _claim(self) -> None:
         if self._is_shaken:
             await self._give_back()
-        room = 0 if self._all_hang else self._window - len(self.held)
+        room = 0 if self._workers.all_hang else self._window - len(self.held)
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
             asked = uptime()
             await self._take(await self._store.due(self.reader, limit=room), asked)
-        may_claim = self._suspects.are_none and not self._all_hang and time.monotonic() >= self._scan_at
+        may_claim = self._suspects.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
         if may_claim and not self._stop.is_set():
             asked = uptime()
             claimed = await self._store.claim(self.reader, idle=self.lease, limit=1)
@@ -248,8 +251,9 @@ class Consumer:
 
     async def _take_over(self, claimed: list[Delivery], asked: float) -> None:
         for delivery in claimed:
-            self._signals.emit(Recovered(delivery))
-            self._suspects.add(delivery)
+            if delivery.recovered:
+                self._signals.emit(Recovered(delivery))
+                self._suspects.add(delivery)
         await self._take(claimed, asked, first=True)
 
     async def _take(self, deliveries: list[Delivery], asked: float, *, first: bool = False) -> None:
@@ -284,15 +288,14 @@ class Consumer:
             self._is_shaken = True
             self._look.set()
 
-    def _is_sure(self, deliveries: Sequence[Delivery]) -> bool:
-        now = uptime()
-        return not self._is_shaken and all(self._intake.is_sure(delivery, now) for delivery in deliveries)
+    def _is_sure(self, delivery: Delivery) -> bool:
+        return not self._is_shaken and self._intake.is_sure(delivery, uptime())
 
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
         # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
         await asyncio.sleep(0)
-        if self._is_sure(deliveries):
+        if all(map(self._is_sure, deliveries)):
             return False
         await self._give_back(deliveries)
         return True
@@ -315,6 +318,14 @@ class Consumer:
         for delivery in deliveries:
             self._over(delivery)
 
+    async def _share(self) -> None:
+        """Workers hang, or hang no more. When all do, others get what they would have begun."""
+        if self._workers.all_hang:
+            await self._give_back()
+        else:
+            self._room.set()
+            self._look.set()
+
     def _look_again_in(self, delay: float) -> None:
         # A hair later than due, so that the store agrees that it is.
         asyncio.get_running_loop().call_later(delay + 0.002, self._look.set)
@@ -324,123 +335,9 @@ class Consumer:
         if self._starved:
             self._look.set()
 
-    # One delivery through the handler.
-
-    async def _work(self) -> None:
-        intake, batch = self._intake, self._options.batch
-        turns = 0
-        while (delivery := intake.pop() or await intake.next()) is not None:
-            if batch is None:
-                await self._handle(delivery)
-            else:
-                await self._handle_batch([delivery, *intake.more(batch - 1, beside=delivery)])
-            turns += 1
-            if not turns % TURN:
-                await asyncio.sleep(0)
-
-    async def _handle(self, delivery: Delivery) -> None:
-        event = await self._open(delivery)
-        if event is not None and (self._is_sure((delivery,)) or not await self._have_lapsed((delivery,))):
-            await self._call(event, [delivery])
-
-    async def _handle_batch(self, deliveries: list[Delivery]) -> None:
-        opened = [(await self._open(delivery), delivery) for delivery in deliveries]
-        events = [event for event, _ in opened if event is not None]
-        deliveries = [delivery for event, delivery in opened if event is not None]
-        if events and (self._is_sure(deliveries) or not await self._have_lapsed(deliveries)):
-            await self._call(events, deliveries)
-
-    async def _open(self, delivery: Delivery) -> Event | None:
-        """The event to hand over, or None where the delivery was settled without a handler."""
-        if delivery.recovered and self._suspects.begun(delivery):
+    def _begun(self, delivery: Delivery) -> None:
+        if self._suspects.begun(delivery):
             self._look.set()
-        if delivery.record is None:
-            self._signals.emit(Vanished(delivery))
-            self._settle_unhandled(delivery)
-            return None
-        if delivery.recovered and delivery.attempt > crashes_allowed(self._options.retry):
-            await self._settle_dead(delivery, f"{delivery.attempt - 1} consumers died or fell silent while they had it")
-            return None
-        if self._options.dedup and self._inbox.is_repeated(delivery):
-            self._signals.emit(Skipped(delivery))
-            self._settle_unhandled(delivery)
-            return None
-        try:
-            return to_event(
-                delivery.record,
-                position=delivery.position,
-                attempt=delivery.attempt,
-                limits=self._limits,
-                kind=self._handler.kind,
-            )
-        except MalformedEvent as error:
-            await self._settle_dead(delivery, str(error))
-            return None
-
-    async def _call(self, event: Event | list[Event], deliveries: list[Delivery]) -> None:
-        if self._signals.wanted(Delivered):
-            for delivery in deliveries:
-                self._signals.emit(Delivered(delivery))
-        started = time.perf_counter()
-        error: BaseException | None = None
-        try:
-            await self._handler.call(event)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            # Where the whole loop is torn down, all its tasks are cancelled at once, the acks' too;
-            # a handler that cancels itself is alone.
-            if self._abandoned or task is None or self._acks_cancelled():
-                raise
-            task.uncancel()
-            error = ForebayError("the handler was cancelled from within")
-        except (KeyboardInterrupt, SystemExit):
-            # The process ends: an attempt was made, so nothing is given back as if it had not been.
-            for delivery in deliveries:
-                self._intake.forget(delivery)
-            raise
-        except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
-            error = raised
-        except BaseException as raised:  # noqa: BLE001
-            error = ForebayError(f"the handler raised {describe(raised)}")
-        for delivery in deliveries:
-            if error is not None:
-                await self._settler.failed(delivery, error)
-            else:
-                self._settler.done(delivery)
-                if self._signals.wanted(Finished):
-                    self._signals.emit(Finished(delivery, time.perf_counter() - started))
-                if self._options.dedup:
-                    self._inbox.handled(delivery)
-            self._over(delivery)
-        if isinstance(error, HandlerTimeout) and error.still_running is not None:
-            await self._outlast(error.still_running)
-
-    @property
-    def _all_hang(self) -> bool:
-        return self._hung == self._options.concurrency
-
-    async def _outlast(self, thread: asyncio.Future[Any]) -> None:
-        """Wait for a thread that nothing can stop: its event is settled, but its worker's place is taken.
-
-        When all workers wait like this, others get what they would have begun.
-        """
-        self._hung += 1
-        try:
-            if self._all_hang:
-                await self._give_back()
-            await asyncio.wait([thread, self._stopping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._hung -= 1
-            self._room.set()
-            self._look.set()
-
-    def _settle_unhandled(self, delivery: Delivery) -> None:
-        self._settler.done(delivery)
-        self._over(delivery)
-
-    async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
-        await self._settler.dead(delivery, reason)
-        self._over(delivery)
 
     def _over(self, delivery: Delivery) -> None:
         if self._suspects.over(delivery):

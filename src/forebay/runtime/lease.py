@@ -69,7 +69,7 @@ class LeaseKeeper:
                     if store is None:
                         store = runner.run(self._twin().__aenter__())
                     runner.run(self._renew(store, aging))
-                except ForebayError as error:
+                except Exception as error:  # noqa: BLE001  # nobody awaits this thread; it must not die in silence
                     self._tell(self._on_error, error)
             if store is not None:
                 with contextlib.suppress(ForebayError):

@@ -25,7 +25,8 @@ class Options:
 
     `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime; it
     means nothing for a group that exists. `concurrency`: handlers running at once. `prefetch`: the
-    most events held at once; by default it follows the speed of the handler, up to 1,000. `batch`:
+    most events read ahead, and the most retries beside them; by default it follows the speed of the
+    handler, up to 1,000. `batch`:
     hand over lists of up to so many events. `timeout`: the longest a handler may run. `lease`: how
     long a silent consumer keeps its events before another one takes them over. `ordered`: events of
     one key one after the other, in the order of the stream, a failing one first to its end (events
@@ -69,6 +70,10 @@ class Options:
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.__slots__)}"
             raise ConfigurationError(f"unknown option {unknown[0]!r}; {hint}")
         return cls(**options)
+
+    def given(self) -> dict[str, Any]:
+        """The options by their names, as `parse` takes them."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @property
     def remember(self) -> float | None:

@@ -15,7 +15,8 @@ import asyncio
 import contextlib
 import heapq
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -27,10 +28,9 @@ from forebay.store import END, DeadLetter, Delivery, GroupStats, Reader, StreamS
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """An entry of a stream. `only` stands beside the record because a foreign entry has no place for it."""
+    """An entry of a stream, and when it was appended by the store's clock."""
 
     record: Record | Foreign
-    only: str | None
     appended: float
 
 
@@ -73,6 +73,10 @@ class Known:
             # Twice what is left: a sweep costs no more than the puts since the one before.
             self._sweep_at = max(1000, 2 * len(self._known))
 
+    def items(self, now: float) -> list[tuple[str, str, float]]:
+        """The ids in their order, what is known of each, and for how many seconds yet."""
+        return sorted((id, value, until - now) for id, (value, until) in self._known.items() if until > now)
+
     def complete(self, id: str, value: str) -> None:
         """Know `value` of an id that was put without one; its time stays."""
         known = self._known.get(id)
@@ -93,7 +97,7 @@ class Group:
 
     def is_unread(self, position: int, kept: Kept) -> bool:
         """Whether the entry is yet to be handed out."""
-        return position > self.cursor and kept.only in (None, self.name)
+        return position > self.cursor and kept.record.only in (None, self.name)
 
     def seek(self, cursor: int) -> None:
         """Go on from another place; what was begun behind it is unread again."""
@@ -105,6 +109,10 @@ class Group:
     def has_begun(self, position: int) -> bool:
         """Whether the entry is pending or waiting."""
         return position in self.leased or position in self.waiting
+
+    def has_finished(self, position: int, kept: Kept) -> bool:
+        """Whether the entry is done, dead, or meant for another group."""
+        return not self.is_unread(position, kept) and not self.has_begun(position)
 
     def is_held_by_another(self, consumer: str, *, since: float = float("-inf")) -> bool:
         """Whether another consumer has a lease, renewed after `since`."""
@@ -162,7 +170,7 @@ class Stream:
     def append(self, records: Sequence[Record], now: float) -> list[str]:
         """Append records; return their positions."""
         first = self.last + 1
-        self.entries += [Kept(record, record.only, now) for record in records]
+        self.entries += [Kept(record, now) for record in records]
         return [str(position) for position in range(first, self.last + 1)]
 
     def append_once(
@@ -214,25 +222,25 @@ class Stream:
             group.cursor = position
         return deliveries
 
-    def trim(self, *, excess: int, oldest: float, force: bool) -> Trimmed:
-        """Remove the first `excess` entries, and those appended before `oldest`."""
+    def trim(self, *, excess: int, oldest: float, waited_for: Sequence[Group]) -> Trimmed:
+        """Remove the first `excess` entries, and those appended before `oldest`, which these groups have finished."""
         removed = dropped = 0
         for position, kept in self.behind(0):
             if removed >= excess and kept.appended >= oldest:
                 break
-            if any(group.is_unread(position, kept) or group.has_begun(position) for group in self.groups.values()):
-                if not force:
-                    break
-                dropped += 1
+            if any(not group.has_finished(position, kept) for group in waited_for):
+                break
+            dropped += any(not group.has_finished(position, kept) for group in self.groups.values())
             removed += 1
         del self.entries[:removed]
         self.first += removed
         return Trimmed(removed, dropped)
 
-    def take_letters(self, ids: Sequence[str]) -> list[DeadLetter]:
-        """Remove these dead letters and return those that there were."""
+    def take_letters(self, ids: Sequence[str], *, with_a_group: bool = False) -> list[DeadLetter]:
+        """Remove these dead letters and return those that there were; or only those that know their group."""
         numbers = dict.fromkeys(int(id) for id in ids if id.isascii() and id.isdecimal())
-        return [self.dead.pop(number) for number in numbers if number in self.dead]
+        chosen = [n for n in numbers if n in self.dead and (self.dead[n].group or not with_a_group)]
+        return [self.dead.pop(number) for number in chosen]
 
     def ring(self) -> None:
         """Let all readers that wait look again, on whatever loops they are."""
@@ -285,8 +293,11 @@ class Held(NamedTuple):
 class State:
     """What a store and its twins share. Every move holds the lock from its beginning to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.lock = threading.Lock()
+        self.clock = clock
+        self.epoch = time.time() - clock()
+        """Unix time at the clock's 0."""
         self.streams: dict[str, Stream] = {}
         self.notes: dict[str, dict[str, bytes]] = {}
         """By stream; apart from the streams, as notes alone make none."""

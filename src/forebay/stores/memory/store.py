@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from types import EllipsisType, TracebackType
@@ -23,11 +23,15 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     StreamStats,
     Trimmed,
 )
+from forebay.stores.memory import transfer
 from forebay.stores.memory.state import Group, Held, Kept, State, Stream, stream_stats, wake
 
 
@@ -41,7 +45,7 @@ class MemoryStore:
     def __init__(self, *, namespace: str = "events", clock: Callable[[], float] = time.monotonic) -> None:
         self._namespace = check_name("namespace", namespace)
         self._clock = clock
-        self._state = State()
+        self._state = State(clock)
         self._lock = self._state.lock
 
     def __repr__(self) -> str:
@@ -79,7 +83,7 @@ class MemoryStore:
         """Append an entry that is no event, as another program might; return its position. For tests."""
         with self._lock:
             log = self._make(stream)
-            log.entries.append(Kept(Foreign(tuple(fields)), None, self._clock()))
+            log.entries.append(Kept(Foreign(tuple(fields)), self._clock()))
             log.ring()
             return str(log.last)
 
@@ -107,7 +111,8 @@ class MemoryStore:
             if newest:
                 first = max(first, end - limit)
             chosen = range(first, min(end, first + limit))
-            return [Entry(str(position), log.entries[position - log.first].record) for position in chosen]
+            kept = ((position, log.entries[position - log.first]) for position in chosen)
+            return [Entry(str(position), each.record, self._state.epoch + each.appended) for position, each in kept]
 
     async def locate(self, stream: str, moment: datetime) -> str:
         with self._lock:
@@ -118,13 +123,20 @@ class MemoryStore:
             return str(next(found, log.last + 1) - 1)
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         with self._lock:
             log = self._find(stream)
             excess = 0 if max_length is None else len(log.entries) - max_length
             oldest = float("-inf") if max_age is None else self._clock() - max_age
-            return log.trim(excess=excess, oldest=oldest, force=force)
+            waited_for = [] if force else [group for group in log.groups.values() if group.name not in past]
+            return log.trim(excess=excess, oldest=oldest, waited_for=waited_for)
 
     # Groups.
 
@@ -187,7 +199,9 @@ class MemoryStore:
             latest = now - idle
             if reader.ordered and group.is_held_by_another(reader.consumer, since=latest):
                 return []
-            silent = (position for position, lease in group.leased.items() if lease.renewed <= latest)
+            silent = [position for position, lease in group.leased.items() if lease.renewed <= latest]
+            if reader.ordered and silent:
+                silent += [position for position, wait in group.waiting.items() if wait.due <= now]
             oldest = heapq.nsmallest(limit, silent)
             return [group.lease_again(reader, position, log.at(position), now) for position in oldest]
 
@@ -272,12 +286,10 @@ class MemoryStore:
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
         with self._lock:
             log = self._find(stream)
-            letters = log.take_letters(ids)
+            letters = log.take_letters(ids, with_a_group=True)
             for letter in letters:
-                record = letter.record
-                if isinstance(record, Record):
-                    record = msgspec.structs.replace(record, only=letter.group)
-                log.entries.append(Kept(record, letter.group, self._clock()))
+                record = msgspec.structs.replace(letter.record, only=letter.group)
+                log.entries.append(Kept(record, self._clock()))
             log.ring()
             return len(letters)
 
@@ -318,6 +330,10 @@ class MemoryStore:
         with self._lock:
             return dict(self._state.notes.get(stream, {}))
 
+    async def noted(self) -> list[str]:
+        with self._lock:
+            return sorted(stream for stream, kept in self._state.notes.items() if kept)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
@@ -325,11 +341,60 @@ class MemoryStore:
             kept = self._state.notes.setdefault(check_name("stream", stream), {})
             if expected is not ... and kept.get(name) != expected:
                 return False
-            if value is None:
-                kept.pop(name, None)
-            else:
-                kept[name] = value
+            _change(kept, {name: value})
             return True
+
+    # From one store to another.
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        with self._lock:
+            return transfer.scheduled(self._find(stream), after=after, limit=limit, now=self._clock())
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        with self._lock:
+            return transfer.remembered(self._find(stream), group=group, after=after, limit=limit, now=self._clock())
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        with self._lock:
+            if not self._are(stream, expected):
+                return None
+            kept = self._state.notes.setdefault(check_name("stream", stream), {})
+            transfer.check_groups(self._find(stream), items)
+            log = self._make(stream) if items else Stream()
+            positions = transfer.restore(log, items, now=self._clock(), epoch=self._state.epoch)
+            _change(kept, notes or {})
+            log.ring()
+            return positions
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        with self._lock:
+            if not self._are(stream, expected):
+                return False
+            dropped = self._state.streams.pop(stream, None)
+            if not keep_entries:
+                self._state.notes.pop(stream, None)
+            elif dropped:
+                kept = self._make(stream)
+                kept.entries, kept.first = dropped.entries, dropped.first
+            if dropped:
+                dropped.ring()
+            return True
+
+    def _are(self, stream: str, expected: Mapping[str, bytes | None] | None) -> bool:
+        """Whether the notes are as expected."""
+        kept = self._state.notes.get(stream, {})
+        return all(kept.get(name) == value for name, value in (expected or {}).items())
 
     def _find(self, stream: str) -> Stream:
         """The stream, or an empty one where there is none."""
@@ -358,3 +423,11 @@ class MemoryStore:
         if group and lease and (lease.consumer, lease.attempt) == (delivery.reader.consumer, delivery.attempt):
             return Held(delivery, log, group, lease)
         return None
+
+
+def _change(kept: dict[str, bytes], notes: Mapping[str, bytes | None]) -> None:
+    for name, value in notes.items():
+        if value is None:
+            kept.pop(name, None)
+        else:
+            kept[name] = value

@@ -44,13 +44,17 @@ class Access(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A URL, understood. `service` is the name that Sentinel knows the master by."""
+    """A URL, understood. `service` is the name that Sentinel knows the master by.
+
+    `allow_eviction`: a server that may delete whole streams when it is full will do.
+    """
 
     arrangement: Literal["standalone", "sentinel", "cluster"]
     addresses: tuple[Address, ...]
     access: Access
     service: str = ""
     sentinel_access: Access = Access()
+    allow_eviction: bool = False
 
 
 def parse(url: str) -> Place:
@@ -61,7 +65,7 @@ def parse(url: str) -> Place:
         raise ConfigurationError(f"no Redis URL begins with {parts.scheme!r}; use one of: {_FORMS}")
     arrangement: Any = scheme.group(2) or "standalone"
     secure = scheme.group(1) == "s"
-    allowed = ("db", *(_TLS if secure else ()), *(_SENTINEL if arrangement == "sentinel" else ()))
+    allowed = ("db", "allow_eviction", *(_TLS if secure else ()), *(_SENTINEL if arrangement == "sentinel" else ()))
     options = dict(parse_qsl(parts.query))
     for name in options:
         if name not in allowed:
@@ -91,7 +95,9 @@ def parse(url: str) -> Place:
         tls=_tls(options) if secure else None,
     )
     sentinel_access = Access(options.get("sentinel_username"), options.get("sentinel_password"), 0, access.tls)
-    return Place(arrangement, addresses, access, service, sentinel_access)
+    if options.get("allow_eviction", "false") not in ("true", "false"):
+        raise ConfigurationError("allow_eviction in the Redis URL is true or false")
+    return Place(arrangement, addresses, access, service, sentinel_access, options.get("allow_eviction") == "true")
 
 
 def _address(text: str, default: int) -> Address:

@@ -42,6 +42,7 @@ class Client:
         place = parse(url)
         self.name = f"{place.arrangement} {', '.join(map(str, place.addresses))}"
         self.topology = topology(place, timeout)
+        self.allow_eviction = place.allow_eviction
 
     async def call(self, key: str, *command: Part) -> Any:
         """The reply to a command on `key`."""

@@ -12,6 +12,7 @@ Meaning = type[StoreError] | type[NotFound]
 
 _CHECK_ACL = "check the user and password in the URL, and the user's rights (ACL)"
 _WAIT = "try again"
+_LAST_ID = "somebody appended with the highest id there is, and the stream takes no more: copy it to a new one"
 
 TABLE: dict[str, tuple[Meaning, str]] = {
     # StoreUnavailable and StoreFull may pass: the move was surely not done, and may be tried again.
@@ -37,6 +38,8 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     "NOPERM": (StoreDenied, _CHECK_ACL),
     "ERR invalid password": (StoreDenied, _CHECK_ACL),
     "ERR DB index is out of range": (StoreDenied, "the URL names a database that the server does not have"),
+    "ERR The stream has exhausted the last possible ID": (StoreDamaged, _LAST_ID),
+    "ERR The ID specified in XADD is equal or smaller than the target stream top item": (StoreDamaged, _LAST_ID),
     "WRONGTYPE": (StoreDamaged, "the key belongs to something else; choose another namespace"),
 }
 """From how an error begins to what it means and what to do."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from forebay.errors import StoreDamaged, StoreDenied
+from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreError
 from forebay.store import Durability, GroupStats, StreamStats
 from forebay.stores.redis.client import Client
 from forebay.stores.redis.keys import Keys, stream_of
@@ -20,11 +21,20 @@ LATELY = 60.0
 
 async def find_streams(client: Client, namespace: str) -> list[str]:
     """The names of all streams of the namespace, from their keys or their companions' keys."""
+    return await _find(client, namespace, f"*{namespace}:*")
+
+
+async def find_noted(client: Client, namespace: str) -> list[str]:
+    """The names of the streams that have notes."""
+    return await _find(client, namespace, f"{{{namespace}:*}}:notes")
+
+
+async def _find(client: Client, namespace: str, pattern: str) -> list[str]:
     names = set()
     for node in await client.masters():
         cursor = b"0"
         while True:
-            cursor, keys = await client.ask(node, "SCAN", cursor, "MATCH", f"*{namespace}:*", "COUNT", 1000)
+            cursor, keys = await client.ask(node, "SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
             names |= {stream_of(key.decode(errors="replace"), namespace) for key in keys}
             if cursor == b"0":
                 break
@@ -85,6 +95,19 @@ async def _count_dead(client: Client, keys: Keys) -> Counter[bytes]:
     return counts
 
 
+async def check_eviction(client: Client) -> None:
+    """Refuse a master that deletes whole streams when it is full; believe those that do not tell."""
+    for node in await client.masters():
+        with contextlib.suppress(StoreError):
+            limit = await _setting(client, node, "maxmemory")
+            policy = await _setting(client, node, "maxmemory-policy")
+            if limit != "0" and policy.startswith("allkeys-"):
+                raise ConfigurationError(
+                    f"{node.name} deletes whole streams when it is full (maxmemory-policy is {policy}): "
+                    "set it to noeviction; or say ?allow_eviction=true in the URL, where events may be lost"
+                )
+
+
 async def durability(client: Client) -> Durability:
     """The worst that any master would do."""
     found = [await _durability_of(client, node) for node in await client.masters()]
@@ -97,12 +120,15 @@ async def durability(client: Client) -> Durability:
     )
 
 
+async def _setting(client: Client, node: Node, name: str) -> str:
+    pair: list[bytes] = await client.ask(node, "CONFIG", "GET", name)
+    return pair[1].decode() if pair else ""
+
+
 async def _durability_of(client: Client, node: Node) -> Durability:
     try:
-        settings = {}
-        for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
-            pair = await client.ask(node, "CONFIG", "GET", name)
-            settings[name] = pair[1].decode() if pair else ""
+        names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
+        settings = {name: await _setting(client, node, name) for name in names}
         replication = (await client.ask(node, "INFO", "replication")).decode()
     except StoreDenied:
         note = "The user may not read the server's settings (CONFIG GET, INFO); allow both to learn what it keeps."

@@ -27,6 +27,16 @@ class Keys:
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
         self.notes = f"{tag}:notes"
         """A hash: name -> value."""
+        self.all = (
+            self.stream,
+            self.dead_letter,
+            self.dead_counts,
+            self.scheduled,
+            self.ids,
+            self.ids_expiry,
+            self.notes,
+        )
+        """The keys above, in this order."""
         self._tag = tag
         self._groups: dict[str, Group] = {}
 
@@ -46,6 +56,8 @@ class Group:
         """A sorted set: positions, by the time in ms when they are due."""
         self.attempts = f"{tag}:attempts:{name}"
         """A hash: position -> "attempts failures", where an entry was retried or released."""
+        self.finished = f"{tag}:finished:{name}"
+        """A string: the position up to which nothing was open at the last look, should the group be lost."""
         self.handled = f"{tag}:handled:{name}"
         """A sorted set: event ids, by the time in ms until which they are remembered."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Self
@@ -20,12 +20,15 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     StreamStats,
     Trimmed,
 )
-from forebay.stores.redis import inspection
+from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.client import MARGIN, Client
 from forebay.stores.redis.codec import Fields, addressee, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
@@ -70,11 +73,16 @@ class RedisStore:
         return f"RedisStore({self._client.name}, namespace={self._namespace!r})"
 
     def twin(self) -> RedisStore:
-        return RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+        twin = RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+        # What this store began on is not to stop what it needs in order to go on.
+        twin._client.allow_eviction = True
+        return twin
 
     async def __aenter__(self) -> Self:
         try:
             await self._client.topology.look()
+            if not self._client.allow_eviction:
+                await inspection.check_eviction(self._client)
         except BaseException:
             await self._client.close()
             raise
@@ -130,7 +138,10 @@ class RedisStore:
         rows = await self._client.call(key, *command, "COUNT", limit)
         if newest:
             rows.reverse()
-        return [Entry(position.decode(), decode(fields)) for position, fields in rows]
+        return [
+            Entry(position.decode(), decode(fields), int(position.partition(b"-")[0]) / 1000)
+            for position, fields in rows
+        ]
 
     async def locate(self, stream: str, moment: datetime) -> str:
         key = self._keys(stream).stream
@@ -145,13 +156,19 @@ class RedisStore:
         return last[0][0].decode() if last else START
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         key = self._keys(stream).stream
         limits = ("" if max_length is None else max_length, "" if max_age is None else _ms(max_age))
         removed = dropped = 0
         while True:
-            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK)
+            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK, *past)
             removed += count
             dropped += unfinished
             if count < CHUNK:
@@ -161,20 +178,23 @@ class RedisStore:
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
         keys = self._keys(stream)
-        keys.group(group)
-        return bool(await self._client.run("join", (keys.stream,), group, _position(start)))
+        own = keys.group(group)
+        place = END if start == END else _full_position(start)
+        return bool(
+            await self._client.run("join", (keys.stream, own.finished, own.waiting, own.attempts), group, place)
+        )
 
     async def seek(self, stream: str, group: str, to: str) -> None:
         keys = self._keys(stream)
         own = keys.group(group)
         place = END if to == END else _full_position(to)
-        await self._client.run("seek", (keys.stream, own.waiting, own.attempts), group, place)
+        await self._client.run("seek", (keys.stream, own.waiting, own.attempts, own.finished), group, place)
 
     async def leave(self, stream: str, group: str) -> None:
         keys = self._keys(stream)
         own = keys.group(group)
         self._cursors.pop((stream, group), None)
-        await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled), group)
+        await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled, own.finished), group)
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         if limit < 1:
@@ -221,9 +241,10 @@ class RedisStore:
         keys = self._keys(reader.stream)
         place = (reader.stream, reader.group)
         sweep = time.monotonic() >= self._sweep_at.get(place, 0.0)
-        cursor, rows = await self._client.run(
+        own = keys.group(reader.group)
+        cursor, rows, waited = await self._client.run(
             "claim",
-            (keys.stream, keys.group(reader.group).attempts),
+            (keys.stream, own.attempts, own.waiting, own.finished),
             reader.group,
             reader.consumer,
             _ms(idle),
@@ -236,7 +257,8 @@ class RedisStore:
         self._cursors[place] = cursor.decode()
         if sweep:
             self._sweep_at[place] = time.monotonic() + SWEEP
-        return await self._deliver(reader, rows, recovered=True)
+        found = [*await self._deliver(reader, waited), *await self._deliver(reader, rows, recovered=True)]
+        return sorted(found, key=lambda delivery: [int(part) for part in delivery.position.split("-")])
 
     async def _deliver(self, reader: Reader, rows: Iterable[Row], *, recovered: bool = False) -> list[Delivery]:
         """The deliveries in these rows; entries meant for another group are finished on the way."""
@@ -420,6 +442,9 @@ class RedisStore:
         found = await self._client.call(key, "HGETALL", key)
         return {name.decode(): value for name, value in zip(found[::2], found[1::2], strict=True)}
 
+    async def noted(self) -> list[str]:
+        return await inspection.find_noted(self._client, self._namespace)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
@@ -433,6 +458,33 @@ class RedisStore:
                 condition = ("any", "")
         change = ("remove",) if value is None else ("keep", value)
         return bool(await self._client.run("note", (self._keys(stream).notes,), name, *condition, *change))
+
+    # From one store to another.
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        return await transfer.scheduled(self._client, self._keys(stream), after=after, limit=limit)
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        return await transfer.remembered(self._client, self._keys(stream), group=group, after=after, limit=limit)
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        return await transfer.restore(
+            self._client, self._keys(stream), items, notes=notes or {}, expected=expected or {}
+        )
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        return await transfer.drop(self._client, self._keys(stream), keep_entries=keep_entries, expected=expected or {})
 
     def _keys(self, stream: str) -> Keys:
         keys = self._streams.get(stream)

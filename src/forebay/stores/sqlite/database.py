@@ -16,9 +16,10 @@ import apsw
 from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreError
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
+from forebay.stores.sqlite.filesystem import far_type
 
 APPLICATION = 0x666F7265
-VERSION = 2
+VERSION = 3
 """Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
 WAL_LIMIT = 64 * 1024 * 1024
 """The size in bytes that the write-ahead log is cut back to once it was larger."""
@@ -33,17 +34,25 @@ class Database:
     would drop the locks that SQLite holds on it, and with them other processes' events.
     """
 
-    def __init__(self, path: Path, *, synchronous: Synchronous, busy_timeout: float, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, *, synchronous: Synchronous, busy_timeout: float, any_file_system: bool, clock: Clock
+    ) -> None:
         self.path = path
         self.clock = clock
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
+        self._any_file_system = any_file_system
         self._files = (path, path.with_name(f"{path.name}-wal"))
         self._identity: tuple[tuple[int, int], ...] | None = None
 
     def create(self) -> apsw.Connection:
         """Open the file for writing, making it and its tables where there are none yet."""
         is_new = not _exists(self.path)
+        if not self._any_file_system and (kind := far_type(self.path)) is not None:
+            raise ConfigurationError(
+                f"{self.path} is on a file system of type {kind}, where several processes can damage a database:"
+                " use a local disk; or, where this process is surely the only one, say ?any_file_system=true in the URL"
+            )
         try:
             connection = self._open()
             try:
@@ -102,7 +111,12 @@ class Database:
         return connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
-        self._check_origin(connection)
+        connection.execute("BEGIN")  # in one state of the file, which somebody else may be making
+        try:
+            self._check_origin(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
         mode = self._insist(lambda: connection.pragma("journal_mode", "wal"))
         if mode != "wal":
             raise ConfigurationError(
@@ -143,6 +157,11 @@ class Database:
                 )
             return version
         tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4").fetchall()
+        if ("events",) in tables:
+            raise ConfigurationError(
+                f"{self.path} is another program's database, with a table 'events': give forebay a file of its own, and"
+                " if the quick fix of a PersistentEventBus wrote it, `forebay copy` takes it over into that file"
+            )
         if tables:
             raise ConfigurationError(
                 f"{self.path} is another program's database, with the tables"

@@ -97,11 +97,11 @@ def due(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
     """Append what was scheduled for now, and lease what waits and is due."""
     group = turn.group(reader.stream, reader.group)
     launch(turn, reader.stream, group.stream_id)
-    return _lease(turn, reader, group, _due(turn, reader, group, limit=limit), recovered=False)
+    return _lease(turn, reader, group, _due(turn, reader, group, limit=limit))
 
 
-def _due(turn: Turn, reader: Reader, group: Group, *, limit: int) -> list[int]:
-    if reader.ordered and _is_held_by_another(turn, reader, group):
+def _due(turn: Turn, reader: Reader, group: Group, *, limit: int, whoever_holds: bool = False) -> list[int]:
+    if reader.ordered and not whoever_holds and _is_held_by_another(turn, reader, group):
         return []
     waiting = "SELECT seq FROM pending INDEXED BY pending_by_due WHERE group_id = ? AND consumer IS NULL AND due <= ?"
     order = "ORDER BY seq" if reader.ordered else "ORDER BY due, seq"
@@ -116,7 +116,11 @@ def can_claim(turn: Turn, reader: Reader, *, idle: float) -> bool:
 def claim(turn: Turn, reader: Reader, *, idle: float, limit: int) -> list[Delivery]:
     """Lease what silent consumers hold."""
     group = turn.group(reader.stream, reader.group)
-    return _lease(turn, reader, group, _lapsed(turn, reader, group, idle=idle, limit=limit), recovered=True)
+    lapsed = _lapsed(turn, reader, group, idle=idle, limit=limit)
+    if reader.ordered and lapsed:
+        waiting = _due(turn, reader, group, limit=limit, whoever_holds=True)
+        lapsed = sorted([*lapsed, *waiting])[: max(limit, 0)]
+    return _lease(turn, reader, group, lapsed)
 
 
 def _lapsed(turn: Turn, reader: Reader, group: Group, *, idle: float, limit: int) -> list[int]:
@@ -142,10 +146,15 @@ def _is_held_by_another(turn: Turn, reader: Reader, group: Group, *, after: floa
     return turn.value(held, (group.id, reader.consumer, after)) is not None
 
 
-def _lease(turn: Turn, reader: Reader, group: Group, seqs: list[int], *, recovered: bool) -> list[Delivery]:
+def _lease(turn: Turn, reader: Reader, group: Group, seqs: list[int]) -> list[Delivery]:
     if not seqs:
         return []
     chosen = json.dumps(seqs)
+    silent = turn.column(
+        "SELECT seq FROM pending WHERE group_id = ? AND consumer IS NOT NULL"
+        " AND seq IN (SELECT value FROM json_each(?))",
+        (group.id, chosen),
+    )
     turn.run(
         "UPDATE pending SET consumer = ?, attempt = attempt + 1, leased_at = ?, due = NULL"
         " WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?))",
@@ -159,7 +168,7 @@ def _lease(turn: Turn, reader: Reader, group: Group, seqs: list[int], *, recover
         (chosen, group.id),
     )
     return [
-        Delivery(reader, str(seq), None if gone is None else record, attempt, failures, recovered)
+        Delivery(reader, str(seq), None if gone is None else record, attempt, failures, seq in silent)
         for seq, attempt, failures, gone, record in rows
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from forebay.store import START, Trimmed
@@ -91,7 +91,7 @@ def launch(turn: Turn, stream: str, stream_id: int) -> None:
     )
 
 
-def trim(turn: Turn, stream: str, *, until: int, force: bool) -> Trimmed:
+def trim(turn: Turn, stream: str, *, until: int, force: bool, past: Collection[str]) -> Trimmed:
     """Remove at most TRIMMED_AT_ONCE of the entries up to `until`, the oldest first."""
     stream_id = turn.stream(stream)
     last = turn.value(
@@ -101,11 +101,12 @@ def trim(turn: Turn, stream: str, *, until: int, force: bool) -> Trimmed:
     if stream_id is None or last is None:
         return Trimmed(0, 0)
     dropped = 0
-    if force:
-        dropped = turn.value(f"SELECT count(*) {_UNFINISHED} AND e.seq <= ?", (stream_id, last))
-    else:
-        first = turn.value(f"SELECT min(e.seq) {_UNFINISHED} AND e.seq <= ?", (stream_id, last))
+    if not force:
+        names = json.dumps(list(past))
+        first = turn.value(f"SELECT min(e.seq) {_UNFINISHED} AND e.seq <= ?", (stream_id, names, last))
         last = last if first is None else first - 1
+    if force or past:
+        dropped = turn.value(f"SELECT count(*) {_UNFINISHED} AND e.seq <= ?", (stream_id, "[]", last))
     removed = turn.run("DELETE FROM entries WHERE stream_id = ? AND seq <= ?", (stream_id, last))
     return Trimmed(removed, dropped)
 
@@ -114,7 +115,7 @@ _UNFINISHED = """
     FROM entries e INDEXED BY entries_by_stream
     WHERE e.stream_id = ? AND EXISTS (
         SELECT 1 FROM groups g
-        WHERE g.stream_id = e.stream_id AND (
+        WHERE g.stream_id = e.stream_id AND g.name NOT IN (SELECT value FROM json_each(?)) AND (
             (e.seq > g.cursor AND (e.only_group IS NULL OR e.only_group = g.name))
             OR EXISTS (SELECT 1 FROM pending p WHERE p.group_id = g.id AND p.seq = e.seq)
         )

@@ -6,6 +6,8 @@ lock at every step of a statement, and beside a busy event loop it waits up to 5
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +16,10 @@ import msgspec
 
 from forebay.event import Foreign, Record
 
-FIELDS = ("type", "source", "data", "timestamp", "id", "key", "headers", "only_group")
-"""The columns of a record, in the order in which they go on every wire."""
+FIELDS = ("type", "source", "data", "timestamp", "id", "key", "headers", "only_group", "checksum")
+"""The columns of a record, in the order in which they go on every wire, and what vouches for them."""
+FOREIGN = FIELDS[:-2]
+"""What other programs may write: `only_group` and `checksum` are forebay's own marks on an entry."""
 
 COLUMNS = ", ".join(FIELDS)
 MARKS = ", ".join("?" for _ in FIELDS)
@@ -42,6 +46,7 @@ class Row(NamedTuple):
     key: str | None
     headers: str | bytes | None
     only_group: str | None
+    checksum: int | None
 
 
 def to_row(record: Record) -> Row:
@@ -55,15 +60,38 @@ def to_row(record: Record) -> Row:
         record.key,
         None if record.headers is None else _to_text(record.headers),
         record.only,
+        checksum(record),
     )
 
 
-def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | None, ...]:
+def checksum(record: Record) -> int:
+    """CRC-32 of all that was published: who is to see it may change."""
+    names = f"{record.type}\0{record.source}\0{record.timestamp}\0{record.id}\0{record.key or ''}\0"
+    return zlib.crc32(record.headers or b"", zlib.crc32(record.data, zlib.crc32(names.encode())))
+
+
+def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | int | None, ...]:
     """The values of FIELDS for a record of any origin."""
     if isinstance(record, Record):
         return to_row(record)
-    found = {} if record is None else dict(record.fields)
-    return tuple(found.get(name.encode()) for name in FIELDS)
+    if record is None:
+        return (None,) * len(FIELDS)
+    found = {name.decode(errors="replace"): _to_text(value) for name, value in record.fields}
+    row = (*(found.get(name) for name in FOREIGN), record.only, None)
+    return row if _from_columns(row) == record else _packed(record)
+
+
+def _from_columns(row: Sequence[str | bytes | int | None]) -> Record | Foreign:
+    """What `select` will make of the values of FIELDS."""
+    return _from_bytes([_bytes(value) for value in row])
+
+
+PACKED = "forebay/fields"
+"""The source, beside no type, of a row that stands for an entry whose fields fit no columns: `data` has them all."""
+
+
+def _packed(foreign: Foreign) -> tuple[str | bytes | int | None, ...]:
+    return (None, PACKED, msgspec.json.encode(foreign.fields).decode(), None, None, None, None, foreign.only, None)
 
 
 def _to_text(text: bytes) -> str | bytes:
@@ -111,21 +139,22 @@ def select(
     return [(*row[: len(lead)], _from_texts(row[len(lead) :])) for row in rows]
 
 
-def _from_texts(values: Sequence[str | None]) -> Record | Foreign:
-    type, source, data, timestamp, id, key, headers, only = values
+def _from_texts(values: Sequence[Any]) -> Record | Foreign:
+    type, source, data, timestamp, id, key, headers, only, check = values
     if type is None or source is None or data is None or timestamp is None:
-        return _foreign([None if value is None else value.encode() for value in values])
-    return Record(
+        return _foreign([_bytes(value) for value in values])
+    record = Record(
         type, source, data.encode(), timestamp, id or "", key, None if headers is None else headers.encode(), only
     )
+    return record if check is None or check == checksum(record) else _damaged(record)
 
 
 def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
-    type, source, data, timestamp, id, key, headers, only = values
+    type, source, data, timestamp, id, key, headers, only, check = values
     if type is None or source is None or data is None or timestamp is None:
         return _foreign(values)
     try:
-        return Record(
+        record = Record(
             type.decode(),
             source.decode(),
             data,
@@ -137,9 +166,25 @@ def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
         )
     except UnicodeDecodeError:
         return _foreign(values)
+    return record if check is None or check == str(checksum(record)).encode() else _damaged(record)
 
 
 def _foreign(values: Sequence[bytes | None]) -> Foreign:
-    # `only_group` is forebay's own mark on an entry, not a field of it.
-    named = zip(FIELDS[:-1], values, strict=False)
-    return Foreign(tuple((name.encode(), value) for name, value in named if value is not None))
+    *columns, only, _ = values
+    group = None if only is None else only.decode(errors="replace")
+    type, source, data, *_ = columns
+    if type is None and source == PACKED.encode() and data is not None:
+        with contextlib.suppress(msgspec.DecodeError):
+            return Foreign(msgspec.json.decode(data, type=tuple[tuple[bytes, bytes], ...]), group)
+    named = zip(FOREIGN, columns, strict=True)
+    return Foreign(tuple((name.encode(), value) for name, value in named if value is not None), group)
+
+
+def _damaged(record: Record) -> Foreign:
+    """Not what was published: to be kept as it is, and handled by nobody."""
+    why = (b"damaged", b"the checksum says that this is not what was published")
+    return Foreign((why, *_foreign([_bytes(value) for value in to_row(record)]).fields), record.only)
+
+
+def _bytes(value: str | bytes | int | None) -> bytes | None:
+    return value if value is None or isinstance(value, bytes) else str(value).encode()

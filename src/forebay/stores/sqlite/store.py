@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType, TracebackType
@@ -20,12 +20,15 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     StreamStats,
     Trimmed,
 )
-from forebay.stores.sqlite import inspection, leases, letters, log, notes
+from forebay.stores.sqlite import inspection, leases, letters, log, notes, transfer
 from forebay.stores.sqlite.clock import Clock, MachineClock
 from forebay.stores.sqlite.database import Database, Synchronous, normalise
 from forebay.stores.sqlite.log import Append
@@ -45,7 +48,8 @@ class SQLiteStore:
 
     `synchronous="full"` flushes every commit to the disk; "normal" leaves that to the system, so that
     a power failure may take the last commits with it, and is several times faster for single events.
-    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk.
+    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk: network
+    and FUSE file systems are refused, unless `any_file_system`.
 
     Positions are whole numbers, counted over all streams of the file.
     """
@@ -57,6 +61,7 @@ class SQLiteStore:
         namespace: str = "events",
         synchronous: Synchronous = "full",
         busy_timeout: float = 10.0,
+        any_file_system: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
@@ -65,6 +70,7 @@ class SQLiteStore:
         self._namespace = check_name("namespace", namespace)
         self._synchronous: Synchronous = synchronous
         self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
+        self._any_file_system = any_file_system
         self._clock = clock or MachineClock()
         self._open: Opened | None = None
 
@@ -74,6 +80,7 @@ class SQLiteStore:
             namespace=self._namespace,
             synchronous=self._synchronous,
             busy_timeout=self._busy_timeout,
+            any_file_system=self._any_file_system,
             clock=self._clock,
         )
 
@@ -81,7 +88,11 @@ class SQLiteStore:
         if self._open is not None:
             raise ConfigurationError(f"the store on {self.path} is open already; `twin()` makes another one")
         database = Database(
-            self.path, synchronous=self._synchronous, busy_timeout=self._busy_timeout, clock=self._clock
+            self.path,
+            synchronous=self._synchronous,
+            busy_timeout=self._busy_timeout,
+            any_file_system=self._any_file_system,
+            clock=self._clock,
         )
         self._open = await Opened.open(database, self._namespace)
         return self
@@ -126,12 +137,18 @@ class SQLiteStore:
         return str(await self._look(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
 
     async def trim(
-        self, stream: str, *, max_length: int | None = None, max_age: float | None = None, force: bool = False
+        self,
+        stream: str,
+        *,
+        max_length: int | None = None,
+        max_age: float | None = None,
+        force: bool = False,
+        past: Collection[str] = (),
     ) -> Trimmed:
         until = await self._look(partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age))
         removed = dropped = 0
         while until:
-            part = await self._move(partial(log.trim, stream=stream, until=until, force=force))
+            part = await self._move(partial(log.trim, stream=stream, until=until, force=force, past=past))
             removed += part.removed
             dropped += part.dropped
             if part.removed < log.TRIMMED_AT_ONCE:
@@ -231,10 +248,40 @@ class SQLiteStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         return await self._look(partial(notes.notes, stream=stream))
 
+    async def noted(self) -> list[str]:
+        return await self._look(notes.noted)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         return await self._move(partial(notes.note, stream=stream, name=name, value=value, expected=expected))
+
+    # From one store to another.
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        return await self._look(partial(transfer.scheduled, stream=stream, after=after, limit=limit))
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        return await self._look(partial(transfer.remembered, stream=stream, group=group, after=after, limit=limit))
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        move = partial(transfer.restore, stream=stream, items=items, notes=notes or {}, expected=expected or {})
+        return await self._move(move)
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        move = partial(transfer.drop, stream=stream, keep_entries=keep_entries, expected=expected or {})
+        return await self._move(move)
 
     # The way to the threads.
 

@@ -345,6 +345,16 @@ class LeasesContract(Contract):
         assert [1] == numbers(taken)
         assert [] == await store.read(SECOND, limit=1)
 
+    async def test_who_takes_an_ordered_group_over_passes_over_nothing_that_was_given_back(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, orders(1, 2, 3, 4))
+        await store.release((await store.read(FIRST, limit=4))[:3:2])
+
+        taken = await store.claim(SECOND, idle=0.0, limit=4)
+
+        assert [1, 2, 3, 4] == numbers(taken)
+        assert [(1, False), (2, True), (1, False), (2, True)] == [(t.attempt, t.recovered) for t in taken]
+
     async def test_an_ordered_group_is_not_taken_over_while_one_lease_is_renewed(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from forebay.event import Record
-from forebay.store import END, START, Store, Trimmed
+from forebay.store import END, START, Reader, Store, Trimmed
 from forebay.testing.contract.base import GROUP, HOUR, MAIL, STREAM, A, Contract, Plant, numbers, order, orders, planted
 from forebay.testing.waiting import eventually
 
@@ -291,6 +291,20 @@ class LogContract(Contract):
         await store.ack([done])
 
         assert Trimmed(3, 2) == await store.trim(STREAM, max_length=1, force=True)
+        assert [4] == numbers(await store.read(A, limit=10))
+
+    async def test_a_trim_past_a_group_waits_for_the_others_and_counts_what_that_group_loses(
+        self, store: Store
+    ) -> None:
+        await store.join(STREAM, GROUP)
+        await store.join(STREAM, "mail")
+        await store.append(STREAM, orders(1, 2, 3, 4))
+        await store.ack(await store.read(Reader(STREAM, "mail", "worker"), limit=3))
+        done, _ = await store.read(A, limit=2)
+        await store.ack([done])
+
+        assert Trimmed(1, 0) == await store.trim(STREAM, max_length=0)
+        assert Trimmed(2, 2) == await store.trim(STREAM, max_length=0, past=[GROUP])
         assert [4] == numbers(await store.read(A, limit=10))
 
     async def test_a_group_reads_on_after_its_stream_was_trimmed_to_nothing(self, store: Store) -> None:

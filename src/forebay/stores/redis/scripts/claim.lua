@@ -1,11 +1,24 @@
 -- Take over entries from consumers that have been silent on them.
--- KEYS  stream, attempts
+-- Also writes down how far the group has finished everything, for `join`.
+-- KEYS  stream, attempts, waiting, finished
 -- ARGV  group, consumer, idle in ms, limit, cursor (a position or '-'), page, '1' for an ordered reader,
 --       ms after which an idle consumer that holds nothing is forgotten, or ''
--- Returns the next cursor, then for each: position, fields or false, attempt, failures
-local stream, attempts = KEYS[1], KEYS[2]
+-- Returns the next cursor, then for each: position, fields or false, attempt, failures; then the same for those that
+-- an ordered reader takes because they wait and come before the others
+local stream, attempts, waiting, finished = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, idle, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor, page, ordered, forget_after = ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8])
+
+if redis.call('ZCARD', waiting) <= 1000 then
+  local open = redis.call('ZRANGE', waiting, 0, -1)
+  open[#open + 1] = redis.call('XPENDING', stream, group)[2] or nil
+  table.sort(open, before)
+  local place = open[1] and just_before(open[1]) or last_delivered(stream, group)
+  if place ~= redis.call('GET', finished) then
+    -- A server without room refuses this; what it has is older, and as safe.
+    redis.pcall('SET', finished, place)
+  end
+end
 
 if forget_after then
   for _, other in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
@@ -25,7 +38,7 @@ if ordered then
     local found = redis.call('XPENDING', stream, group, from, '+', page)
     for _, row in ipairs(found) do
       if row[2] ~= consumer and row[3] < idle then
-        return {'-', {}}
+        return {'-', {}, {}}
       end
       from = '(' .. row[1]
     end
@@ -33,10 +46,22 @@ if ordered then
 end
 
 local found = redis.call('XPENDING', stream, group, cursor, '+', page)
-local claimed = {}
+local claimed, returned = {}, {}
+local ripe, next_ripe = {}, 1
+local time = now()
+if ordered then
+  ripe = redis.call('ZRANGEBYSCORE', waiting, '-inf', time, 'LIMIT', 0, 10000)
+  table.sort(ripe, before)
+end
 local last = '-'
 for _, row in ipairs(found) do
-  if #claimed == limit then
+  if row[3] >= idle then
+    while ripe[next_ripe] and before(ripe[next_ripe], row[1]) and #claimed + #returned < limit do
+      returned[#returned + 1] = lease_waiting(stream, waiting, attempts, group, consumer, ripe[next_ripe], time)
+      next_ripe = next_ripe + 1
+    end
+  end
+  if #claimed + #returned >= limit then
     break
   end
   last = '(' .. row[1]
@@ -50,7 +75,7 @@ for _, row in ipairs(found) do
     claimed[#claimed + 1] = {position, fields, count, failures}
   end
 end
-if #found < page and #claimed < limit then
+if #found < page and #claimed + #returned < limit then
   last = '-'
 end
-return {last, claimed}
+return {last, claimed, returned}

@@ -24,16 +24,6 @@ end
 -- Entries due in the same ms stand in the order of their letters, where 10 comes before 9.
 table.sort(positions, before)
 for i = 1, math.min(limit, #positions) do
-  local position = positions[i]
-  local count, failures = noted(attempts, position)
-  local fields = fields_at(stream, position)
-  if fields then
-    redis.call('XCLAIM', stream, group, consumer, 0, position, 'FORCE', 'RETRYCOUNT', count + 1, 'JUSTID')
-    redis.call('ZREM', waiting, position)
-  else
-    -- No server leases what it does not have. It waits on, so that somebody else gets it if this one dies.
-    redis.call('ZADD', waiting, time + 30000, position)
-  end
-  leased[i] = {position, fields, count + 1, failures}
+  leased[i] = lease_waiting(stream, waiting, attempts, group, consumer, positions[i], time)
 end
 return leased

@@ -1,12 +1,21 @@
 -- Make a group; 0 where it exists already.
--- KEYS  stream
--- ARGV  group, start
+-- KEYS  stream, finished, waiting, attempts
+-- ARGV  group, start (in full, or $ for the end)
 -- Looked at first, because a server without room refuses to create even what is there.
-local known = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-for _, group in ipairs(known) do
-  if named(group)['name'] == ARGV[1] then
-    return 0
-  end
+local stream, finished, group, start = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+if last_delivered(stream, group) then
+  return 0
 end
-local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM')
-return made.err and made or 1
+-- Where it is known, the group was there and is lost: others may have held what stands before `start`.
+local known = redis.call('GET', finished)
+if known and (start == '$' or before(known, start)) then
+  start = known
+end
+local made = redis.pcall('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
+if made.err then
+  return made
+end
+local place = last_delivered(stream, group)
+wait_no_more(KEYS[3], KEYS[4], place)
+redis.pcall('SET', finished, place)
+return 1

@@ -19,6 +19,17 @@ local function before(a, b)
   return #a_count < #b_count or (#a_count == #b_count and a_count < b_count)
 end
 
+-- A position before this one, and behind the entry that stands before it.
+local function just_before(position)
+  local time, count = string.match(position, '^(%d+)-(%d+)$')
+  if #count > 15 then
+    return time .. '-0' -- too long a number to count with; what lies between is handled twice
+  elseif count ~= '0' then
+    return time .. '-' .. string.format('%.0f', count - 1)
+  end
+  return time == '0' and '0-0' or string.format('%.0f', time - 1) .. '-18446744073709551615'
+end
+
 -- A flat list of names and values, as XINFO gives it, as a table.
 local function named(list)
   local table = {}
@@ -50,6 +61,41 @@ local function noted(attempts, position)
   return tonumber(count), tonumber(failures)
 end
 
+-- Lease an entry that waits; return its position, its fields or false, its attempt and its failures.
+local function lease_waiting(stream, waiting, attempts, group, consumer, position, time)
+  local count, failures = noted(attempts, position)
+  local fields = fields_at(stream, position)
+  if fields then
+    redis.call('XCLAIM', stream, group, consumer, 0, position, 'FORCE', 'RETRYCOUNT', count + 1, 'JUSTID')
+    redis.call('ZREM', waiting, position)
+  else
+    -- No server leases what it does not have. It waits on, so that somebody else gets it if this one dies.
+    redis.call('ZADD', waiting, time + 30000, position)
+  end
+  return {position, fields, count + 1, failures}
+end
+
+-- The last position that the group has handed out; nil where there is no such group.
+local function last_delivered(stream, group)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, info in ipairs(groups) do
+    info = named(info)
+    if info['name'] == group then
+      return info['last-delivered-id']
+    end
+  end
+end
+
+-- Let what waits behind a place be read again with the rest, and not wait as well.
+local function wait_no_more(waiting, attempts, place)
+  for _, position in ipairs(redis.call('ZRANGE', waiting, 0, -1)) do
+    if before(place, position) then
+      redis.call('HDEL', attempts, position)
+      redis.call('ZREM', waiting, position)
+    end
+  end
+end
+
 -- Whether a consumer other than this one holds anything of the group.
 local function others_hold(stream, group, consumer)
   local summary = redis.call('XPENDING', stream, group)
@@ -72,3 +118,14 @@ local function forget(ids, expiry, time, most)
   end
 end
 
+-- Whether notes are as expected. From the argument after `at`: how many, then for each its name, 'none' or 'just', a value.
+-- Returns also the last argument that was read.
+local function are_as_expected(notes, at)
+  local most = at + 1 + 3 * ARGV[at + 1]
+  for i = at + 2, most, 3 do
+    if (redis.call('HGET', notes, ARGV[i]) or false) ~= (ARGV[i + 1] == 'just' and ARGV[i + 2]) then
+      return false, most
+    end
+  end
+  return true, most
+end

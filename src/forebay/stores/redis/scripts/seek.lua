@@ -1,7 +1,13 @@
 -- Let a group read on from behind a position; what it has begun behind that is unread again.
--- KEYS  stream, waiting, attempts
+-- KEYS  stream, waiting, attempts, finished
 -- ARGV  group, position (in full, or $ for the end)
 local moved = redis.pcall('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[2])
+if not moved.err then
+  redis.call('DEL', KEYS[4])
+  if ARGV[2] ~= '$' then
+    redis.pcall('SET', KEYS[4], ARGV[2])
+  end
+end
 if moved.err or ARGV[2] == '$' then
   return moved
 end
@@ -17,10 +23,5 @@ while true do
   redis.call('HDEL', KEYS[3], unpack(positions))
   redis.call('XACK', KEYS[1], ARGV[1], unpack(positions))
 end
-for _, position in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  if before(ARGV[2], position) then
-    redis.call('HDEL', KEYS[3], position)
-    redis.call('ZREM', KEYS[2], position)
-  end
-end
+wait_no_more(KEYS[2], KEYS[3], ARGV[2])
 return moved

@@ -1,0 +1,146 @@
+"""How long streams keep their events, and who sees to it.
+
+The rule of a stream is a note beside it, so that it holds for every process. Whoever publishes to a stream or consumes
+it looks now and then, in the background, whether there is something to remove.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Collection, Iterable
+
+import msgspec
+
+from forebay.errors import ConfigurationError, StoreDenied
+from forebay.event import check_seconds
+from forebay.signals import GroupGone, LoopFailed, Signals, StreamTrimmed
+from forebay.store import Store, Trimmed
+
+RULE = "retention"
+"""The note with a stream's rule."""
+SEEN = "seen:"
+"""What the notes begin with that say when a group was last at work, in Unix time; the group's name follows.
+
+The time is negative once it was told that the group is gone.
+"""
+INTERVAL = 5.0
+"""Seconds, more or less, between two looks at a stream."""
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How long a stream keeps its events.
+
+    Events older than `max_age` seconds, and the oldest beyond `max_length`, leave the stream once every
+    group has finished them. The oldest beyond `hard_length` leave it whoever has not finished them: what
+    that costs is counted and told (`StreamTrimmed`). A group without a running consumer for `group_lifetime`
+    seconds is not waited for, which is told too (`GroupGone`); it keeps its place, and may come back.
+    """
+
+    max_age: float | None = None
+    max_length: int | None = None
+    hard_length: int | None = None
+    group_lifetime: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_age is not None:
+            check_seconds("max_age", self.max_age, least=1.0)
+        if self.group_lifetime is not None:
+            # Who is at work says so once in a while, not all the time.
+            check_seconds("group_lifetime", self.group_lifetime, least=60.0)
+        for name in ("max_length", "hard_length"):
+            length: object = getattr(self, name)
+            if length is not None and (type(length) is not int or length < 0):
+                raise ConfigurationError(f"{name}={length!r}: give a whole number from 0")
+        if self.hard_length is not None and self.hard_length < (self.max_length or 0):
+            raise ConfigurationError(f"hard_length={self.hard_length}: give at least max_length={self.max_length}")
+
+
+async def rule_of(store: Store, stream: str) -> Retention | None:
+    """The rule of a stream, if it has one."""
+    return _rule((await store.notes(stream)).get(RULE), stream)
+
+
+async def set_rule(store: Store, stream: str, rule: Retention) -> None:
+    """Give the stream this rule; one that limits nothing takes the rule away."""
+    await store.note(stream, RULE, None if rule == Retention() else msgspec.json.encode(rule))
+
+
+async def enforce(store: Store, stream: str, signals: Signals, *, at_work: Collection[str] = ()) -> Trimmed:
+    """Remove what the stream's rule says; `at_work` are the groups that have a running consumer here."""
+    notes = await store.notes(stream)
+    rule = _rule(notes.get(RULE), stream)
+    if rule is None:
+        return Trimmed(0, 0)
+    past: list[str] = []
+    if rule.group_lifetime is not None:
+        past = await _gone(store, stream, notes, rule.group_lifetime, at_work, signals)
+    removed = dropped = 0
+    for length, age, force in ((rule.max_length, rule.max_age, False), (rule.hard_length, None, True)):
+        if length is not None or age is not None:
+            trimmed = await store.trim(stream, max_length=length, max_age=age, force=force, past=past)
+            removed += trimmed.removed
+            dropped += trimmed.dropped
+    if removed:
+        signals.emit(StreamTrimmed(stream, removed, dropped))
+    return Trimmed(removed, dropped)
+
+
+async def _gone(
+    store: Store, stream: str, notes: dict[str, bytes], lifetime: float, at_work: Collection[str], signals: Signals
+) -> list[str]:
+    """The groups that nobody has seen for so long. One that was never seen is seen now."""
+    now = time.time()
+    gone = []
+    for group in [group.group for found in await store.stats([stream]) for group in found.groups]:
+        seen = notes.get(SEEN + group)
+        silent = now - abs(float(seen)) if seen is not None else lifetime
+        if group in at_work or seen is None:
+            # Often enough, and not more often: this is a write.
+            if silent >= min(lifetime / 4, 60.0):
+                await store.note(stream, SEEN + group, f"{now:.0f}".encode())
+        elif silent > lifetime:
+            gone.append(group)
+            # Of all processes one tells it, once.
+            if seen[:1] != b"-" and await store.note(stream, SEEN + group, b"-" + seen, expected=seen):
+                signals.emit(GroupGone(stream, group, silent))
+    return gone
+
+
+def _rule(text: bytes | None, stream: str) -> Retention | None:
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Retention)
+    except (msgspec.DecodeError, ConfigurationError) as error:
+        raise ConfigurationError(f"the rule for keeping {stream} cannot be read: {error}; set it anew") from error
+
+
+class Caretaker:
+    """Enforces the rules of those streams that a bus has to do with, in the background.
+
+    `touched` are the streams that it published to; `served` gives the streams and groups that it consumes.
+    """
+
+    def __init__(self, store: Store, signals: Signals, served: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        self.touched: set[str] = set()
+        self._refused: set[str] = set()
+        self._store = store
+        self._signals = signals
+        self._served = served
+
+    async def run(self, *, interval: float = INTERVAL) -> None:
+        """Look at each stream now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(random.uniform(interval / 2, interval * 1.5))
+            served = set(self._served())
+            for stream in (self.touched | {stream for stream, _ in served}) - self._refused:
+                groups = {group for its, group in served if its == stream}
+                try:
+                    await enforce(self._store, stream, self._signals, at_work=groups)
+                except StoreDenied:
+                    # Whoever may only publish need not see to it; those who may, do.
+                    self._refused.add(stream)
+                except Exception as error:  # noqa: BLE001  # nobody awaits this; it must not die in silence
+                    self._signals.emit(LoopFailed("retention", stream, "*", error, interval))

@@ -1,0 +1,191 @@
+"""One delivery's way through the handler, by long-lived workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
+from forebay.event import Event, to_event
+from forebay.payload import Limits
+from forebay.policy import crashes_allowed, describe
+from forebay.runtime.handler import Handler
+from forebay.runtime.inbox import Inbox
+from forebay.runtime.intake import Intake
+from forebay.runtime.options import Options
+from forebay.runtime.settle import Settler
+from forebay.signals import Delivered, Finished, Signals, Skipped, Vanished
+from forebay.store import Delivery
+
+TURN = 64
+"""Events a worker handles before it lets the rest of the loop go on."""
+
+
+class Workers:
+    """As many tasks as the consumer's `concurrency`. Each takes a delivery, handles it and has it settled.
+
+    `is_sure` says whether a lease surely holds; where it does not, `have_lapsed` says, in more time, whether
+    the deliveries were given back instead. `on_hung` is called when a worker begins or ends to wait for a thread
+    that runs over its time.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        options: Options,
+        intake: Intake,
+        settler: Settler,
+        inbox: Inbox,
+        signals: Signals,
+        limits: Limits,
+        *,
+        is_sure: Callable[[Delivery], bool],
+        have_lapsed: Callable[[Sequence[Delivery]], Awaitable[bool]],
+        on_begun: Callable[[Delivery], None],
+        on_over: Callable[[Delivery], None],
+        on_hung: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._handler = handler
+        self._options = options
+        self._intake = intake
+        self._settler = settler
+        self._inbox = inbox
+        self._signals = signals
+        self._limits = limits
+        self._is_sure = is_sure
+        self._have_lapsed = have_lapsed
+        self._on_begun = on_begun
+        self._on_over = on_over
+        self._on_hung = on_hung
+        self._hung = 0
+        self._abandoned = False
+        self._stopping: asyncio.Future[Any]
+        self._is_torn_down: Callable[[], bool]
+
+    def start(self, stopping: asyncio.Future[Any], *, is_torn_down: Callable[[], bool]) -> list[asyncio.Task[None]]:
+        """The tasks, each of which ends when the intake is closed.
+
+        After `stopping` none waits for a thread that hangs. `is_torn_down` says whether the whole loop is
+        being cancelled, and not a handler from within.
+        """
+        self._stopping = stopping
+        self._is_torn_down = is_torn_down
+        return [asyncio.create_task(self._work(), name="forebay-worker") for _ in range(self._options.concurrency)]
+
+    @property
+    def all_hang(self) -> bool:
+        """Whether every worker waits for a thread that nothing can stop."""
+        return self._hung == self._options.concurrency
+
+    def abandon(self, workers: Iterable[asyncio.Task[None]]) -> None:
+        """Cancel these, which had their time; what their handlers did is not settled."""
+        self._abandoned = True
+        for worker in workers:
+            worker.cancel()
+
+    async def _work(self) -> None:
+        intake, batch = self._intake, self._options.batch
+        turns = 0
+        while (delivery := intake.pop() or await intake.next()) is not None:
+            if batch is None:
+                await self._handle(delivery)
+            else:
+                await self._handle_batch([delivery, *intake.more(batch - 1, beside=delivery)])
+            turns += 1
+            if not turns % TURN:
+                await asyncio.sleep(0)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        event = await self._open(delivery)
+        if event is not None and (self._is_sure(delivery) or not await self._have_lapsed((delivery,))):
+            await self._call(event, [delivery])
+
+    async def _handle_batch(self, deliveries: list[Delivery]) -> None:
+        opened = [(await self._open(delivery), delivery) for delivery in deliveries]
+        events = [event for event, _ in opened if event is not None]
+        deliveries = [delivery for event, delivery in opened if event is not None]
+        if events and (all(map(self._is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
+            await self._call(events, deliveries)
+
+    async def _open(self, delivery: Delivery) -> Event | None:
+        """The event to hand over, or None where the delivery was settled without a handler."""
+        if delivery.recovered:
+            self._on_begun(delivery)
+        if delivery.record is None:
+            self._signals.emit(Vanished(delivery))
+            self._settle_unhandled(delivery)
+            return None
+        if delivery.recovered and delivery.attempt > crashes_allowed(self._options.retry):
+            await self._settle_dead(delivery, f"{delivery.attempt - 1} consumers died or fell silent while they had it")
+            return None
+        if self._options.dedup and self._inbox.is_repeated(delivery):
+            self._signals.emit(Skipped(delivery))
+            self._settle_unhandled(delivery)
+            return None
+        try:
+            return to_event(
+                delivery.record,
+                position=delivery.position,
+                attempt=delivery.attempt,
+                limits=self._limits,
+                kind=self._handler.kind,
+            )
+        except MalformedEvent as error:
+            await self._settle_dead(delivery, str(error))
+            return None
+
+    async def _call(self, event: Event | list[Event], deliveries: list[Delivery]) -> None:
+        if self._signals.wanted(Delivered):
+            for delivery in deliveries:
+                self._signals.emit(Delivered(delivery))
+        started = time.perf_counter()
+        error: BaseException | None = None
+        try:
+            await self._handler.call(event)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            # Where the whole loop is torn down, all its tasks are cancelled at once, the acks' too;
+            # a handler that cancels itself is alone.
+            if self._abandoned or task is None or self._is_torn_down():
+                raise
+            task.uncancel()
+            error = ForebayError("the handler was cancelled from within")
+        except (KeyboardInterrupt, SystemExit):
+            # The process ends: an attempt was made, so nothing is given back as if it had not been.
+            for delivery in deliveries:
+                self._intake.forget(delivery)
+            raise
+        except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
+            error = raised
+        except BaseException as raised:  # noqa: BLE001
+            error = ForebayError(f"the handler raised {describe(raised)}")
+        for delivery in deliveries:
+            if error is not None:
+                await self._settler.failed(delivery, error)
+            else:
+                self._settler.done(delivery)
+                if self._signals.wanted(Finished):
+                    self._signals.emit(Finished(delivery, time.perf_counter() - started))
+                if self._options.dedup:
+                    self._inbox.handled(delivery)
+            self._on_over(delivery)
+        if isinstance(error, HandlerTimeout) and error.still_running is not None:
+            await self._outlast(error.still_running)
+
+    async def _outlast(self, thread: asyncio.Future[Any]) -> None:
+        """Wait for a thread that nothing can stop: its event is settled, but its worker's place is taken."""
+        self._hung += 1
+        await self._on_hung()
+        await asyncio.wait([thread, self._stopping], return_when=asyncio.FIRST_COMPLETED)
+        self._hung -= 1
+        await self._on_hung()
+
+    def _settle_unhandled(self, delivery: Delivery) -> None:
+        self._settler.done(delivery)
+        self._on_over(delivery)
+
+    async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
+        await self._settler.dead(delivery, reason)
+        self._on_over(delivery)

@@ -1,0 +1,8 @@
+-- Version 3: what forebay wrote it recognises, so that a disk that changed it is found out.
+
+-- CRC-32 of the fields; NULL where other programs, or earlier versions, wrote the row.
+ALTER TABLE entries ADD COLUMN checksum INTEGER;
+ALTER TABLE scheduled ADD COLUMN checksum INTEGER;
+ALTER TABLE dead ADD COLUMN checksum INTEGER;
+
+PRAGMA user_version = 3;

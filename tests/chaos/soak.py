@@ -1,0 +1,168 @@
+"""Runs a soak: writers and consumers under load, faults drawn from a seed, peace, and then the checker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from forebay import EventBus
+from forebay.event import Record
+from forebay.testing import eventually
+from tests.chaos import checker, dump, ledger, nemesis
+from tests.chaos.checker import Report
+from tests.chaos.history import Pen, Redriven, now
+from tests.chaos.nemesis import FILE, PROCESSES, SERVER, Kinds, Scene, Strike
+from tests.chaos.proxy import Proxy
+from tests.chaos.server import DurableServer
+from tests.chaos.staff import Staff
+from tests.chaos.workers import STREAM, Plan, open_bus
+from tests.crash.processes import Process
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much there is to do: so many events, and so many faults within so many seconds."""
+
+    events: int
+    faults: int
+    seconds: float
+    writers: int = 3
+    consumers: int = 4
+    lanes: int = 8
+    lease: float = 2.0
+    patience: float = 60.0
+    """Seconds in which everything is to be handled, once nothing happens any more."""
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two events of a lane, so that the load lasts as long as the faults."""
+        return self.seconds * self.writers * self.lanes / self.events
+
+
+class Run(msgspec.Struct):
+    """One soak: what it was, and what came of it."""
+
+    store: str
+    seed: int
+    seconds: float
+    events_a_second: float
+    drained: float
+    """Seconds until all was handled, from when the writers had left."""
+    report: Report
+    failed: dict[str, int | None]
+    """Processes that did not leave in peace, with their exit codes."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every promise was kept."""
+        return self.report.holds and not self.failed
+
+
+async def soak_sqlite(folder: Path, size: Size, *, seed: int, say: Say = print) -> Run:
+    """A soak on a file in this folder."""
+    file = folder / "events.db"
+    plan = _plan(f"sqlite:///{file}?busy_timeout=2", folder, size, seed)
+    scene = Scene(Staff(plan), Pen(plan.folder, "nemesis"), size.lease, file=file)
+    return await _soak(f"sqlite {apsw.sqlite_lib_version()}", plan, plan, scene, PROCESSES | FILE, size, say)
+
+
+async def soak_server(binary: str, folder: Path, size: Size, *, seed: int, say: Say = print) -> Run:
+    """A soak on a server of its own, which fsyncs before it answers."""
+    server = DurableServer(binary, folder / "server")
+    proxy = Proxy(server.port, seed=seed)
+    async with server.running(), proxy.listen():
+        plan = _plan(f"redis://127.0.0.1:{proxy.port}", folder, size, seed)
+        beside = msgspec.structs.replace(plan, url=f"redis://127.0.0.1:{server.port}")
+        scene = Scene(Staff(plan), Pen(plan.folder, "nemesis"), size.lease, server=server, proxy=proxy)
+        return await _soak(await server.version(), plan, beside, scene, PROCESSES | SERVER, size, say)
+
+
+def _plan(url: str, folder: Path, size: Size, seed: int) -> Plan:
+    histories = folder / "histories"
+    histories.mkdir()
+    return Plan(url, histories, seed, lease=size.lease, lanes=size.lanes, pause=size.pause)
+
+
+async def _soak(store: str, plan: Plan, beside: Plan, scene: Scene, kinds: Kinds, size: Size, say: Say) -> Run:
+    staff, counted = scene.staff, Counted(plan.folder)
+    started = time.monotonic()
+
+    def told(strike: Strike) -> None:
+        seconds = time.monotonic() - started
+        say(f"{store:>14}  {seconds:5.0f} s  {counted.events():>9,} events  fault {strike.number + 1}: {strike.kind}")
+
+    strikes = nemesis.draw(plan.seed, kinds, faults=size.faults, seconds=size.seconds)
+    try:
+        staff.hire(writers=size.writers, consumers=size.consumers)
+        await eventually(lambda: counted.events() > 0, within=60)
+        await nemesis.haunt(scene, kinds, strikes, told)
+        await eventually(lambda: counted.events() >= size.events, within=20 * size.seconds)
+        published = time.monotonic() - started
+        await staff.dismiss(_all(staff.writers))
+        async with open_bus(beside) as bus:
+            drained = await _drain(bus, scene.pen, size.patience)
+            await staff.dismiss(_all(staff.consumers))
+            dumped = await dump.take(bus, STREAM)
+    finally:
+        staff.kill()
+    report = await asyncio.to_thread(lambda: checker.check(ledger.read(plan.folder), dumped))
+    rate = report.acknowledged / published
+    return Run(store, plan.seed, round(published, 1), round(rate, 1), round(drained, 2), report, staff.failed)
+
+
+def _all(crew: dict[str, Process]) -> dict[str, Process]:
+    leaving = dict(crew)
+    crew.clear()
+    return leaving
+
+
+async def _drain(bus: EventBus, pen: Pen, patience: float) -> float:
+    """Wait until all is handled, send the dead letters round again, and wait once more; how long the first took."""
+    started = time.monotonic()
+    # What is not handled by then is what the checker calls stuck.
+    with contextlib.suppress(AssertionError):
+        await eventually(lambda: settled(bus), within=patience)
+    drained = time.monotonic() - started
+    letters = await bus.dead_letters(STREAM)
+    for letter in letters:
+        if isinstance(letter.record, Record):
+            pen.write(Redriven(now(), letter.group, letter.record.source))
+    await bus.redrive(STREAM, [letter.id for letter in letters])
+    with contextlib.suppress(AssertionError):
+        await eventually(lambda: settled(bus), within=patience)
+    return drained
+
+
+async def settled(bus: EventBus) -> bool:
+    """Whether every group has handled everything."""
+    [stats] = await bus.stats(STREAM)
+    return not stats.scheduled and all(group.lag == 0 and group.pending == 0 for group in stats.groups)
+
+
+class Counted:
+    """Counts acknowledged events while their writers run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, int] = {}
+        self._count = 0
+
+    def events(self) -> int:
+        """How many there are by now."""
+        for path in self._folder.glob("w*"):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                text = file.read()
+            end = text.rfind(b"\n") + 1
+            self._count += text.count(b'"ok"', 0, end)
+            self._read[path] = self._read.get(path, 0) + end
+        return self._count

@@ -1,0 +1,163 @@
+"""How long streams keep their events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from forebay import ConfigurationError, Event, EventBus, Retention, StoreUnavailable, Trimmed
+from forebay.retention import RULE, SEEN, Caretaker
+from forebay.signals import GroupGone, LoopFailed, StreamTrimmed
+from forebay.stores.memory import MemoryStore
+from forebay.testing import FaultyStore, eventually
+
+
+def heard(bus: EventBus, *kinds: type) -> list[Any]:
+    signals: list[Any] = []
+    bus.signals.listen(signals.append, *kinds)
+    return signals
+
+
+async def test_a_stream_without_groups_keeps_its_newest_events(bus: EventBus) -> None:
+    trimmed = heard(bus, StreamTrimmed)
+    await bus.publish_many("t", source="s", data=range(10))
+
+    assert Trimmed(7, 0) == await bus.retain("t", max_length=3)
+
+    assert [7, 8, 9] == [event.data async for event in bus.events("t") if isinstance(event, Event)]
+    assert Retention(max_length=3) == await bus.retention("t")
+    assert [StreamTrimmed("t", 7, 0)] == trimmed
+
+
+async def test_what_a_group_has_not_finished_stays_until_it_has(bus: EventBus) -> None:
+    await bus.store.join("t", "g")
+    await bus.publish_many("t", source="s", data=range(10))
+    assert Trimmed(0, 0) == await bus.retain("t", max_length=2)
+
+    bus.on("t", group="g")(lambda event: None)
+    await bus.run(until_idle=True)
+
+    assert Trimmed(8, 0) == await bus.retain("t", max_length=2)
+
+
+async def test_beyond_the_hard_length_events_are_dropped_counted_and_told(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    trimmed = heard(bus, StreamTrimmed)
+    await bus.store.join("t", "g")
+    await bus.publish_many("t", source="s", data=range(10))
+
+    assert Trimmed(4, 4) == await bus.retain("t", max_length=2, hard_length=6)
+
+    assert [StreamTrimmed("t", 4, 4)] == trimmed
+    assert "t dropped 4 events, 4 of them unfinished" in caplog.text
+
+
+async def test_events_leave_when_they_are_too_old(bus: EventBus) -> None:
+    await bus.publish_many("t", source="s", data=range(3))
+    assert Trimmed(0, 0) == await bus.retain("t", max_age=1)
+
+    async def gone() -> bool:
+        return 3 == (await bus.retain("t", max_age=1)).removed
+
+    await eventually(gone)
+
+
+async def test_a_group_that_is_gone_for_long_is_waited_for_no_longer_and_keeps_its_place(bus: EventBus) -> None:
+    gone = heard(bus, GroupGone)
+    for group in ("here", "away"):
+        await bus.store.join("t", group)
+    await bus.publish_many("t", source="s", data=range(4))
+    handled: list[int] = []
+
+    @bus.on("t", group="here")
+    async def handle(event: Event) -> None:
+        handled.append(event.data)
+
+    run = asyncio.create_task(bus.run())
+    await eventually(lambda: len(handled) == 4)
+    await eventually(lambda: _finished(bus, "here"))
+    assert Trimmed(0, 0) == await bus.retain("t", max_length=0, group_lifetime=3600)
+    # Both were seen by now; what follows is an hour and a minute later.
+    for group in ("here", "away"):
+        seen = float((await bus.store.notes("t"))[SEEN + group])
+        await bus.store.note("t", SEEN + group, f"{seen - 3660:.0f}".encode())
+
+    assert Trimmed(4, 4) == await bus.retain("t", max_length=0, group_lifetime=3600)
+
+    await bus.retain("t", max_length=0, group_lifetime=3600)
+    assert ["away"] == [signal.group for signal in gone]
+    assert {"here", "away"} == {group.group for group in (await bus.stats("t"))[0].groups}
+    bus.stop()
+    await run
+
+
+async def _finished(bus: EventBus, group: str) -> bool:
+    [stream] = await bus.stats("t")
+    return not any(found.pending or found.lag for found in stream.groups if found.group == group)
+
+
+async def test_a_rule_holds_for_every_process_and_until_it_is_taken_away() -> None:
+    store = MemoryStore()
+    async with EventBus(store) as one, EventBus(store.twin()) as other:
+        await one.retain("t", max_length=1)
+        await other.publish_many("t", source="s", data=range(5))
+        caretaker = Caretaker(other.store, other.signals, list)
+        caretaker.touched.add("t")
+        caring = asyncio.create_task(caretaker.run(interval=0.01))
+        await eventually(lambda: _length(one, 1))
+
+        await one.retain("t")
+        assert await one.retention("t") is None
+        await other.publish_many("t", source="s", data=range(5))
+        caring.cancel()
+        assert 6 == (await one.stats("t"))[0].length
+
+
+async def _length(bus: EventBus, length: int) -> bool:
+    return length == (await bus.stats("t"))[0].length
+
+
+async def test_a_look_that_fails_is_told_and_the_next_one_does_its_work() -> None:
+    store = FaultyStore(MemoryStore())
+    async with EventBus(store) as bus:
+        failed = heard(bus, LoopFailed)
+        await bus.retain("t", max_length=1)
+        await bus.publish_many("t", source="s", data=range(5))
+        store.fail_before("trim")
+        caretaker = Caretaker(store, bus.signals, list)
+        caretaker.touched.add("t")
+        caring = asyncio.create_task(caretaker.run(interval=0.01))
+
+        await eventually(lambda: _length(bus, 1))
+        caring.cancel()
+
+        assert [("retention", StoreUnavailable)] == [(signal.loop, type(signal.error)) for signal in failed]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"max_age": 0},
+        {"max_age": "1h"},
+        {"max_length": -1},
+        {"max_length": True},
+        {"max_length": 10, "hard_length": 9},
+        {"group_lifetime": float("inf")},
+        {"group_lifetime": 1},
+    ],
+    ids=str,
+)
+async def test_a_rule_that_cannot_be_is_refused(bus: EventBus, rule: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="give"):
+        await bus.retain("t", **rule)
+    assert await bus.retention("t") is None
+
+
+async def test_a_rule_that_cannot_be_read_says_so(bus: EventBus) -> None:
+    await bus.store.note("t", RULE, b'{"max_length": "many"}')
+
+    with pytest.raises(ConfigurationError, match="the rule for keeping t cannot be read"):
+        await bus.retention("t")
