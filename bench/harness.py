@@ -23,7 +23,7 @@ from bench.rows import Figure, Row, Subject
 from bench.subject import FIELDS
 
 ROOT = Path(__file__).parent.parent
-PEERS = ROOT / ".venv-peers" / "bin" / "python"
+PEERS = ROOT / ".venv-peers"
 PATIENCE = 180.0
 """Seconds that one measurement may take."""
 
@@ -119,7 +119,7 @@ class Places:
                 with servers.redis_server(self._folder, *limits) as url:
                     yield url
             case "nats":
-                with servers.nats_server(self._folder / f"nats-{self._number}", PEERS) as url:
+                with servers.nats_server(self._folder / f"nats-{self._number}", _peer_python("nats")) as url:
                     yield url
             case "sqlite":
                 path = self._folder / f"{self._number}.db"
@@ -140,7 +140,7 @@ def _run(subject: Subject, places: Places) -> Any:
 
 
 def _call(subject: Subject, url: str) -> Any:
-    python = str(PEERS) if subject.is_peer else sys.executable
+    python = str(_peer_python(subject.module.partition("on_")[2])) if subject.is_peer else sys.executable
     command = [python, "-m", subject.module, subject.measure, "--url", url, "--events", str(subject.events)]
     done = subprocess.run(
         [*command, *subject.arguments],
@@ -153,6 +153,13 @@ def _call(subject: Subject, url: str) -> Any:
     if done.returncode:
         raise SystemExit(f"{subject.name} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peer_python(name: str) -> Path:
+    python = PEERS / name / "bin" / "python"
+    if not python.exists():
+        raise SystemExit(f"there is no {python}: `make bench` sets it up, `--no-peers` leaves the peers out")
+    return python
 
 
 def _redis_benchmark(url: str, events: int) -> float:

@@ -188,6 +188,8 @@ def parse_time(text: str) -> datetime:
 
 def check_text(what: str, text: object, longest: int) -> None:
     """Refuse a field that is not a string, too long, or not UTF-8."""
+    if isinstance(text, str) and text.isascii() and len(text) <= longest:
+        return
     if not isinstance(text, str):
         raise InvalidEvent(f"{what} must be a string, not {type(text).__name__}")
     if len(text) > longest:

@@ -1,0 +1,33 @@
+"""What is counted in instructions: publishing and handling on the memory store, in one process."""
+
+from __future__ import annotations
+
+import gc
+
+from bench.subject import DATA, SOURCE, TYPE, Options, main
+from bench.subjects.forebay_bus import GROUP, rate_of_handling, rate_of_publishing
+
+from forebay import EventBus
+
+WARM = 200
+
+
+async def publish(options: Options) -> int:
+    """Publish so many events one by one, from 50 tasks."""
+    async with EventBus("memory://") as bus:
+        await rate_of_publishing(bus, options.events, 50)
+    return options.events
+
+
+async def handle(options: Options) -> int:
+    """The same, in one call, and handle them."""
+    gc.disable()
+    async with EventBus("memory://") as bus:
+        await bus.publish_many(TYPE, SOURCE, [DATA] * options.events)
+        await bus.store.join(TYPE, GROUP)
+        await rate_of_handling(bus, options.events)
+    return options.events
+
+
+if __name__ == "__main__":
+    main({"publish": publish, "handle": handle})
