@@ -17,11 +17,12 @@ test: .venv/dev ## run the tests
 slow: .venv/dev ## run the tests that take minutes
 	$(BIN)/pytest -m slow
 
-check: .venv/dev ## check format, lint, types and layers, then run the tests
+check: .venv/dev ## check format, lint, types, layers and the cost of an event, then run the tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m bench.instructions
 	$(BIN)/pytest
 
 format: .venv/dev ## put the code in its one format, and mend what can be mended

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-
 from bench.subject import DATA, SOURCE, TYPE, Options, main
-from bench.subjects.forebay_bus import GROUP, rate_of_handling, rate_of_publishing
+from bench.subjects.forebay_bus import rate_of_handling, rate_of_publishing
 
 from forebay import EventBus
-
-WARM = 200
 
 
 async def publish(options: Options) -> int:
@@ -20,11 +16,9 @@ async def publish(options: Options) -> int:
 
 
 async def handle(options: Options) -> int:
-    """The same, in one call, and handle them."""
-    gc.disable()
+    """Publish so many in one call, and handle them."""
     async with EventBus("memory://") as bus:
         await bus.publish_many(TYPE, SOURCE, [DATA] * options.events)
-        await bus.store.join(TYPE, GROUP)
         await rate_of_handling(bus, options.events)
     return options.events
 
