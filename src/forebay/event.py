@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -67,9 +68,45 @@ class Foreign(msgspec.Struct, frozen=True):
 def new_id(now: float | None = None) -> str:
     """A UUIDv7 (RFC 9562): 36 characters, sortable by millisecond, 74 random bits."""
     moment = int((time.time() if now is None else now) * 1000)
-    chance = int.from_bytes(os.urandom(10), "big")
-    text = f"{moment:012x}7{chance >> 68 & 0xFFF:03x}{0x8 | chance >> 62 & 0x3:x}{chance & 0xFFFFFFFFFFFFFFF:015x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    while True:
+        try:
+            return f"{moment >> 16:08x}-{moment & 0xFFFF:04x}-7{_chances.pop()}"
+        except IndexError:
+            _draw()
+
+
+_chances: list[str] = []
+"""The random parts of ids to come: the system is asked for many at once, because asking takes long."""
+if hasattr(os, "register_at_fork"):
+    # A fork must not make the ids of its parent.
+    os.register_at_fork(after_in_child=_chances.clear)
+
+
+def _draw() -> None:
+    digits = os.urandom(10 * _DRAWN).hex()
+    for start in range(0, len(digits), 20):
+        a, b, c, d = (
+            digits[start : start + 3],
+            digits[start + 3],
+            digits[start + 4 : start + 7],
+            digits[start + 7 : start + 19],
+        )
+        _chances.append(f"{a}-{_VARIANT[b]}{c}-{d}")
+
+
+_DRAWN = 256
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+
+
+def now_in_words() -> str:
+    """The time now, in UTC, as RFC 3339 with microseconds."""
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_second(seconds)}.{rest // 1000:06d}+00:00"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def made_at(id: str) -> datetime | None:
@@ -94,8 +131,12 @@ def to_record(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     limits: Limits = LIMITS,
+    timestamp: str | None = None,
 ) -> Record:
-    """The record of a new event, stamped now; `InvalidEvent` where no store would keep it faithfully."""
+    """The record of a new event, stamped with `timestamp`, else now.
+
+    Raises `InvalidEvent` where no store would keep it faithfully.
+    """
     check_text("source", source, 256)
     if key is not None:
         check_text("key", key, 512)
@@ -103,7 +144,7 @@ def to_record(
         type=type,
         source=source,
         data=encode(data, limits),
-        timestamp=datetime.now(UTC).isoformat(),
+        timestamp=timestamp or now_in_words(),
         id=new_id() if id is None else check_id(id),
         key=key,
         headers=_encode_headers(headers, limits) if headers else None,
@@ -147,6 +188,8 @@ def parse_time(text: str) -> datetime:
 
 def check_text(what: str, text: object, longest: int) -> None:
     """Refuse a field that is not a string, too long, or not UTF-8."""
+    if isinstance(text, str) and text.isascii() and len(text) <= longest:
+        return
     if not isinstance(text, str):
         raise InvalidEvent(f"{what} must be a string, not {type(text).__name__}")
     if len(text) > longest:

@@ -46,13 +46,23 @@ def type_name(kind: object) -> str:
     >>> type_name(OrderPlaced)
     'order_placed'
     """
+    if type(kind) is str and kind in _known:
+        return kind
     if isinstance(kind, Enum):
         kind = kind.value
     elif isinstance(kind, type):
         kind = getattr(kind, "event_type", None) or _CAMEL.sub("_", kind.__name__).lower()
     if not isinstance(kind, str):
         raise ConfigurationError(f"an event type is a string, an Enum with a string value or a class, not {kind!r}")
-    return check_name("event type", kind)
+    check_name("event type", kind)
+    if len(_known) < _MOST_KNOWN:
+        _known.add(kind)
+    return kind
+
+
+_known: set[str] = set()
+"""Names that were checked before."""
+_MOST_KNOWN = 1000
 
 
 def is_payload_class(kind: object) -> bool:
@@ -71,9 +81,9 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
     `limits.max_depth` levels, more than `limits.max_bytes` bytes.
     """
     try:
-        if hasattr(data, "model_dump_json"):
+        if type(data) is not dict and hasattr(data, "model_dump_json"):
             data = data.model_dump(mode="json")
-        text = msgspec.json.encode(data)
+        text = _encode(data)
     except UnicodeEncodeError as error:
         raise InvalidEvent("the data holds a lone surrogate, which no UTF-8 text can carry") from error
     except RecursionError as error:
@@ -99,14 +109,17 @@ def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
     if fault:
         raise MalformedEvent(fault)
     try:
+        if kind is Any:  # asked first: to look for an attribute of Any takes longer than to decode a small payload
+            return _decode_any(raw)
         if hasattr(kind, "model_validate_json"):
             return kind.model_validate_json(raw)
-        return _decode_any(raw) if kind is Any else msgspec.json.decode(raw, type=kind)
+        return msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError) as error:
         fault = "is not JSON" if kind is Any else f"does not fit {kind.__name__}"
         raise MalformedEvent(f"the data {fault}: {error}") from error
 
 
+_encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
 
 

@@ -24,6 +24,7 @@ TABLE = {
     "run": Listed("forebay.cli.run", "Run the handlers of a bus in a Python module."),
     "agents": Listed("forebay.cli.agents", "Run agents under a supervisor; show how they are."),
     "migrate": Listed("forebay.cli.migrate", "Move agents from an old bus to this one, and compare both."),
+    "bench": Listed("forebay.cli.bench", "Measure how fast events go through the store."),
     "demo": Listed("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
 }
 """Where each command lives. It is imported when it is called, and not for the help of the others."""

@@ -16,6 +16,7 @@ from forebay import ConfigurationError, EventBus, connect
 from forebay.agents import AgentStatus, BaseAgent, roster
 from forebay.cli.commands import chosen_url, talk, with_bus
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
+from forebay.cli.loop import run_fast
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.parameters import Duration
 from forebay.cli.processes import Processes
@@ -87,7 +88,7 @@ def run(names: Sequence[str], processes: int, until_idle: bool, grace: float, at
                 _stop_with_parent(bus)
             await bus.run(*found, until_idle=until_idle, grace=grace)
 
-    asyncio.run(handle())
+    run_fast(handle())
 
 
 @agents.command()

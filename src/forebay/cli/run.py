@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import click
@@ -11,6 +10,7 @@ from click.core import ParameterSource
 from forebay import ConfigurationError, EventBus
 from forebay.cli.commands import talk
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
+from forebay.cli.loop import run_fast
 
 
 @click.command()
@@ -38,7 +38,7 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
             talk(f"running {bus} on {found.url or found}")
             await found.run(until_idle=until_idle, concurrency=concurrency)
 
-    asyncio.run(handle())
+    run_fast(handle())
 
 
 def load_bus(name: str) -> EventBus:

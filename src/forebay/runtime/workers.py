@@ -98,19 +98,24 @@ class Workers:
                 await asyncio.sleep(0)
 
     async def _handle(self, delivery: Delivery) -> None:
-        event = await self._open(delivery)
-        if event is not None and (self._is_sure(delivery) or not await self._have_lapsed((delivery,))):
+        event = self._open(delivery)
+        if isinstance(event, str):
+            await self._settle_dead(delivery, event)
+        elif event is not None and (self._is_sure(delivery) or not await self._have_lapsed((delivery,))):
             await self._call(event, [delivery])
 
     async def _handle_batch(self, deliveries: list[Delivery]) -> None:
-        opened = [(await self._open(delivery), delivery) for delivery in deliveries]
-        events = [event for event, _ in opened if event is not None]
-        deliveries = [delivery for event, delivery in opened if event is not None]
+        opened = [(self._open(delivery), delivery) for delivery in deliveries]
+        for event, delivery in opened:
+            if isinstance(event, str):
+                await self._settle_dead(delivery, event)
+        events = [event for event, _ in opened if isinstance(event, Event)]
+        deliveries = [delivery for event, delivery in opened if isinstance(event, Event)]
         if events and (all(map(self._is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
             await self._call(events, deliveries)
 
-    async def _open(self, delivery: Delivery) -> Event | None:
-        """The event to hand over, or None where the delivery was settled without a handler."""
+    def _open(self, delivery: Delivery) -> Event | str | None:
+        """The event to hand over; why it is dead already; or None where it was settled without a handler."""
         if delivery.recovered:
             self._on_begun(delivery)
         if delivery.record is None:
@@ -118,8 +123,7 @@ class Workers:
             self._settle_unhandled(delivery)
             return None
         if delivery.recovered and delivery.attempt > crashes_allowed(self._options.retry):
-            await self._settle_dead(delivery, f"{delivery.attempt - 1} consumers died or fell silent while they had it")
-            return None
+            return f"{delivery.attempt - 1} consumers died or fell silent while they had it"
         if self._options.dedup and self._inbox.is_repeated(delivery):
             self._signals.emit(Skipped(delivery))
             self._settle_unhandled(delivery)
@@ -133,8 +137,7 @@ class Workers:
                 kind=self._handler.kind,
             )
         except MalformedEvent as error:
-            await self._settle_dead(delivery, str(error))
-            return None
+            return str(error)
 
     async def _call(self, event: Event | list[Event], deliveries: list[Delivery]) -> None:
         if self._signals.wanted(Delivered):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -44,13 +44,42 @@ class Client:
         self.topology = topology(place, timeout)
         self.allow_eviction = place.allow_eviction
 
-    async def call(self, key: str, *command: Part) -> Any:
+    def call(self, key: str, *command: Part) -> Awaitable[Any]:
         """The reply to a command on `key`."""
-        return await self._send(key, pack(*command))
+        return self._send(key, pack(*command))
 
-    async def block(self, key: str, wait: float, *command: Part) -> Any:
+    def block(self, key: str, wait: float, *command: Part) -> Awaitable[Any]:
         """The reply to a command on `key` that may block for `wait` seconds."""
-        return await self._send(key, pack(*command), wait)
+        return self._send(key, pack(*command), wait)
+
+    async def transact(self, key: str, commands: Sequence[bytes]) -> list[Any] | None:
+        """The replies to packed commands on `key` that are carried out as one.
+
+        None where they surely were not: refused, redirected, or not even sent. A script then finds the
+        way, or the reason.
+        """
+        node = self.topology.find(key)
+        if node is None or (wire := node.wire) is None or not wire.is_open:
+            return None
+        try:
+            if wire.may_transact is None:
+                # Where MULTI is refused, what stands behind it would be carried out all the same.
+                wire.may_transact = await _succeeds(wire.send_together((_MULTI, _EXEC)))
+            if not wire.may_transact:
+                return None
+            replies: list[Any] = await wire.send_together((_MULTI, *commands, _EXEC))
+        except hiredis.ReplyError as refusal:
+            if "without MULTI" in str(refusal):
+                wire.may_transact = False
+                raise OutcomeUnknown(f"{node.name} takes no transactions any more: {refusal}") from refusal
+            return None
+        except (StoreUnavailable, OutcomeUnknown):
+            self.topology.doubt(node)
+            raise
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise self._meaning(reply, node) from reply
+        return replies
 
     async def run(self, name: str, keys: Sequence[str], *arguments: Part) -> Any:
         """The reply of a script. Its keys live on one node."""
@@ -124,6 +153,17 @@ class Client:
         if str(reply).startswith(("READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN")):
             self.topology.doubt(node)
         return translate(reply, node.name)
+
+
+_MULTI, _EXEC = pack("MULTI"), pack("EXEC")
+
+
+async def _succeeds(answer: Awaitable[Any]) -> bool:
+    try:
+        await answer
+    except hiredis.ReplyError:
+        return False
+    return True
 
 
 class _UnknownScript(Exception):

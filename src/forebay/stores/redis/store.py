@@ -32,7 +32,7 @@ from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.client import MARGIN, Client
 from forebay.stores.redis.codec import Fields, addressee, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
-from forebay.stores.redis.node import Part
+from forebay.stores.redis.node import Part, pack
 
 CHUNK = 500
 """Entries that one script call handles at most; a server does nothing else meanwhile."""
@@ -105,13 +105,18 @@ class RedisStore:
                 return [(await self._client.call(keys.stream, "XADD", keys.stream, "*", *encode(records[0]))).decode()]
             if not records:
                 return []
-            positions = await self._client.run(
-                "append",
-                (keys.stream, keys.ids, keys.ids_expiry),
-                "" if unless_seen is None else _ms(unless_seen),
-                "" if since is None else _position(since),
-                *_packed(records),
-            )
+            positions = None
+            if unless_seen is None and since is None:
+                adds = [pack("XADD", keys.stream, "*", *encode(record)) for record in records]
+                positions = await self._client.transact(keys.stream, adds)
+            if positions is None:
+                positions = await self._client.run(
+                    "append",
+                    (keys.stream, keys.ids, keys.ids_expiry),
+                    "" if unless_seen is None else _ms(unless_seen),
+                    "" if since is None else _position(since),
+                    *_packed(records),
+                )
         except OutcomeUnknown as error:
             sent = self._client.server_time(keys.stream, started) - MARGIN
             raise OutcomeUnknown(str(error), since=f"{_ms(sent)}-0") from error.__cause__

@@ -13,6 +13,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -36,12 +37,14 @@ class Wire(asyncio.Protocol):
         # Kept only because the transport is closed when its first owner is collected.
         self._owner = owner
         self.patience = 0.0
+        self.may_transact: bool | None = None
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = transport
         self._reader = hiredis.Reader()
         self._unsent: list[bytes] = []
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        # None for a reply that nobody waits for.
+        self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._sent = 0
         self._answered = 0
         self._paused = False
@@ -70,6 +73,15 @@ class Wire(asyncio.Protocol):
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append(future)
         return future
+
+    def send_together(self, commands: Sequence[bytes]) -> asyncio.Future[Any]:
+        """The future reply to the last of several packed commands; those to the others are thrown away."""
+        last = self.send(commands[-1])
+        self._unsent[-1:] = commands
+        self._waiting.pop()
+        self._waiting.extend([None] * (len(commands) - 1))
+        self._waiting.append(last)
+        return last
 
     def close(self, why: str = "it was closed") -> None:
         """Close at once; what is outstanding fails."""
@@ -116,7 +128,7 @@ class Wire(asyncio.Protocol):
         self._unsent.clear()
         outstanding = self._sent - self._answered
         for place, future in enumerate(self._waiting):
-            if future.done():
+            if future is None or future.done():
                 continue
             error: Exception
             if place < outstanding:
@@ -136,7 +148,7 @@ class Wire(asyncio.Protocol):
             while (reply := reader.gets()) is not False:
                 future = waiting.popleft()
                 self._answered += 1
-                if future.done():
+                if future is None or future.done():
                     continue
                 if isinstance(reply, hiredis.ReplyError):
                     future.set_exception(reply)

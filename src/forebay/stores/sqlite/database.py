@@ -42,7 +42,8 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._any_file_system = any_file_system
-        self._files = (path, path.with_name(f"{path.name}-wal"))
+        self.log = path.with_name(f"{path.name}-wal")
+        self._files = (path, self.log)
         self._identity: tuple[tuple[int, int], ...] | None = None
 
     def create(self) -> apsw.Connection:

@@ -7,15 +7,23 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import apsw
 
 from forebay.errors import StoreError
 from forebay.stores.sqlite.database import Database
+from forebay.stores.sqlite.stirring import Stirring
 
 INTERVAL = 0.003
-"""Seconds between two looks at whether another process has committed anything."""
+"""Seconds between two looks at whether another process has committed anything, where nothing tells of writes."""
+IDLE_INTERVAL = 0.02
+"""The same, where writes are told of and there are none: only in case that one was missed."""
+CLOSE_INTERVAL = 0.0003
+"""The same, just after a write: what is written is committed any moment. The longer ago, the rarer."""
+STIRRED = 0.02
+"""Seconds after a write in which its commit is expected."""
 
 
 class Wakeup:
@@ -23,7 +31,7 @@ class Wakeup:
 
     Commits of this process are reported through `tell`. Those of others are noticed by a thread
     that polls SQLite's `data_version`, only while somebody waits, and looks at the streams when it
-    has changed.
+    has changed. It looks closely when somebody writes to the log, and else hardly ever.
     """
 
     def __init__(self, database: Database, namespace: str) -> None:
@@ -90,8 +98,9 @@ class Wakeup:
     def _watch(self) -> None:
         connection: apsw.Connection | None = None
         version = None
+        pace = Pace(self._database.log)
         while self._needed.wait() and not self._stopped:
-            time.sleep(INTERVAL)
+            pace.wait()
             waited_for = list(self._waiters)
             try:
                 connection = connection or self._database.connect(query_only=True)
@@ -107,6 +116,7 @@ class Wakeup:
                 time.sleep(0.1)
             if grown:
                 self._loop.call_soon_threadsafe(self._wake, grown)
+        pace.close()
         if connection is not None:
             connection.close()
 
@@ -123,3 +133,29 @@ class Wakeup:
                 self._heads[stream] = head
                 grown.append(stream)
         return grown
+
+
+class Pace:
+    """How often to look at a file that is committed to by way of this log."""
+
+    def __init__(self, log: Path) -> None:
+        self._stirring = Stirring(log)
+        self._stirred_at = 0.0
+
+    def wait(self) -> None:
+        """Wait until it is time for the next look."""
+        if not self._stirring.is_told:
+            time.sleep(INTERVAL)
+            return
+        ago = time.monotonic() - self._stirred_at
+        if ago < STIRRED:
+            time.sleep(max(CLOSE_INTERVAL, ago / 8))
+            is_stirred = self._stirring.wait(0.0)
+        else:
+            is_stirred = self._stirring.wait(IDLE_INTERVAL)
+        if is_stirred:
+            self._stirred_at = time.monotonic()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._stirring.close()

@@ -1,0 +1,27 @@
+"""What is counted in instructions: publishing and handling on the memory store, in one process."""
+
+from __future__ import annotations
+
+from bench.subject import DATA, SOURCE, TYPE, Options, main
+from bench.subjects.forebay_bus import rate_of_handling, rate_of_publishing
+
+from forebay import EventBus
+
+
+async def publish(options: Options) -> int:
+    """Publish so many events one by one, from 50 tasks."""
+    async with EventBus("memory://") as bus:
+        await rate_of_publishing(bus, options.events, 50)
+    return options.events
+
+
+async def handle(options: Options) -> int:
+    """Publish so many in one call, and handle them."""
+    async with EventBus("memory://") as bus:
+        await bus.publish_many(TYPE, SOURCE, [DATA] * options.events)
+        await rate_of_handling(bus, options.events)
+    return options.events
+
+
+if __name__ == "__main__":
+    main({"publish": publish, "handle": handle})

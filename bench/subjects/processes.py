@@ -1,0 +1,172 @@
+"""forebay in several processes, or in one that is watched over time."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.subject import SOURCE, TYPE, Options, main
+from bench.subjects.forebay_bus import AT_ONCE, GROUP, consuming, fill, rate_of_handling, rate_of_publishing
+
+from forebay import Event, EventBus
+from forebay.store import Reader
+
+PROBE = 20_000
+"""Events that one probe of the cost publishes, and handles."""
+PROBES = 3
+"""Probes at each size; the best one counts, because a disturbance can only make them slower."""
+HELD = 100_000
+"""Events that another consumer holds."""
+
+
+async def latency(options: Options) -> list[float]:
+    """Seconds from before `publish` in another process to the beginning of the handler in this one."""
+    found: list[float] = []
+
+    async def handler(event: Event) -> None:
+        # The clock is the same for all processes of a machine.
+        found.append(time.monotonic() - event.data["sent"])
+
+    async with EventBus(options.url) as bus, consuming(bus, handler):
+        await asyncio.sleep(0.5)
+        command = [sys.executable, "-m", __spec__.name, "send", "--url", options.url, "--events", str(options.events)]
+        sender = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+        assert await sender.wait() == 0
+        while len(found) < options.events:
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def send(options: Options) -> int:
+    """Publish events that tell when they were sent, with pauses between."""
+    async with EventBus(options.url) as bus:
+        for number in range(options.events):
+            # Uneven, so that it does not keep step with a poll.
+            await asyncio.sleep(0.005 + number % 7 * 0.001)
+            await bus.publish(TYPE, SOURCE, {"sent": time.monotonic()})
+    return options.events
+
+
+async def fill_up(options: Options) -> int:
+    """Publish so many events."""
+    async with EventBus(options.url) as bus:
+        await fill(bus, options.events)
+    return options.events
+
+
+async def memory(options: Options) -> dict[str, float]:
+    """MiB of this process while it handles what was published before: after a tenth of it, and at most."""
+    early = 0.0
+    seen = 0
+    done = asyncio.Event()
+
+    async def handler(event: Event) -> None:
+        nonlocal seen, early
+        seen += 1
+        if seen == options.events // 10:
+            early = _peak()
+        if seen == options.events:
+            done.set()
+
+    async with EventBus(options.url) as bus, consuming(bus, handler):
+        await done.wait()
+    return {"early": early, "peak": _peak()}
+
+
+def _peak() -> float:
+    """The most memory that this process has had, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+async def cost(options: Options) -> dict[str, float]:
+    """How many times as much an event costs with many events behind it, and with many that another one holds.
+
+    Compared with a backlog of 10,000: publishing and handling with `events` behind, and then with
+    100,000 pending.
+    """
+    async with EventBus(options.url) as bus:
+        await fill(bus, 10_000 + PROBES * PROBE)
+        small_publish, small_handle = await _probe(bus)
+        await fill(bus, options.events)
+        large_publish, large_handle = await _probe(bus)
+        reader = Reader(TYPE, GROUP, "another")
+        for _ in range(HELD // AT_ONCE):
+            await bus.store.read(reader, limit=AT_ONCE)
+        held_publish, held_handle = await _probe(bus)
+    return {
+        "publish, backlog": small_publish / large_publish,
+        "handle, backlog": small_handle / large_handle,
+        "publish, pending": small_publish / held_publish,
+        "handle, pending": small_handle / held_handle,
+    }
+
+
+async def _probe(bus: EventBus) -> tuple[float, float]:
+    published = [await rate_of_publishing(bus, PROBE, 100) for _ in range(PROBES)]
+    handled = [await rate_of_handling(bus, PROBE) for _ in range(PROBES)]
+    return max(published), max(handled)
+
+
+async def consume(options: Options) -> dict[str, float]:
+    """Handle events of the group until none has come for a second; how many, and when the first and last."""
+    first = last = 0.0
+    handled = 0
+
+    async def handler(event: Event) -> None:
+        nonlocal first, last, handled
+        last = time.monotonic()
+        first = first or last
+        handled += 1
+
+    async with EventBus(options.url) as bus, consuming(bus, handler):
+        deadline = time.monotonic() + 10
+        while time.monotonic() < max(deadline if not handled else 0.0, last + 1):
+            await asyncio.sleep(0.1)
+    return {"handled": handled, "first": first, "last": last}
+
+
+async def together(options: Options) -> dict[str, float]:
+    """Events a second that `tasks` processes of one group handle together, and the server's share of a core."""
+    async with EventBus(options.url) as bus:
+        await fill(bus, options.events)
+        before = await _server_seconds(bus)
+        command = [sys.executable, "-m", __spec__.name, "consume", "--url", options.url]
+        consumers = [
+            await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE) for _ in range(options.tasks)
+        ]
+        outputs = await asyncio.gather(*(consumer.communicate() for consumer in consumers))
+        after = await _server_seconds(bus)
+    import json
+
+    found = [json.loads(output) for output, _ in outputs]
+    handled = sum(one["handled"] for one in found)
+    assert handled >= options.events, f"{handled} of {options.events} were handled"
+    elapsed = max(one["last"] for one in found) - min(one["first"] for one in found if one["handled"])
+    return {"rate": options.events / elapsed, "server": 100 * (after - before) / elapsed}
+
+
+async def _server_seconds(bus: EventBus) -> float:
+    """Seconds of processor time that the Redis server has taken."""
+    import redis.asyncio
+
+    async with redis.asyncio.Redis.from_url(bus.url) as client:
+        cpu = await client.info("cpu")
+    return float(cpu["used_cpu_sys"]) + float(cpu["used_cpu_user"])
+
+
+if __name__ == "__main__":
+    main(
+        {
+            "latency": latency,
+            "send": send,
+            "fill": fill_up,
+            "memory": memory,
+            "cost": cost,
+            "consume": consume,
+            "together": together,
+        }
+    )

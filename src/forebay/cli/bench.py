@@ -1,0 +1,164 @@
+"""`forebay bench`: how fast events go through a store, measured on the store itself."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import statistics
+import time
+from typing import NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from forebay import Event, EventBus, connect
+from forebay.cli.commands import chosen_url, talk
+from forebay.cli.loop import run_fast
+from forebay.cli.output import Column, Output
+from forebay.cli.text import plain
+
+TYPE = "bench"
+GROUP = "bench"
+DATA = {"order_id": 12345, "total": 99.5}
+AT_ONCE = 1000
+PROBES = 100
+"""Events whose way is timed one by one."""
+
+
+class Measured(NamedTuple):
+    """A figure, and what it counts."""
+
+    what: str
+    figure: float
+    unit: str
+
+
+@click.command()
+@click.option(
+    "--events", type=click.IntRange(100, 1_000_000), default=20_000, show_default=True, help="At most so many."
+)
+@click.option("--tasks", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Publishers at once.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help="For each measure, at most."
+)
+@click.pass_context
+def bench(context: click.Context, events: int, tasks: int, seconds: float) -> None:
+    """Measure how fast events go in and out of the store, and how long one takes.
+
+    Small events, from one process. They go into a namespace of their own, which is removed again; but the
+    server or disk is busy meanwhile: mind who else works on it.
+    """
+    root = context.find_root()
+    if root.get_parameter_source("namespace") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("The benchmark takes a namespace of its own.")
+    url = chosen_url()
+
+    async def measure() -> None:
+        async with connect(url, namespace=f"bench-{secrets.token_hex(4)}") as bus:
+            talk(f"measuring {bus.url}, at most {seconds:g} s for each line")
+            try:
+                found = await _measure(bus, events, tasks, seconds)
+            finally:
+                await bus.store.drop(TYPE)
+        Output(json=root.params["json"]).rows(COLUMNS, found, json=Measured._asdict)
+
+    run_fast(measure())
+
+
+COLUMNS = (
+    Column("what", lambda row: row.what),
+    Column(
+        "figure",
+        lambda row: round(row.figure, 2),
+        lambda figure: f"{figure:,.0f}" if figure >= 100 else plain(figure),
+        right=True,
+    ),
+    Column("unit", lambda row: row.unit),
+)
+
+
+async def _measure(bus: EventBus, events: int, tasks: int, seconds: float) -> list[Measured]:
+    await bus.publish(TYPE, "bench", DATA)
+    alone, several = await _publish(bus, events, 1, seconds), await _publish(bus, events, tasks, seconds)
+    many = await _publish_many(bus, events, seconds)
+    handled = await _handle(bus, 1 + alone[0] + several[0] + many[0], seconds)
+    times = await _time(bus, seconds)
+    return [
+        Measured("publish, one at a time", alone[0] / alone[1], "events/s"),
+        Measured(f"publish, {tasks} at a time", several[0] / several[1], "events/s"),
+        Measured(f"publish_many, {AT_ONCE} in a call", many[0] / many[1], "events/s"),
+        Measured("handle", handled[0] / handled[1], "events/s"),
+        Measured("publish to handler, median", 1000 * statistics.median(times), "ms"),
+        Measured("publish to handler, slowest of 100", 1000 * max(times), "ms"),
+    ]
+
+
+async def _publish(bus: EventBus, events: int, tasks: int, seconds: float) -> tuple[int, float]:
+    """How many events were published, in how many seconds."""
+    left = events
+    started = time.perf_counter()
+
+    async def publisher() -> None:
+        nonlocal left
+        while left > 0 and time.perf_counter() - started < seconds:
+            left -= 1
+            await bus.publish(TYPE, "bench", DATA)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(tasks):
+            group.create_task(publisher())
+    return events - left, time.perf_counter() - started
+
+
+async def _publish_many(bus: EventBus, events: int, seconds: float) -> tuple[int, float]:
+    published = 0
+    started = time.perf_counter()
+    while published < events and time.perf_counter() - started < seconds:
+        published += len(await bus.publish_many(TYPE, "bench", [DATA] * min(AT_ONCE, events - published)))
+    return published, time.perf_counter() - started
+
+
+async def _handle(bus: EventBus, events: int, seconds: float) -> tuple[int, float]:
+    handled = 0
+    done = asyncio.Event()
+
+    async def handler(event: Event) -> None:
+        nonlocal handled
+        handled += 1
+        if handled == events:
+            done.set()
+
+    consumer = bus.subscribe_to_stream(TYPE, GROUP)
+    started = time.perf_counter()
+    task = asyncio.create_task(consumer.consume_events(handler))
+    await asyncio.wait([asyncio.create_task(done.wait()), task], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    found = handled, time.perf_counter() - started
+    done.set()
+    bus.stop()
+    await task
+    return found
+
+
+async def _time(bus: EventBus, seconds: float) -> list[float]:
+    """Seconds from before `publish` to the handler, of one event after the other."""
+    times: list[float] = []
+    arrived = asyncio.Event()
+    sent = 0.0
+
+    async def handler(event: Event) -> None:
+        times.append(time.perf_counter() - sent)
+        arrived.set()
+
+    consumer = bus.subscribe_to_stream(TYPE, f"{GROUP}-time", start="latest")
+    await bus.store.join(TYPE, f"{GROUP}-time", start="$")
+    task = asyncio.create_task(consumer.consume_events(handler))
+    deadline = time.perf_counter() + seconds
+    while len(times) < PROBES and not (times and time.perf_counter() > deadline) and not task.done():
+        await asyncio.sleep(0.005)
+        arrived.clear()
+        sent = time.perf_counter()
+        await bus.publish(TYPE, "bench", DATA)
+        await arrived.wait()
+    bus.stop()
+    await task
+    return times
