@@ -146,8 +146,8 @@ def _from_texts(values: Sequence[Any]) -> Record | Foreign:
     type, source, data, timestamp, id, key, headers, only, check = values
     if type is None or source is None or data is None or timestamp is None:
         return _foreign([_bytes(value) for value in values])
-    # One bit makes a 0 out of a NULL, and the checksum would not see it.
-    if check is not None and not all(value is None or value.__class__ is str for value in values[:-1]):
+    # One bit in the head of a row moves all columns, and a NULL in the checksum's place would not tell.
+    if not all(value is None or value.__class__ is str for value in values[:-1]):
         return _damaged(values)
     record = Record(
         type, source, data.encode(), timestamp, id or "", key, None if headers is None else headers.encode(), only
