@@ -1,7 +1,6 @@
 """Folders that are watched: each change is told once, whatever happens to the watcher."""
 
 # The files of these tests are small and near.
-# ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
