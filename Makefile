@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench chaos chaos-long matrix clean
+.PHONY: help demo test slow check format bench chaos chaos-long matrix clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,15 +10,21 @@ help: ## list the targets
 demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
 	@$(BIN)/forebay demo
 
+# The tests wait more than they reckon, so twice as many at once as the smallest machine has cores.
+PYTEST := $(BIN)/pytest --numprocesses 4 --dist worksteal
+
 test: .venv/dev ## run the tests
-	$(BIN)/pytest
+	$(PYTEST)
+
+slow: .venv/dev ## run the tests that take minutes
+	$(BIN)/pytest -m slow
 
 check: .venv/dev ## check format, lint, types and layers, then run the tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(PYTEST)
 
 format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only

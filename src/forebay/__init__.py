@@ -28,6 +28,7 @@ from forebay.errors import (
     StoreError,
     StoreFull,
     StoreUnavailable,
+    TransferRefused,
 )
 from forebay.event import Event
 from forebay.payload import Limits
@@ -73,6 +74,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StreamStats",
+    "TransferRefused",
     "Trimmed",
     "connect",
 ]

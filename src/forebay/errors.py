@@ -7,7 +7,8 @@ ForebayError
 ├── MalformedEvent (ValueError)         an entry that cannot be read as the event that was asked for
 ├── NotFound (LookupError)              no such stream, group, event or dead letter
 ├── PublishUnknown                      perhaps stored, perhaps not; carries the ids, safe to repeat
-├── AgentError                          an agent failed too often in a row
+├── TransferRefused                     a copy that would mix or lose something; it can be run again
+├── AgentError                          an agent failed too often in a row, or cannot do its work now
 ├── HandlerTimeout (TimeoutError)       a handler ran longer than its `timeout`
 └── StoreError                          the store said no; nothing was stored
     ├── StoreUnavailable (ConnectionError)   not reachable or not ready: worth another try
@@ -70,6 +71,13 @@ class PublishUnknown(ForebayError):
         return self.ids[0]
 
 
+class TransferRefused(ForebayError):
+    """A copy between stores that cannot go on: the target holds something else, or the source was changed.
+
+    What was copied so far is whole; the message says what to do before the copy is run again.
+    """
+
+
 class HandlerTimeout(ForebayError, TimeoutError):
     """A handler ran longer than its `timeout` in seconds. It counts as a failed attempt.
 
@@ -82,7 +90,8 @@ class HandlerTimeout(ForebayError, TimeoutError):
 
 
 class AgentError(ForebayError):
-    """An agent failed too often in a row to be started once more. Its cause is the last failure."""
+    """An agent failed too often in a row to be started once more (its cause is the last failure), or says that it
+    cannot do its work now."""
 
 
 class StoreError(ForebayError):

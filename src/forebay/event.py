@@ -55,9 +55,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Foreign(msgspec.Struct, frozen=True):
-    """An entry that forebay did not write and cannot read: its fields, byte for byte, in order."""
+    """An entry that forebay did not write and cannot read: its fields, byte for byte, in order.
+
+    `only` names the one group that is to see it, once it was redriven for that group.
+    """
 
     fields: tuple[tuple[bytes, bytes], ...]
+    only: str | None = None
 
 
 def new_id(now: float | None = None) -> str:

@@ -96,7 +96,7 @@ async def _newest(log: Log, stream: str, after: str, until: str, count: int) -> 
 
 
 def _is_copy(entry: Entry) -> bool:
-    return isinstance(entry.record, Record) and entry.record.only is not None
+    return entry.record.only is not None
 
 
 async def find(log: Log, stream: str, id: str) -> Entry:

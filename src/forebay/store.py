@@ -23,7 +23,7 @@ errors into `StoreError`s and keeps the cause.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from types import EllipsisType, TracebackType
 from typing import Literal, Protocol, Self
@@ -54,10 +54,11 @@ class Reader(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A place in a stream, and what stands there."""
+    """A place in a stream, what stands there, and when it was appended: Unix time, by the store's clock."""
 
     position: str
     record: Record | Foreign
+    appended: float
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -104,6 +105,50 @@ class Pending(msgspec.Struct, frozen=True):
     failures: int
     idle: float | None
     due: float | None
+
+
+class Scheduled(msgspec.Struct, frozen=True):
+    """A record that is to be appended in `delay` seconds (negative: overdue). `id` only pages."""
+
+    id: str
+    record: Record
+    delay: float
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """An event's id, kept for `left` more seconds.
+
+    By a `group`, which acked it with `remember`; or else by the stream, where it was appended with
+    `unless_seen`: at `position`, which is None while it is only scheduled.
+    """
+
+    id: str
+    left: float
+    position: str | None = None
+    group: str | None = None
+
+
+class GroupPlace(msgspec.Struct, frozen=True):
+    """A group, and the last position that it was handed.
+
+    `number` is how many of the stream's entries stand up to there. A store that cannot count them tells
+    no lag without it.
+    """
+
+    group: str
+    position: str
+    number: int | None = None
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """What a group has begun and not finished."""
+
+    group: str
+    pending: Pending
+
+
+Item = Entry | GroupPlace | Begun | DeadLetter | Scheduled | Remembered
+"""All that a stream consists of."""
 
 
 class GroupStats(msgspec.Struct, frozen=True):
@@ -231,6 +276,14 @@ class Leases(Protocol):
         """Remove the group with all it has pending and waiting. Its dead letters stay."""
         ...
 
+    async def missed(self, stream: str, group: str) -> int | None:
+        """How many entries left the stream before the group could read them, trimmed by whomever.
+
+        Each is told once, to whoever asks first, and only before the group reads on. None where the store cannot
+        tell, or has no such group.
+        """
+        ...
+
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         """Lease unread entries, in order; wait up to `wait` seconds for the first.
 
@@ -339,6 +392,10 @@ class Notes(Protocol):
         """All notes of the stream, by name."""
         ...
 
+    async def noted(self) -> list[str]:
+        """The names of the streams that have notes, by the alphabet."""
+        ...
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
@@ -350,7 +407,52 @@ class Notes(Protocol):
         ...
 
 
-class Store(Log, Leases, DeadLetters, Inspection, Notes, Protocol):
+class Transfer(Protocol):
+    """What moves a stream from one store to another, with `scan`, `pending` and `dead_letters`."""
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        """What is to be appended later, behind the one with the id `after`, in the order of their times."""
+        ...
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        """The ids that the stream, or with `group` that group, remembers now, behind the id `after`.
+
+        Their order is the store's own.
+        """
+        ...
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        """Put back what another store held, some 500 items a call; return the positions of the entries.
+
+        One move, together with the `notes` to keep or (None) remove; and only where the notes are as
+        `expected`: else None, and nothing changed. A group is made, or set to its place, and has to be there
+        for what it has begun, whose entries have to be there too. Positions, but for an entry's own, are of
+        this store. An entry and a dead letter keep theirs where it has this store's form, stands behind the
+        last one and is free; else they get one behind it, which on stores whose positions tell the time
+        tells theirs, where the order allows it.
+        """
+        ...
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        """Remove the stream with all that belongs to it; with `keep_entries` all but its entries and notes.
+
+        Only where the notes are as `expected`: else False, and nothing changed.
+        """
+        ...
+
+
+class Store(Log, Leases, DeadLetters, Inspection, Notes, Transfer, Protocol):
     """All of it. Used by one event loop, inside `async with`."""
 
     def twin(self) -> Store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from forebay.errors import ConfigurationError
@@ -79,6 +80,29 @@ def _sqlite(url: str, namespace: str) -> Store:
     from forebay.stores.sqlite import SQLiteStore
 
     return SQLiteStore(path, namespace=namespace, **options)  # type: ignore[arg-type]  # checked just above
+
+
+def file_of(url: str) -> Path | None:
+    """The file that a URL names; None where it names none."""
+    if not url.startswith("sqlite:"):
+        return None
+    return Path(unquote(urlsplit(url).path)[1:]).expanduser().resolve()
+
+
+def identity(url: str) -> str:
+    """What stays the same of a store's URL however it is written: for messages, and to tell stores apart.
+
+    >>> identity("valkey://me:secret@localhost?timeout=3")
+    'redis://localhost:6379/0'
+    """
+    scheme, _, _ = url.partition("://")
+    parts = urlsplit(url)
+    if (file := file_of(url)) is not None:
+        return f"sqlite:///{file}"
+    if scheme not in REDIS_SCHEMES or "+" in scheme or scheme == "unix":
+        return mask(url)
+    secure = scheme in ("rediss", "valkeys")
+    return f"redis{'s' * secure}://{parts.hostname or 'localhost'}:{parts.port or 6379}/{parts.path.strip('/') or 0}"
 
 
 def mask(url: str) -> str:

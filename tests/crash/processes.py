@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import multiprocessing
 import multiprocessing.context
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 from forebay import Event, EventBus, ForebayError, Retry
 from forebay.signals import DeadLettered
+from forebay.testing import eventually
 
 LEASE = 1.0
 
@@ -65,6 +67,8 @@ class Process:
     def __init__(self, target: Callable[..., Awaitable[None]], *arguments: Any, **options: Any) -> None:
         self._process = _context.Process(target=_main, args=(target, arguments, options), daemon=True)
         self._process.start()
+        # A failed test may leave one that stands still, and would not hear the politer signal of multiprocessing.
+        atexit.register(self._process.kill)
 
     @property
     def pid(self) -> int:
@@ -91,6 +95,14 @@ class Process:
             self._process.kill()
             self._process.join()
             return None
+        return self._process.exitcode
+
+    async def ended(self, within: float) -> int | None:
+        """Wait for its own end; the exit code.
+
+        In this thread: multiprocessing mistakes the code where two threads look for it at once.
+        """
+        await eventually(lambda: self._process.exitcode is not None, within=within)
         return self._process.exitcode
 
     def join(self, within: float) -> int | None:

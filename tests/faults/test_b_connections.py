@@ -77,7 +77,7 @@ async def test_b1_b9_events_whose_read_was_lost_or_torn_on_its_way_are_handled_a
     bus.on("t", group="g", lease=LEASE, retry=Retry(attempts=2))(handled.handle)
     async with EventBus(server.url, namespace=namespace) as direct:
         async with running(bus):
-            for number in range(3):
+            for number in range(2):
                 cuts = proxy.cuts
                 setattr(proxy, fault, True)
                 await direct.publish_many("t", source="s", data=range(number * 10, number * 10 + 10))
@@ -85,7 +85,7 @@ async def test_b1_b9_events_whose_read_was_lost_or_torn_on_its_way_are_handled_a
                 setattr(proxy, fault, False)
                 await eventually(lambda number=number: handled.has(number * 10 + 10), within=20)
 
-        assert Counter(range(30)).keys() == handled.times.keys()
+        assert Counter(range(20)).keys() == handled.times.keys()
         assert [] == await direct.dead_letters("t")
 
 
@@ -172,7 +172,7 @@ async def test_b8_over_a_slow_link_no_event_is_handled_twice(bus: EventBus, prox
     handled = Handled(busy=0.01)
     bus.on("t", group="g", lease=2.0)(handled.handle)
     await bus.publish_many("t", source="s", data=range(100))
-    proxy.delay = 0.1
+    proxy.delay = 0.05
 
     async with running(bus):
         await eventually(lambda: handled.has(100), within=60)

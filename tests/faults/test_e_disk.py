@@ -78,13 +78,13 @@ async def test_e2_twenty_power_failures_lose_nothing_that_was_acknowledged(tmp_p
         assert set() == await lost(log, chance.randrange(len(log)), folder, chance)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"])
 @pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError], ids=["EIO", "ENOSPC"])
 async def test_e9_a_disk_that_fails_at_any_call_is_told_of_honestly(
     tmp_path: Path, error: type[apsw.Error], late: bool
 ) -> None:
     failures = 0
-    for call in range(1, 61):
+    for call in range(1, 31):
         path = tmp_path / f"{call}.db"
         stored, denied = set[str](), set[str]()
         async with SQLiteStore(path) as store:

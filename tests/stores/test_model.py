@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from forebay.errors import NotFound
 from forebay.event import Foreign, Record
-from forebay.store import END, START, Delivery, Reader, Store
+from forebay.store import END, START, Begun, Delivery, GroupPlace, Item, Reader, Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
@@ -310,6 +310,12 @@ class Stores(RuleBasedStateMachine):
             other.store = other.store.twin()
             self.runner.run(other.store.__aenter__())
 
+    @rule(rarely=st.integers(0, 3))
+    def drop_and_restore(self, rarely: int) -> None:
+        if rarely == 0:
+            for side in self.sides:
+                self.runner.run(_restore(side))
+
     # What must hold.
 
     @invariant()
@@ -356,6 +362,20 @@ async def _append(
     # Where an id stands twice, stores differ on which of the places they tell.
     # One that is only scheduled has none yet.
     return [-1 if position in known or position not in side.positions else side.number(position) for position in found]
+
+
+async def _restore(side: Side) -> None:
+    """Take away all but the entries, and put it back."""
+    items: list[Item] = [*await side.store.dead_letters(STREAM, limit=ALL)]
+    for stats in await side.store.stats():
+        for group in stats.groups:
+            items.append(GroupPlace(group.group, group.position))
+            items += [Begun(group.group, each) for each in await side.store.pending(STREAM, group.group, limit=ALL)]
+            items += await side.store.remembered(STREAM, group=group.group, limit=ALL)
+    items += await side.store.scheduled(STREAM, limit=ALL)
+    items += await side.store.remembered(STREAM, limit=ALL)
+    await side.store.drop(STREAM, keep_entries=True)
+    await side.store.restore(STREAM, items)
 
 
 async def _read(side: Side, reader: Reader, limit: int) -> list[Seen]:

@@ -14,8 +14,11 @@ from redis.crc import key_slot
 from forebay.errors import ConfigurationError, NotFound, OutcomeUnknown, StoreUnavailable
 from forebay.event import Record, to_event, to_record
 from forebay.store import Reader
+from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
+from forebay.transfer import copy
 from tests.stores.redis_servers import Server, binaries, eventually, version
+from tests.transfer.contents import contents, fill
 
 T = TypeVar("T")
 
@@ -146,6 +149,19 @@ async def test_streams_are_spread_over_a_cluster_and_every_move_works_on_each(no
         }
         assert "lost" == (await store.durability()).store_killed
     assert all(node.redis.dbsize() for node in nodes)
+
+
+async def test_a_store_is_copied_onto_a_cluster_and_back(nodes: list[Server]) -> None:
+    async with MemoryStore() as source, MemoryStore() as back:
+        await fill(source, events=200, pending=10, dead=4)
+        for number in range(12):
+            await source.append(f"stream-{number}", [order(number)])
+
+        async with RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}") as between:
+            await copy(source, between, origin="memory")
+            await copy(between, back, origin="cluster")
+
+        assert await contents(source) == await contents(back)
 
 
 async def test_a_stream_that_moves_to_another_node_is_followed(nodes: list[Server]) -> None:

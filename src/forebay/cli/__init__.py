@@ -20,8 +20,10 @@ TABLE = {
     "pending": Listed("forebay.cli.pending", "List what a group has begun and not finished."),
     "dead": Listed("forebay.cli.dead", "List, show, redrive, purge and export dead letters."),
     "replay": Listed("forebay.cli.replay", "Deliver a range of events again, to one group."),
+    "copy": Listed("forebay.cli.copy", "Copy all streams of one store into another."),
     "run": Listed("forebay.cli.run", "Run the handlers of a bus in a Python module."),
     "agents": Listed("forebay.cli.agents", "Run agents under a supervisor; show how they are."),
+    "migrate": Listed("forebay.cli.migrate", "Move agents from an old bus to this one, and compare both."),
     "demo": Listed("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
 }
 """Where each command lives. It is imported when it is called, and not for the help of the others."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import click
 
 from forebay import EventBus
 from forebay.cli.commands import agreed, dry_run_option, talk, with_bus, yes_option
 from forebay.cli.output import Output
 from forebay.cli.parameters import Rate, StreamPlace
+from forebay.cli.progress import progress
 from forebay.cli.text import count
 from forebay.payload import type_name
 from forebay.replay import Place, last_position
@@ -52,8 +50,10 @@ async def replay(
     replayed = 0
     if found and not dry_run:
         agreed(f"replay {_events(found)} of {type} to {group}", yes=yes)
-        with _progress(found) as progress:
-            replayed = await bus.replay(type, group=group, start=start, end=end, rate=rate, progress=progress)
+        with progress(
+            "replay", total=found, stopped=lambda done: f"stopped after {_events(done)} of {count(found)}"
+        ) as bar:
+            replayed = await bus.replay(type, group=group, start=start, end=end, rate=rate, progress=bar)
     if output.json:
         output.value({"found": found, "replayed": replayed})
     elif dry_run:
@@ -64,28 +64,3 @@ async def replay(
 
 def _events(number: int) -> str:
     return f"{count(number)} {'event' if number == 1 else 'events'}"
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr while it lasts, if that is a terminal; how far it came, if it is broken off."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("replay", total=total)
-
-        def progress(number: int) -> None:
-            nonlocal done
-            done = number
-            bar.update(task, completed=number)
-
-        try:
-            yield progress
-        except BaseException:
-            bar.stop()
-            talk(f"stopped after {_events(done)} of {count(total)}")
-            raise

@@ -29,9 +29,11 @@ from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
 from forebay.runtime.uptime import uptime
 from forebay.runtime.workers import Workers
-from forebay.signals import Joined, LeaseLost, LoopFailed, Recovered, Signals
+from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Signals
 from forebay.store import START, Delivery, Leases, Reader
 
+GAPS = 5.0
+"""Seconds between looks whether somebody trimmed the stream under the group."""
 POLL = 0.5
 """Seconds between looks for due retries; also the longest that one read waits."""
 SURE = 0.8
@@ -88,6 +90,7 @@ class Consumer:
         self._window = self._smallest
         self._read_at = 0.0
         self._scan_at = 0.0
+        self._gaps_at = 0.0
         self._position: str | None = None
         # What was read together, behind the place where that read began; see `_heal`.
         self._reads: deque[tuple[str | None, list[str]]] = deque()
@@ -199,7 +202,14 @@ class Consumer:
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
             self._position = self._start
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False))
+        await self._look_for_gaps()
         self._joined.set()
+
+    async def _look_for_gaps(self) -> None:
+        """Tell what was trimmed from under the group, before it reads on and nobody can know any more."""
+        if missed := await self._store.missed(self.reader.stream, self.reader.group):
+            self._signals.emit(Missed(self.reader.stream, self.reader.group, missed))
+        self._gaps_at = time.monotonic() + GAPS
 
     async def _heal(self) -> None:
         # Never at the end: what was published since the group was lost would be passed over. And not
@@ -257,6 +267,8 @@ class Consumer:
                 await self._take_over(claimed, asked)
                 return
             self._scan_at = time.monotonic() + min(1.0, self.lease / 4)
+            if time.monotonic() >= self._gaps_at:
+                await self._look_for_gaps()
         await wait_for(self._look, POLL)
         self._look.clear()
 
@@ -320,9 +332,8 @@ class Consumer:
             self._is_shaken = True
             self._look.set()
 
-    def _is_sure(self, deliveries: Sequence[Delivery]) -> bool:
-        now = uptime()
-        return not self._is_shaken and all(self._intake.is_sure(delivery, now) for delivery in deliveries)
+    def _is_sure(self, delivery: Delivery) -> bool:
+        return not self._is_shaken and self._intake.is_sure(delivery, uptime())
 
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
@@ -330,7 +341,7 @@ class Consumer:
         looked = uptime()
         await asyncio.sleep(0)
         # Where all that is not begun was given back meanwhile, these belong to it.
-        if self._is_sure(deliveries) and not self._giving_back and self._gave_back_at < looked:
+        if all(map(self._is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
             return False
         await self._give_back(deliveries)
         return True

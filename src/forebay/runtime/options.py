@@ -71,6 +71,10 @@ class Options:
             raise ConfigurationError(f"unknown option {unknown[0]!r}; {hint}")
         return cls(**options)
 
+    def given(self) -> dict[str, Any]:
+        """The options by their names, as `parse` takes them."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
     @property
     def remember(self) -> float | None:
         """For how long handled ids are kept, in seconds; None without `dedup`."""

@@ -26,8 +26,8 @@ TURN = 64
 class Workers:
     """As many tasks as the consumer's `concurrency`. Each takes a delivery, handles it and has it settled.
 
-    `is_sure` says whether leases surely hold; where it does not, `have_lapsed` says, in more time, whether
-    these were given back instead. `on_hung` is called when a worker begins or ends to wait for a thread
+    `is_sure` says whether a lease surely holds; where it does not, `have_lapsed` says, in more time, whether
+    the deliveries were given back instead. `on_hung` is called when a worker begins or ends to wait for a thread
     that runs over its time.
     """
 
@@ -41,7 +41,7 @@ class Workers:
         signals: Signals,
         limits: Limits,
         *,
-        is_sure: Callable[[Sequence[Delivery]], bool],
+        is_sure: Callable[[Delivery], bool],
         have_lapsed: Callable[[Sequence[Delivery]], Awaitable[bool]],
         on_begun: Callable[[Delivery], None],
         on_over: Callable[[Delivery], None],
@@ -99,14 +99,14 @@ class Workers:
 
     async def _handle(self, delivery: Delivery) -> None:
         event = await self._open(delivery)
-        if event is not None and (self._is_sure((delivery,)) or not await self._have_lapsed((delivery,))):
+        if event is not None and (self._is_sure(delivery) or not await self._have_lapsed((delivery,))):
             await self._call(event, [delivery])
 
     async def _handle_batch(self, deliveries: list[Delivery]) -> None:
         opened = [(await self._open(delivery), delivery) for delivery in deliveries]
         events = [event for event, _ in opened if event is not None]
         deliveries = [delivery for event, delivery in opened if event is not None]
-        if events and (self._is_sure(deliveries) or not await self._have_lapsed(deliveries)):
+        if events and (all(map(self._is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
             await self._call(events, deliveries)
 
     async def _open(self, delivery: Delivery) -> Event | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import EllipsisType, TracebackType
@@ -19,8 +19,11 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     Store,
     StreamStats,
     Trimmed,
@@ -35,6 +38,7 @@ Move = Literal[
     "join",
     "seek",
     "leave",
+    "missed",
     "read",
     "due",
     "claim",
@@ -51,7 +55,12 @@ Move = Literal[
     "pending",
     "durability",
     "notes",
+    "noted",
     "note",
+    "scheduled",
+    "remembered",
+    "restore",
+    "drop",
 ]
 
 T = TypeVar("T")
@@ -189,6 +198,9 @@ class FaultyStore:
     async def leave(self, stream: str, group: str) -> None:
         await self._call("leave", lambda: self.store.leave(stream, group))
 
+    async def missed(self, stream: str, group: str) -> int | None:
+        return await self._call("missed", lambda: self.store.missed(stream, group))
+
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         return await self._call("read", lambda: self.store.read(reader, limit=limit, wait=wait))
 
@@ -241,7 +253,35 @@ class FaultyStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         return await self._call("notes", lambda: self.store.notes(stream))
 
+    async def noted(self) -> list[str]:
+        return await self._call("noted", self.store.noted)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         return await self._call("note", lambda: self.store.note(stream, name, value, expected=expected))
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        return await self._call("scheduled", lambda: self.store.scheduled(stream, after=after, limit=limit))
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        return await self._call(
+            "remembered", lambda: self.store.remembered(stream, group=group, after=after, limit=limit)
+        )
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        return await self._call("restore", lambda: self.store.restore(stream, items, notes=notes, expected=expected))
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        return await self._call("drop", lambda: self.store.drop(stream, keep_entries=keep_entries, expected=expected))

@@ -15,7 +15,8 @@ import asyncio
 import contextlib
 import heapq
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -27,10 +28,9 @@ from forebay.store import END, DeadLetter, Delivery, GroupStats, Reader, StreamS
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """An entry of a stream. `only` stands beside the record because a foreign entry has no place for it."""
+    """An entry of a stream, and when it was appended by the store's clock."""
 
     record: Record | Foreign
-    only: str | None
     appended: float
 
 
@@ -73,6 +73,10 @@ class Known:
             # Twice what is left: a sweep costs no more than the puts since the one before.
             self._sweep_at = max(1000, 2 * len(self._known))
 
+    def items(self, now: float) -> list[tuple[str, str, float]]:
+        """The ids in their order, what is known of each, and for how many seconds yet."""
+        return sorted((id, value, until - now) for id, (value, until) in self._known.items() if until > now)
+
     def complete(self, id: str, value: str) -> None:
         """Know `value` of an id that was put without one; its time stays."""
         known = self._known.get(id)
@@ -93,11 +97,11 @@ class Group:
 
     def is_unread(self, position: int, kept: Kept) -> bool:
         """Whether the entry is yet to be handed out."""
-        return position > self.cursor and kept.only in (None, self.name)
+        return position > self.cursor and kept.record.only in (None, self.name)
 
-    def seek(self, cursor: int) -> None:
-        """Go on from another place; what was begun behind it is unread again."""
-        self.cursor = cursor
+    def seek(self, cursor: int, *, first: int) -> None:
+        """Go on from another place; what was begun behind it is unread again. The stream begins at `first` now."""
+        self.cursor = max(cursor, first - 1)
         for begun in (self.leased, self.waiting):
             for position in [position for position in begun if position > cursor]:
                 del begun[position]
@@ -166,7 +170,7 @@ class Stream:
     def append(self, records: Sequence[Record], now: float) -> list[str]:
         """Append records; return their positions."""
         first = self.last + 1
-        self.entries += [Kept(record, record.only, now) for record in records]
+        self.entries += [Kept(record, now) for record in records]
         return [str(position) for position in range(first, self.last + 1)]
 
     def append_once(
@@ -232,10 +236,11 @@ class Stream:
         self.first += removed
         return Trimmed(removed, dropped)
 
-    def take_letters(self, ids: Sequence[str]) -> list[DeadLetter]:
-        """Remove these dead letters and return those that there were."""
+    def take_letters(self, ids: Sequence[str], *, with_a_group: bool = False) -> list[DeadLetter]:
+        """Remove these dead letters and return those that there were; or only those that know their group."""
         numbers = dict.fromkeys(int(id) for id in ids if id.isascii() and id.isdecimal())
-        return [self.dead.pop(number) for number in numbers if number in self.dead]
+        chosen = [n for n in numbers if n in self.dead and (self.dead[n].group or not with_a_group)]
+        return [self.dead.pop(number) for number in chosen]
 
     def ring(self) -> None:
         """Let all readers that wait look again, on whatever loops they are."""
@@ -288,8 +293,11 @@ class Held(NamedTuple):
 class State:
     """What a store and its twins share. Every move holds the lock from its beginning to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.lock = threading.Lock()
+        self.clock = clock
+        self.epoch = time.time() - clock()
+        """Unix time at the clock's 0."""
         self.streams: dict[str, Stream] = {}
         self.notes: dict[str, dict[str, bytes]] = {}
         """By stream; apart from the streams, as notes alone make none."""

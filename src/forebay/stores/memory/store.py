@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from types import EllipsisType, TracebackType
@@ -23,11 +23,15 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     StreamStats,
     Trimmed,
 )
+from forebay.stores.memory import transfer
 from forebay.stores.memory.state import Group, Held, Kept, State, Stream, stream_stats, wake
 
 
@@ -41,7 +45,7 @@ class MemoryStore:
     def __init__(self, *, namespace: str = "events", clock: Callable[[], float] = time.monotonic) -> None:
         self._namespace = check_name("namespace", namespace)
         self._clock = clock
-        self._state = State()
+        self._state = State(clock)
         self._lock = self._state.lock
 
     def __repr__(self) -> str:
@@ -79,7 +83,7 @@ class MemoryStore:
         """Append an entry that is no event, as another program might; return its position. For tests."""
         with self._lock:
             log = self._make(stream)
-            log.entries.append(Kept(Foreign(tuple(fields)), None, self._clock()))
+            log.entries.append(Kept(Foreign(tuple(fields)), self._clock()))
             log.ring()
             return str(log.last)
 
@@ -107,7 +111,8 @@ class MemoryStore:
             if newest:
                 first = max(first, end - limit)
             chosen = range(first, min(end, first + limit))
-            return [Entry(str(position), log.entries[position - log.first].record) for position in chosen]
+            kept = ((position, log.entries[position - log.first]) for position in chosen)
+            return [Entry(str(position), each.record, self._state.epoch + each.appended) for position, each in kept]
 
     async def locate(self, stream: str, moment: datetime) -> str:
         with self._lock:
@@ -140,13 +145,14 @@ class MemoryStore:
             log = self._make(stream)
             if group in log.groups:
                 return False
-            log.groups[check_name("group", group)] = Group(group, log.place(start))
+            # What has left the stream by now the group does not miss.
+            log.groups[check_name("group", group)] = Group(group, max(log.place(start), log.first - 1))
             return True
 
     async def seek(self, stream: str, group: str, to: str) -> None:
         with self._lock:
             log, own = self._group(stream, group)
-            own.seek(log.place(to))
+            own.seek(log.place(to), first=log.first)
             log.ring()
 
     async def leave(self, stream: str, group: str) -> None:
@@ -154,6 +160,16 @@ class MemoryStore:
             log = self._find(stream)
             log.groups.pop(group, None)
             log.ring()
+
+    async def missed(self, stream: str, group: str) -> int | None:
+        with self._lock:
+            log = self._find(stream)
+            own = log.groups.get(group)
+            if own is None:
+                return None
+            count = max(0, log.first - 1 - own.cursor)
+            own.cursor += count
+            return count
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         loop = asyncio.get_running_loop()
@@ -281,12 +297,10 @@ class MemoryStore:
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
         with self._lock:
             log = self._find(stream)
-            letters = log.take_letters(ids)
+            letters = log.take_letters(ids, with_a_group=True)
             for letter in letters:
-                record = letter.record
-                if isinstance(record, Record):
-                    record = msgspec.structs.replace(record, only=letter.group)
-                log.entries.append(Kept(record, letter.group, self._clock()))
+                record = msgspec.structs.replace(letter.record, only=letter.group)
+                log.entries.append(Kept(record, self._clock()))
             log.ring()
             return len(letters)
 
@@ -327,6 +341,10 @@ class MemoryStore:
         with self._lock:
             return dict(self._state.notes.get(stream, {}))
 
+    async def noted(self) -> list[str]:
+        with self._lock:
+            return sorted(stream for stream, kept in self._state.notes.items() if kept)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
@@ -334,11 +352,62 @@ class MemoryStore:
             kept = self._state.notes.setdefault(check_name("stream", stream), {})
             if expected is not ... and kept.get(name) != expected:
                 return False
-            if value is None:
-                kept.pop(name, None)
-            else:
-                kept[name] = value
+            _change(kept, {name: value})
             return True
+
+    # From one store to another.
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        with self._lock:
+            return transfer.scheduled(self._find(stream), after=after, limit=limit, now=self._clock())
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        with self._lock:
+            return transfer.remembered(self._find(stream), group=group, after=after, limit=limit, now=self._clock())
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        with self._lock:
+            if not self._are(stream, expected):
+                return None
+            kept = self._state.notes.setdefault(check_name("stream", stream), {})
+            transfer.check_groups(self._find(stream), items)
+            log = self._make(stream) if items else Stream()
+            positions = transfer.restore(log, items, now=self._clock(), epoch=self._state.epoch)
+            _change(kept, notes or {})
+            log.ring()
+            return positions
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        with self._lock:
+            if not self._are(stream, expected):
+                return False
+            dropped = self._state.streams.pop(stream, None)
+            if not keep_entries:
+                self._state.notes.pop(stream, None)
+            elif dropped:
+                kept = self._make(stream)
+                kept.entries, kept.first = dropped.entries, dropped.first
+                # The id of a dead letter names no other one later.
+                kept.deaths = dropped.deaths
+            if dropped:
+                dropped.ring()
+            return True
+
+    def _are(self, stream: str, expected: Mapping[str, bytes | None] | None) -> bool:
+        """Whether the notes are as expected."""
+        kept = self._state.notes.get(stream, {})
+        return all(kept.get(name) == value for name, value in (expected or {}).items())
 
     def _find(self, stream: str) -> Stream:
         """The stream, or an empty one where there is none."""
@@ -367,3 +436,11 @@ class MemoryStore:
         if group and lease and (lease.consumer, lease.attempt) == (delivery.reader.consumer, delivery.attempt):
             return Held(delivery, log, group, lease)
         return None
+
+
+def _change(kept: dict[str, bytes], notes: Mapping[str, bytes | None]) -> None:
+    for name, value in notes.items():
+        if value is None:
+            kept.pop(name, None)
+        else:
+            kept[name] = value

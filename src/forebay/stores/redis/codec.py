@@ -5,7 +5,8 @@ Any entry that has the first four, in UTF-8 and once each, is read as an event; 
 version does not know stay in the stream and are not shown. Every other entry is `Foreign`.
 
 `only`, as the last field, names the one group that is to see the entry. It stands behind the fields
-of foreign entries too, once they were redriven, and is not counted among them.
+of foreign entries too, once they were redriven, and is not counted among them. A foreign entry without
+any field, which no server would take, has one without name and value.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _REASON = [b"error", b"failed_at", b"group", b"attempts", b"position"]
 def encode(record: Record | Foreign) -> list[str | bytes]:
     """Names and values in turn, as they go on the wire."""
     if isinstance(record, Foreign):
-        return [part for pair in record.fields for part in pair]
+        parts: list[str | bytes] = [part for pair in record.fields for part in pair] or ["", ""]
+        return parts if record.only is None else [*parts, "only", record.only]
     fields: list[str | bytes] = [
         "type",
         record.type,
@@ -69,9 +71,10 @@ def decode(fields: Fields) -> Record | Foreign:
             )
     except (KeyError, UnicodeDecodeError):
         pass
-    if fields[-2:-1] == [b"only"]:
-        fields = fields[:-2]
-    return Foreign(tuple(zip(fields[::2], fields[1::2], strict=True)))
+    only = addressee(fields)
+    own = fields if only is None else fields[:-2]
+    pairs = () if own == [b"", b""] else tuple(zip(own[::2], own[1::2], strict=True))
+    return Foreign(pairs, None if only is None else only.decode(errors="replace"))
 
 
 def addressee(fields: Fields) -> bytes | None:
@@ -91,6 +94,17 @@ def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
         moment = datetime.fromtimestamp(int(id.split(b"-")[0]) / 1000, UTC)
     tried = int(attempts) if attempts.isdecimal() else 0
     return DeadLetter(id.decode(), stream, group, position, decode(fields[:-10]), error, moment, tried)
+
+
+def encode_dead_letter(letter: DeadLetter) -> list[str | bytes]:
+    """Names and values in turn; of one that a stranger wrote, only those that it had."""
+    fields = encode(letter.record)
+    if letter.group:
+        error, failed_at = letter.error.encode(errors="replace"), letter.failed_at.isoformat()
+        values: list[str | bytes] = [error, failed_at, letter.group, str(letter.attempts), letter.position]
+        for pair in zip(_REASON, values, strict=True):
+            fields += pair
+    return fields
 
 
 def fallback(delivery: Delivery) -> Sequence[str | bytes]:

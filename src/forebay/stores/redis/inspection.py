@@ -21,11 +21,20 @@ LATELY = 60.0
 
 async def find_streams(client: Client, namespace: str) -> list[str]:
     """The names of all streams of the namespace, from their keys or their companions' keys."""
+    return await _find(client, namespace, f"*{namespace}:*")
+
+
+async def find_noted(client: Client, namespace: str) -> list[str]:
+    """The names of the streams that have notes."""
+    return await _find(client, namespace, f"{{{namespace}:*}}:notes")
+
+
+async def _find(client: Client, namespace: str, pattern: str) -> list[str]:
     names = set()
     for node in await client.masters():
         cursor = b"0"
         while True:
-            cursor, keys = await client.ask(node, "SCAN", cursor, "MATCH", f"*{namespace}:*", "COUNT", 1000)
+            cursor, keys = await client.ask(node, "SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
             names |= {stream_of(key.decode(errors="replace"), namespace) for key in keys}
             if cursor == b"0":
                 break

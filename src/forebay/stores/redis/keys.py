@@ -27,6 +27,16 @@ class Keys:
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
         self.notes = f"{tag}:notes"
         """A hash: name -> value."""
+        self.all = (
+            self.stream,
+            self.dead_letter,
+            self.dead_counts,
+            self.scheduled,
+            self.ids,
+            self.ids_expiry,
+            self.notes,
+        )
+        """The keys above, in this order."""
         self._tag = tag
         self._groups: dict[str, Group] = {}
 

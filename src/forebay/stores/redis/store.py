@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Self
@@ -20,12 +20,15 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     StreamStats,
     Trimmed,
 )
-from forebay.stores.redis import inspection
+from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.client import MARGIN, Client
 from forebay.stores.redis.codec import Fields, addressee, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
@@ -135,7 +138,10 @@ class RedisStore:
         rows = await self._client.call(key, *command, "COUNT", limit)
         if newest:
             rows.reverse()
-        return [Entry(position.decode(), decode(fields)) for position, fields in rows]
+        return [
+            Entry(position.decode(), decode(fields), int(position.partition(b"-")[0]) / 1000)
+            for position, fields in rows
+        ]
 
     async def locate(self, stream: str, moment: datetime) -> str:
         key = self._keys(stream).stream
@@ -189,6 +195,10 @@ class RedisStore:
         own = keys.group(group)
         self._cursors.pop((stream, group), None)
         await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled, own.finished), group)
+
+    async def missed(self, stream: str, group: str) -> int | None:
+        count: int | None = await self._client.run("missed", (self._keys(stream).stream,), group)
+        return count
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         if limit < 1:
@@ -436,6 +446,9 @@ class RedisStore:
         found = await self._client.call(key, "HGETALL", key)
         return {name.decode(): value for name, value in zip(found[::2], found[1::2], strict=True)}
 
+    async def noted(self) -> list[str]:
+        return await inspection.find_noted(self._client, self._namespace)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
@@ -449,6 +462,33 @@ class RedisStore:
                 condition = ("any", "")
         change = ("remove",) if value is None else ("keep", value)
         return bool(await self._client.run("note", (self._keys(stream).notes,), name, *condition, *change))
+
+    # From one store to another.
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        return await transfer.scheduled(self._client, self._keys(stream), after=after, limit=limit)
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        return await transfer.remembered(self._client, self._keys(stream), group=group, after=after, limit=limit)
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        return await transfer.restore(
+            self._client, self._keys(stream), items, notes=notes or {}, expected=expected or {}
+        )
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        return await transfer.drop(self._client, self._keys(stream), keep_entries=keep_entries, expected=expected or {})
 
     def _keys(self, stream: str) -> Keys:
         keys = self._streams.get(stream)

@@ -111,7 +111,12 @@ class Database:
         return connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
-        self._check_origin(connection)
+        connection.execute("BEGIN")  # in one state of the file, which somebody else may be making
+        try:
+            self._check_origin(connection)
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
         mode = self._insist(lambda: connection.pragma("journal_mode", "wal"))
         if mode != "wal":
             raise ConfigurationError(
@@ -152,6 +157,11 @@ class Database:
                 )
             return version
         tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4").fetchall()
+        if ("events",) in tables:
+            raise ConfigurationError(
+                f"{self.path} is another program's database, with a table 'events': give forebay a file of its own, and"
+                " if the quick fix of a PersistentEventBus wrote it, `forebay copy` takes it over into that file"
+            )
         if tables:
             raise ConfigurationError(
                 f"{self.path} is another program's database, with the tables"

@@ -18,12 +18,12 @@ def scan(turn: Turn, stream: str, *, after: str, until: str, limit: int, newest:
         return []
     rows = select(
         turn.connection,
-        ["e.seq"],
+        ["e.seq", "e.appended"],
         "FROM entries e INDEXED BY entries_by_stream WHERE e.stream_id = ? AND e.seq > ? AND e.seq <= ?"
         f" ORDER BY e.seq {'DESC' if newest else 'ASC'} LIMIT ?",
         (stream_id, turn.place(after, stream_id), LAST if until == END else parse(until), limit),
     )
-    return [Entry(str(seq), record) for seq, record in (reversed(rows) if newest else rows)]
+    return [Entry(str(seq), record, appended) for seq, appended, record in (reversed(rows) if newest else rows)]
 
 
 def locate(turn: Turn, stream: str, moment: float) -> int:

@@ -9,6 +9,7 @@ from forebay.stores.sqlite.rows import FOREIGN
 from forebay.stores.sqlite.turn import LAST, Turn
 
 _CHOSEN = "FROM dead WHERE stream_id = ? AND number IN (SELECT value FROM json_each(?))"
+_WITH_A_GROUP = f"{_CHOSEN} AND group_name <> ''"
 
 
 def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
@@ -19,12 +20,12 @@ def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
     chosen = (stream_id, _numbers(ids))
     count = turn.run(
         f"INSERT INTO entries (appended, stream_id, only_group, checksum, {', '.join(FOREIGN)})"
-        f" SELECT ?, stream_id, group_name, checksum, {', '.join(FOREIGN)} {_CHOSEN} ORDER BY number",
+        f" SELECT ?, stream_id, group_name, checksum, {', '.join(FOREIGN)} {_WITH_A_GROUP} ORDER BY number",
         (turn.wall, *chosen),
     )
     if count:
         turn.news[stream] = turn.connection.last_insert_rowid()
-        turn.run(f"DELETE {_CHOSEN}", chosen)
+        turn.run(f"DELETE {_WITH_A_GROUP}", chosen)
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import EllipsisType
 
 from forebay.payload import check_name
@@ -16,13 +17,29 @@ def notes(turn: Turn, stream: str) -> dict[str, bytes]:
     return dict(rows)
 
 
+def noted(turn: Turn) -> list[str]:
+    """The streams that have notes."""
+    rows = turn.rows("SELECT DISTINCT stream FROM notes WHERE namespace = ? ORDER BY stream", (turn.namespace,))
+    return [stream for (stream,) in rows]
+
+
+def _value(turn: Turn, stream: str, name: str) -> bytes | None:
+    value: bytes | None = turn.value(
+        "SELECT value FROM notes WHERE namespace = ? AND stream = ? AND name = ?", (turn.namespace, stream, name)
+    )
+    return value
+
+
+def are(turn: Turn, stream: str, expected: Mapping[str, bytes | None]) -> bool:
+    """Whether these notes have these values; None: whether there are no such notes."""
+    return all(_value(turn, stream, name) == value for name, value in expected.items())
+
+
 def note(turn: Turn, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None) -> bool:
     """Keep or remove a note; False where it is not as expected."""
     place = (turn.namespace, check_name("stream", stream), name)
-    if expected is not ...:
-        now = turn.value("SELECT value FROM notes WHERE namespace = ? AND stream = ? AND name = ?", place)
-        if now != expected:
-            return False
+    if expected is not ... and _value(turn, stream, name) != expected:
+        return False
     if value is None:
         turn.run("DELETE FROM notes WHERE namespace = ? AND stream = ? AND name = ?", place)
     else:

@@ -6,6 +6,7 @@ lock at every step of a statement, and beside a busy event loop it waits up to 5
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -73,8 +74,24 @@ def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | int | None
     """The values of FIELDS for a record of any origin."""
     if isinstance(record, Record):
         return to_row(record)
-    found = {} if record is None else dict(record.fields)
-    return (*(found.get(name.encode()) for name in FOREIGN), None, None)
+    if record is None:
+        return (None,) * len(FIELDS)
+    found = {name.decode(errors="replace"): _to_text(value) for name, value in record.fields}
+    row = (*(found.get(name) for name in FOREIGN), record.only, None)
+    return row if _from_columns(row) == record else _packed(record)
+
+
+def _from_columns(row: Sequence[str | bytes | int | None]) -> Record | Foreign:
+    """What `select` will make of the values of FIELDS."""
+    return _from_bytes([_bytes(value) for value in row])
+
+
+PACKED = "forebay/fields"
+"""The source, beside no type, of a row that stands for an entry whose fields fit no columns: `data` has them all."""
+
+
+def _packed(foreign: Foreign) -> tuple[str | bytes | int | None, ...]:
+    return (None, PACKED, msgspec.json.encode(foreign.fields).decode(), None, None, None, None, foreign.only, None)
 
 
 def _to_text(text: bytes) -> str | bytes:
@@ -153,14 +170,20 @@ def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
 
 
 def _foreign(values: Sequence[bytes | None]) -> Foreign:
-    named = zip(FOREIGN, values, strict=False)
-    return Foreign(tuple((name.encode(), value) for name, value in named if value is not None))
+    *columns, only, _ = values
+    group = None if only is None else only.decode(errors="replace")
+    type, source, data, *_ = columns
+    if type is None and source == PACKED.encode() and data is not None:
+        with contextlib.suppress(msgspec.DecodeError):
+            return Foreign(msgspec.json.decode(data, type=tuple[tuple[bytes, bytes], ...]), group)
+    named = zip(FOREIGN, columns, strict=True)
+    return Foreign(tuple((name.encode(), value) for name, value in named if value is not None), group)
 
 
 def _damaged(record: Record) -> Foreign:
     """Not what was published: to be kept as it is, and handled by nobody."""
     why = (b"damaged", b"the checksum says that this is not what was published")
-    return Foreign((why, *_foreign([_bytes(value) for value in to_row(record)]).fields))
+    return Foreign((why, *_foreign([_bytes(value) for value in to_row(record)]).fields), record.only)
 
 
 def _bytes(value: str | bytes | int | None) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType, TracebackType
@@ -20,12 +20,15 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Item,
     Pending,
     Reader,
+    Remembered,
+    Scheduled,
     StreamStats,
     Trimmed,
 )
-from forebay.stores.sqlite import inspection, leases, letters, log, notes
+from forebay.stores.sqlite import inspection, leases, letters, log, notes, transfer
 from forebay.stores.sqlite.clock import Clock, MachineClock
 from forebay.stores.sqlite.database import Database, Synchronous, normalise
 from forebay.stores.sqlite.log import Append
@@ -163,6 +166,10 @@ class SQLiteStore:
     async def leave(self, stream: str, group: str) -> None:
         await self._move(partial(leases.leave, stream=stream, group=group))
 
+    async def missed(self, stream: str, group: str) -> int | None:
+        # Positions are counted over all streams, so a gap in one says nothing.
+        return None
+
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         move: Callable[[Turn], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)
         look = partial(leases.can_read, reader=reader)
@@ -245,10 +252,40 @@ class SQLiteStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         return await self._look(partial(notes.notes, stream=stream))
 
+    async def noted(self) -> list[str]:
+        return await self._look(notes.noted)
+
     async def note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         return await self._move(partial(notes.note, stream=stream, name=name, value=value, expected=expected))
+
+    # From one store to another.
+
+    async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        return await self._look(partial(transfer.scheduled, stream=stream, after=after, limit=limit))
+
+    async def remembered(
+        self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
+    ) -> list[Remembered]:
+        return await self._look(partial(transfer.remembered, stream=stream, group=group, after=after, limit=limit))
+
+    async def restore(
+        self,
+        stream: str,
+        items: Sequence[Item],
+        *,
+        notes: Mapping[str, bytes | None] | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> list[str] | None:
+        move = partial(transfer.restore, stream=stream, items=items, notes=notes or {}, expected=expected or {})
+        return await self._move(move)
+
+    async def drop(
+        self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
+    ) -> bool:
+        move = partial(transfer.drop, stream=stream, keep_entries=keep_entries, expected=expected or {})
+        return await self._move(move)
 
     # The way to the threads.
 

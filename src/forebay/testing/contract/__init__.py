@@ -24,11 +24,18 @@ from forebay.testing.contract.letters import DeadLettersContract
 from forebay.testing.contract.log import LogContract
 from forebay.testing.contract.notes import NotesContract
 from forebay.testing.contract.settling import SettlingContract
+from forebay.testing.contract.transfer import TransferContract
 
 __all__ = ["Fields", "Plant", "StoreContract"]
 
 
 class StoreContract(
-    LogContract, LeasesContract, SettlingContract, DeadLettersContract, InspectionContract, NotesContract
+    LogContract,
+    LeasesContract,
+    SettlingContract,
+    DeadLettersContract,
+    InspectionContract,
+    NotesContract,
+    TransferContract,
 ):
     """Every promise of the `Store` protocol."""

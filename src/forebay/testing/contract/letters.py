@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from forebay.event import Record
 from forebay.store import DeadLetter, Reader, Store
 from forebay.testing.contract.base import GROUP, MAIL, STREAM, A, Contract, Plant, begun, numbers, order, planted
@@ -72,7 +74,8 @@ class DeadLettersContract(Contract):
 
         assert 1 == await _redrive(store)
 
-        assert [foreign] == [delivery.record for delivery in await store.read(A, limit=10)]
+        again = msgspec.structs.replace(foreign, only=GROUP)
+        assert [again] == [delivery.record for delivery in await store.read(A, limit=10)]
         assert [] == await store.read(MAIL, limit=10)
 
     async def test_only_the_chosen_are_redriven_each_once(self, store: Store, other: Store) -> None:

@@ -21,6 +21,8 @@ class NotesContract(Contract):
         assert await other.note(STREAM, "retention", b"")
         assert await other.note(STREAM, "switch: billing", None)
         assert {"retention": b""} == await store.notes(STREAM)
+        await store.note(STREAM, "retention", None)
+        assert [] == await store.noted()
 
     async def test_a_note_that_is_not_as_expected_stays_as_it_is(self, store: Store) -> None:
         assert not await store.note(STREAM, "switch", b"new", expected=b"old")
@@ -46,4 +48,5 @@ class NotesContract(Contract):
         await store.append("other", orders(1))
 
         assert {} == await store.notes("other")
+        assert [STREAM] == await store.noted()
         assert ["other"] == [stats.stream for stats in await store.stats()]

@@ -118,3 +118,14 @@ local function forget(ids, expiry, time, most)
   end
 end
 
+-- Whether notes are as expected. From the argument after `at`: how many, then for each its name, 'none' or 'just', a value.
+-- Returns also the last argument that was read.
+local function are_as_expected(notes, at)
+  local most = at + 1 + 3 * ARGV[at + 1]
+  for i = at + 2, most, 3 do
+    if (redis.call('HGET', notes, ARGV[i]) or false) ~= (ARGV[i + 1] == 'just' and ARGV[i + 2]) then
+      return false, most
+    end
+  end
+  return true, most
+end

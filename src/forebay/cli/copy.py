@@ -1,0 +1,194 @@
+"""`forebay copy`: all streams of one store into another."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from forebay import ConfigurationError, NotFound, StreamStats
+from forebay.cli.commands import Failure, dry_run_option, talk
+from forebay.cli.output import Column, Output, counts
+from forebay.cli.progress import progress
+from forebay.cli.text import count
+from forebay.store import Store
+from forebay.stores.memory import MemoryStore
+from forebay.transfer import copy as copy_streams
+from forebay.transfer import verify as compare
+from forebay.transfer.quickfix import QuickFix, is_quick_fix
+from forebay.urls import file_of, identity, mask, open_store
+
+
+@click.command()
+@click.argument("source", metavar="FROM", envvar="FOREBAY_COPY_FROM")
+@click.argument("target", metavar="TO", envvar="FOREBAY_COPY_TO")
+@click.option("--verify", is_flag=True, help="Then compare counts and checksums on both sides.")
+@click.option("--follow", is_flag=True, help="Go on copying new events until Ctrl-C or SIGTERM; then switch.")
+@click.option(
+    "--group", "groups", multiple=True, metavar="NAME", help="Who goes on with a quick fix's file. Repeatable."
+)
+@dry_run_option
+@click.pass_context
+def copy(
+    context: click.Context,
+    source: str,
+    target: str,
+    *,
+    verify: bool,
+    follow: bool,
+    groups: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Copy all streams of a store into another, empty one. FROM and TO are URLs.
+
+    Events keep their order, ids, keys, headers and times; groups their places, and what is pending,
+    waiting or dead, with its attempts; scheduled events come when they are due. Nobody may work in
+    either store meanwhile. With --follow whoever works in FROM may go on: stop them, then press Ctrl-C.
+    Broken off or killed, the same command goes on where it was.
+
+    FROM may be the file of the proposal's quick fix, with its one table `events`. --group says who is to
+    handle the rows that are not processed.
+
+    \b
+    forebay copy sqlite:///events.db redis://localhost:6379 --verify
+    """
+    given = {name: url for name, url in (("source", source), ("target", target)) if mask(url) != url}
+    if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in given):
+        talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
+    asked = context.find_root().params
+    ends = _Ends(source, target, asked["namespace"], groups, dry_run)
+    asyncio.run(_copy(ends, Output(json=asked["json"]), verify=verify, follow=follow))
+
+
+class _Ends(NamedTuple):
+    """From where to where, as it was asked for."""
+
+    source: str
+    target: str
+    namespace: str
+    groups: tuple[str, ...]
+    dry_run: bool
+
+
+class _Row(NamedTuple):
+    """A stream, as it was copied; `different` is None where nobody compared."""
+
+    stats: StreamStats
+    different: Sequence[str] | None
+
+
+async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> None:
+    async with _opened(ends, follow=follow) as (source, target):
+        with _switch(asked=follow and not ends.dry_run) as switch, progress("copy", stopped=_stopped) as bar:
+            copied = await copy_streams(
+                source, target, origin=identity(ends.source), switch=switch, progress=bar, dry_run=ends.dry_run
+            )
+        different: Mapping[str, Sequence[str]] | None = None
+        if verify and not ends.dry_run:
+            different = {each.stream: each.different for each in await compare(source, target)}
+    rows = [_Row(stats, None if different is None else different[stats.stream]) for stats in copied.streams]
+    output.rows(_columns(verify=different is not None), rows, json=_json)
+    events = count(sum(stats.length for stats in copied.streams))
+    streams = f"{count(len(copied.streams))} stream{'s' * (len(copied.streams) != 1)}"
+    if copied.already:
+        talk(f"copied already, nothing to do: {events} events in {streams}")
+    else:
+        talk(f"{'would copy' if ends.dry_run else 'copied'} {events} events in {streams} to {mask(ends.target)}")
+    if different is not None:
+        wrong = sorted(f"{stream} ({', '.join(parts)})" for stream, parts in different.items() if parts)
+        if wrong:
+            raise Failure(f"the two sides differ: {'; '.join(wrong)}")
+        talk("verified: both sides are equal")
+
+
+@asynccontextmanager
+async def _opened(ends: _Ends, *, follow: bool) -> AsyncIterator[tuple[Store, Store]]:
+    """Both stores, open; refuses what cannot be copied from or to."""
+    for url in (ends.source, ends.target):
+        if url.startswith("memory:"):
+            raise ConfigurationError("memory:// would end with this command: name two stores that last")
+    source = open_store(ends.source, namespace=ends.namespace)
+    target = open_store(ends.target, namespace=ends.namespace)
+    if identity(ends.source) == identity(ends.target):
+        raise ConfigurationError(f"{mask(ends.source)} and {mask(ends.target)} are the same store: name two")
+    file = file_of(ends.source)
+    if file is not None and is_quick_fix(file):
+        source = _quick_fix(file, ends, follow=follow)
+    elif ends.groups:
+        raise click.UsageError("--group is only for the file of the quick fix; here the groups are copied.")
+    elif file is not None and not file.exists():
+        raise NotFound(f"{file} does not exist: nothing to copy from")
+    if ends.dry_run and (file := file_of(ends.target)) is not None and not file.exists():
+        target = MemoryStore()  # as empty as the file would be, which a look is not to make
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(source), await stack.enter_async_context(target)
+
+
+def _quick_fix(file: Path, ends: _Ends, *, follow: bool) -> Store:
+    if follow:
+        raise click.UsageError("--follow cannot follow the quick fix: stop its program, then copy.")
+    if not ends.groups:
+        raise click.UsageError(
+            f"{file} was written by the quick fix, which knew no groups: say who is to handle the rows that are not"
+            " processed, with --group NAME."
+        )
+    return QuickFix(file, ends.groups, namespace=ends.namespace)
+
+
+@contextmanager
+def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
+    """Set by the first SIGINT or SIGTERM; a second one does what it always does. None where nothing is followed."""
+    if not asked:
+        yield None
+        return
+    switch = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def end() -> None:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+    def turn() -> None:
+        end()
+        switch.set()
+        talk("switching: copying the last events, and the groups")
+
+    for each in signals:
+        loop.add_signal_handler(each, turn)
+    talk("following; stop publishers and consumers, then press Ctrl-C to switch")
+    try:
+        yield switch
+    finally:
+        end()
+
+
+def _stopped(done: int) -> str:
+    return f"stopped after {count(done)} events; the same command goes on from there"
+
+
+def _columns(*, verify: bool) -> Sequence[Column]:
+    columns = (
+        Column("stream", lambda row: row.stats.stream),
+        counts("events", lambda row: row.stats.length),
+        counts("groups", lambda row: len(row.stats.groups)),
+        counts("pending", lambda row: sum(group.pending for group in row.stats.groups)),
+        counts("dead", lambda row: row.stats.dead),
+        counts("scheduled", lambda row: row.stats.scheduled),
+    )
+    return (*columns, Column("verified", _verdict, free=True)) if verify else columns
+
+
+def _verdict(row: _Row) -> str:
+    return f"differs in {', '.join(row.different)}" if row.different else "equal"
+
+
+def _json(row: _Row) -> dict[str, object]:
+    found: dict[str, object] = {column.name: column.value(row) for column in _columns(verify=False)}
+    return found if row.different is None else {**found, "different": list(row.different)}

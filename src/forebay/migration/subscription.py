@@ -1,0 +1,233 @@
+"""One agent's share of one type, on both buses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from forebay.errors import HandlerTimeout
+from forebay.event import Event
+from forebay.migration.observer import digest
+from forebay.migration.old import Carried, OldHandler
+from forebay.migration.routes import Stamp
+from forebay.policy import describe
+
+if TYPE_CHECKING:
+    from forebay.migration.dual import DualBus
+
+logger = logging.getLogger("forebay")
+
+Side = Literal["old", "new"]
+
+PATIENCE = 60.0
+"""Seconds from its publish after which an event that the old bus was handed counts as lost there."""
+HANDOVER = 5.0
+"""Seconds that a cutover waits, at most, for what runs on the old bus."""
+COMPARED = 10_000
+"""Outcomes of shadow runs that wait for those of the other bus, and lost events that are known when they come late."""
+
+
+class Subscription:
+    """Calls the agent's handler on the bus to which an event belongs, and counts what becomes of it.
+
+    `outstanding` are the events that the old bus was handed for this agent and that it has not finished.
+    """
+
+    def __init__(
+        self,
+        dual: DualBus,
+        stream: str,
+        agent: str,
+        handler: OldHandler,
+        shadow: OldHandler,
+        timeout: float | None = None,
+    ) -> None:
+        self.stream = stream
+        self.agent = agent
+        self.outstanding: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
+        self.consume: Callable[[], Awaitable[object]]
+        self._dual = dual
+        self._handler = handler
+        self._shadow = shadow
+        self._timeout = timeout
+        self._handing_over = False
+        self._given_up: OrderedDict[str, None] = OrderedDict()
+        self._outcomes: OrderedDict[str, tuple[Side, str]] = OrderedDict()
+        self._carries = False
+
+    def expect(self, key: str) -> None:
+        """The old bus is about to be handed this event."""
+        if key not in self.outstanding:
+            self.outstanding[key] = asyncio.get_running_loop().create_future()
+
+    def forget(self, key: str) -> None:
+        """The old bus is done with this event."""
+        future = self.outstanding.pop(key, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def switched(self) -> None:
+        """The switch was thrown: what comes on the new bus now waits for what runs on the old one."""
+        self._handing_over = True
+
+    @property
+    def _counts(self) -> Any:
+        return self._dual.counts.agent(self.stream, self.agent)
+
+    # On the old bus.
+
+    async def on_old(self, event_type: str, source: str, data: Any) -> object:
+        """Handle what the old bus delivers, if it belongs to the old bus.
+
+        A method, as the agents' own are: old buses ask of a handler whether it is a coroutine function, or its name.
+        """
+        if not isinstance(data, Carried):
+            return await self._deliver_past(event_type, source, data)
+        self._carries = data.is_delivered = True
+        event = data.event
+        stamp = self._dual.stamp_of(event)
+        if stamp.by and self.agent not in stamp.old:
+            return None
+        if not stamp.by:
+            self._dual.counts.type(self.stream).past += 1
+        elif digest(data) != data.digest:
+            self._dual.counts.type(self.stream).differing += 1
+            # Once for all handlers that are given it.
+            data.digest = digest(data)
+        try:
+            result = await _called(self._handler, event.type, event.source, dict(data))
+        except Exception as error:
+            self._counts.old_failed += 1
+            self._compare(event, stamp, "old", f"raised {describe(error)}")
+            raise
+        finally:
+            self.forget(stamp.key)
+            if stamp.key in self._given_up:
+                del self._given_up[stamp.key]
+                self._counts.lost -= 1
+        self._counts.old_handled += 1
+        self._counts.old_latency.add(_age(event))
+        self._compare(event, stamp, "old", _outcome(result))
+        return result
+
+    async def _deliver_past(self, event_type: str, source: str, data: Any) -> object:
+        """Handle what did not come through a DualBus; or tell that the old bus does not pass data on as it is."""
+        if self.outstanding and not self._carries:
+            logger.error(
+                "migration: the old bus hands on a copy of the data of %s, so that its events cannot be told apart; "
+                "let its adapter pass on the very object that it is given", event_type,
+            )  # fmt: skip
+            return None
+        self._dual.counts.type(self.stream).past += 1
+        try:
+            result = await _called(self._handler, event_type, source, data)
+        except Exception:
+            self._counts.old_failed += 1
+            raise
+        self._counts.old_handled += 1
+        return result
+
+    # On the new bus.
+
+    async def on_new(self, event: Event) -> None:
+        """Handle an event of the group, if it belongs to the new bus; finish it, once the old bus has, if not."""
+        stamp = self._dual.stamp_of(event)
+        if self.agent in stamp.shadow:
+            await self._run_shadow(event, stamp)
+        if self.agent in stamp.old:
+            await self._wait_for_old(event, stamp)
+            return
+        if self._handing_over:
+            await self._hand_over()
+        try:
+            await self._called_on_new(self._handler, event)
+        except Exception:
+            self._counts.new_failed += 1
+            raise
+        self._counts.new_handled += 1
+        self._counts.new_latency.add(_age(event))
+
+    async def _called_on_new(self, handler: OldHandler, event: Event) -> object:
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                return await _called(handler, event.type, event.source, event.data)
+        except TimeoutError as error:
+            if limit.expired():
+                raise HandlerTimeout(f"the handler ran longer than {self._timeout:g} s") from error
+            raise
+
+    async def _wait_for_old(self, event: Event, stamp: Stamp) -> None:
+        if stamp.by == self._dual.id:
+            future = self.outstanding.get(stamp.key)
+            if future is not None:
+                with contextlib.suppress(TimeoutError):
+                    # From its publish on: what waits behind many others that never come does not wait as long again.
+                    await asyncio.wait_for(asyncio.shield(future), max(0.0, PATIENCE - _age(event)))
+            if stamp.key in self.outstanding:
+                self._give_up(stamp.key)
+        elif await self._dual.fate(stamp.by) == "died":
+            # It stood here unfinished when its process died, and the old bus with it.
+            self._counts.lost += 1
+            logger.warning("migration: %s %s was lost by the old bus, for %s", self.stream, event.id, self.agent)
+
+    def _give_up(self, key: str) -> None:
+        self.forget(key)
+        self._counts.lost += 1
+        self._given_up[key] = None
+        if len(self._given_up) > COMPARED:
+            self._given_up.popitem(last=False)
+
+    async def _hand_over(self) -> None:
+        """Wait for what the old bus still does for this agent, so that its order holds."""
+        running = list(self.outstanding.values())
+        if running:
+            await asyncio.wait(running, timeout=HANDOVER)
+        self._handing_over = False
+
+    # Comparing.
+
+    async def _run_shadow(self, event: Event, stamp: Stamp) -> None:
+        try:
+            outcome = _outcome(await self._called_on_new(self._shadow, event))
+        except Exception as error:  # noqa: BLE001  # the shadow's outcome, and nothing else
+            outcome = f"raised {describe(error)}"
+        self._counts.new_latency.add(_age(event))
+        self._compare(event, stamp, "new", outcome)
+
+    def _compare(self, event: Event, stamp: Stamp, side: Side, outcome: str) -> None:
+        if self.agent not in stamp.shadow:
+            return
+        other, first = self._outcomes.pop(stamp.key, (side, ""))
+        if other == side:
+            # The other bus has not had it yet; a bus that delivers twice is compared by the last time.
+            self._outcomes[stamp.key] = (side, outcome)
+            if len(self._outcomes) > COMPARED:
+                self._outcomes.popitem(last=False)
+        elif first == outcome:
+            self._counts.same += 1
+        else:
+            self._counts.unlike += 1
+            logger.warning(
+                "migration: %s handled %s %s differently: %s, and %s", self.agent, self.stream, event.id, first, outcome
+            )
+
+
+async def _called(handler: OldHandler, event_type: str, source: str, data: Any) -> object:
+    result = handler(event_type, source, data)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _age(event: Event) -> float:
+    return max(0.0, (datetime.now(UTC) - event.timestamp).total_seconds())
+
+
+def _outcome(result: object) -> str:
+    """What a handler returned, in a form that can be compared: what is no JSON counts by its type."""
+    return f"returned {digest(result) or type(result).__name__}"

@@ -1,0 +1,26 @@
+-- What is scheduled, by its time.
+-- KEYS  scheduled
+-- ARGV  time and place of the one to begin behind, or '' and '', limit
+-- Returns for each: time, place, ms until it is due, fields
+local after, place, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local time = now()
+local rows = {}
+local offset = 0
+repeat
+  local page = redis.call('ZRANGEBYSCORE', KEYS[1], after == '' and '-inf' or after, '+inf', 'WITHSCORES',
+    'LIMIT', offset, 500)
+  for i = 1, #page, 2 do
+    local event = cmsgpack.unpack(page[i])
+    if place == '' or page[i + 1] ~= after then
+      rows[#rows + 1] = {page[i + 1], event[1], page[i + 1] - time, {unpack(event, 3)}}
+    elseif event[1] == place then
+      -- Those due in the same ms begin behind it.
+      place = ''
+    end
+    if #rows == limit then
+      return rows
+    end
+  end
+  offset = offset + 500
+until #page < 1000
+return rows

@@ -1,0 +1,112 @@
+"""What moves a stream to another store, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from forebay.errors import ConfigurationError
+from forebay.event import Record
+from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
+from forebay.stores.redis.client import Client
+from forebay.stores.redis.codec import decode, encode, encode_dead_letter
+from forebay.stores.redis.keys import Keys
+from forebay.stores.redis.node import Part
+
+_OWN = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+"""A position in full: what another kind of store calls a position is no number of ms."""
+
+
+async def restore(
+    client: Client,
+    keys: Keys,
+    items: Sequence[Item],
+    *,
+    notes: Mapping[str, bytes | None],
+    expected: Mapping[str, bytes | None],
+) -> list[str] | None:
+    """Put items back together with notes; the positions of the entries, or None where notes are not as expected."""
+    made = {item.group for item in items if isinstance(item, GroupPlace)}
+    needed = {item.group for item in items if isinstance(item, Begun | Remembered) and item.group is not None} - made
+    arguments: list[Part] = [*_packed_notes(expected), len(notes)]
+    for name, value in notes.items():
+        arguments += (name, "remove", "") if value is None else (name, "keep", value)
+    arguments += (len(needed), *sorted(needed))
+    # Groups first: the rest may be theirs.
+    for item in sorted(items, key=lambda item: not isinstance(item, GroupPlace)):
+        arguments += _packed(keys, item)
+    positions = await client.run("restore", keys.all, *arguments)
+    return None if positions is None else [position.decode() for position in positions]
+
+
+async def drop(client: Client, keys: Keys, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
+    """Remove all keys of a stream, or all but those of its entries and notes; False as in `restore`."""
+    return bool(await client.run("drop", keys.all, int(not keep_entries), *_packed_notes(expected)))
+
+
+def _packed_notes(expected: Mapping[str, bytes | None]) -> Iterator[Part]:
+    yield len(expected)
+    for name, value in expected.items():
+        yield from (name, "none", "") if value is None else (name, "just", value)
+
+
+def _packed(keys: Keys, item: Item) -> Iterator[Part]:
+    match item:
+        case Entry():
+            fields = encode(item.record)
+            yield from ("entry", _own(item.position), _ms(item.appended), len(fields), *fields)
+        case GroupPlace():
+            keys.group(item.group)
+            yield from ("group", item.group, _known(item.position), "" if item.number is None else item.number)
+        case Begun(pending=pending):
+            counts = pending.attempt, pending.failures
+            if pending.consumer is not None:
+                idle = max(_ms(pending.idle or 0.0), 0)
+                yield from ("leased", item.group, _known(pending.position), pending.consumer, idle, *counts)
+            else:
+                yield from ("waiting", item.group, _known(pending.position), _ms(pending.due or 0.0), *counts)
+        case DeadLetter():
+            fields = encode_dead_letter(item)
+            moment = _ms(item.failed_at.timestamp())
+            yield from ("letter", _own(item.id), moment, item.group, len(fields), *fields)
+        case Scheduled():
+            fields = encode(item.record)
+            yield from ("scheduled", _ms(item.delay), item.record.id, len(fields), *fields)
+        case Remembered(group=None):
+            yield from ("seen", item.id, _ms(item.left), item.position or "")
+        case Remembered(group=str(group)):
+            yield from ("handled", item.id, _ms(item.left), group)
+
+
+def _own(text: str) -> str:
+    return text if _OWN.fullmatch(text) else ""
+
+
+def _known(position: str) -> str:
+    """A position of this store, in full, as a sorted set has to find it again."""
+    full = position if "-" in position else f"{position}-0"
+    if not _OWN.fullmatch(full):
+        raise ConfigurationError(f"{position!r} is not a position: it looks like 1700000000000-0")
+    return full
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+async def scheduled(client: Client, keys: Keys, *, after: str, limit: int) -> list[Scheduled]:
+    """What is scheduled, by its time; the id is the time and the place among those of the same ms."""
+    time, _, place = after.partition(" ")
+    rows = await client.run("scheduled", (keys.scheduled,), time, place, limit)
+    found = ((f"{time.decode()} {place.decode()}", decode(fields), delay) for time, place, delay, fields in rows)
+    return [Scheduled(id, record, delay / 1000) for id, record, delay in found if isinstance(record, Record)]
+
+
+async def remembered(client: Client, keys: Keys, *, group: str | None, after: str, limit: int) -> list[Remembered]:
+    """The ids that the stream or a group remembers, by the time until which it does."""
+    own = (keys.ids_expiry, keys.ids) if group is None else (keys.group(group).handled,)
+    rows = await client.run("remembered", own, after, limit)
+    return [
+        Remembered(id.decode(), left / 1000, position.decode() if position else None, group)
+        for id, left, position in rows
+    ]

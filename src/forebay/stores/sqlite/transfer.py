@@ -1,0 +1,179 @@
+"""What moves a stream to another store, and back. Each runs inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from forebay.event import Record
+from forebay.payload import check_name
+from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
+from forebay.stores.sqlite import notes as noted
+from forebay.stores.sqlite.rows import COLUMNS, MARKS, select, to_fields, to_row
+from forebay.stores.sqlite.turn import LAST, Turn, parse
+
+# Nothing but constants goes into the texts of statements.
+# ruff: noqa: S608
+_ENTRY = f"INSERT OR IGNORE INTO entries (seq, stream_id, appended, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
+_LETTER = (
+    f"INSERT OR IGNORE INTO dead (number, stream_id, group_name, seq, attempts, error, failed_at, {COLUMNS})"
+    f" VALUES (?, ?, ?, ?, ?, ?, ?, {MARKS})"
+)
+_SCHEDULED = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
+_BEGUN = (
+    "INSERT OR REPLACE INTO pending (group_id, seq, consumer, attempt, failures, leased_at, due)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def restore(
+    turn: Turn,
+    stream: str,
+    items: Sequence[Item],
+    *,
+    notes: Mapping[str, bytes | None],
+    expected: Mapping[str, bytes | None],
+) -> list[str] | None:
+    """Put items back together with notes; the positions of the entries, or None where notes are not as expected."""
+    if not noted.are(turn, stream, expected):
+        return None
+    for name, value in notes.items():
+        noted.note(turn, stream, name, value, expected=...)
+    return _Restoring(turn, stream).restore(items) if items else []
+
+
+class _Restoring:
+    """A stream under restoration, and how far it reaches."""
+
+    def __init__(self, turn: Turn, stream: str) -> None:
+        self._turn = turn
+        self._stream = stream
+        self._id = turn.make_stream(stream)
+        self._last = turn.head(self._id)
+        self._last_letter: int = turn.value("SELECT max(number) FROM dead WHERE stream_id = ?", (self._id,)) or 0
+        self._groups: dict[str, int] = {}
+
+    def restore(self, items: Sequence[Item]) -> list[str]:
+        positions = []
+        for item in sorted(items, key=lambda item: not isinstance(item, GroupPlace)):
+            match item:
+                case Entry():
+                    positions.append(self._restore_entry(item))
+                case GroupPlace():
+                    self._restore_group(item)
+                case Begun():
+                    self._restore_begun(item)
+                case DeadLetter():
+                    self._restore_letter(item)
+                case Scheduled():
+                    now, wall = self._turn.now + item.delay, self._turn.wall + item.delay
+                    self._turn.run(_SCHEDULED, (self._id, now, wall, *to_row(item.record)))
+                case Remembered():
+                    self._restore_remembered(item)
+        self._turn.news[self._stream] = self._last
+        return positions
+
+    def _restore_entry(self, entry: Entry) -> str:
+        values = (self._id, entry.appended, *to_fields(entry.record))
+        self._last = self._insert(_ENTRY, _number(entry.position, self._last), values)
+        return str(self._last)
+
+    def _restore_letter(self, letter: DeadLetter) -> None:
+        # One that a stranger wrote has no position.
+        position = parse(letter.position or "0")
+        reason = (letter.group, position, letter.attempts, letter.error, letter.failed_at.timestamp())
+        values = (self._id, *reason, *to_fields(letter.record))
+        self._last_letter = self._insert(_LETTER, _number(letter.id, self._last_letter), values)
+
+    def _insert(self, sql: str, number: int | None, values: tuple[object, ...]) -> int:
+        """Insert a row under its own number, or, where that is taken, under the next one."""
+        if number is None or not self._turn.run(sql, (number, *values)):
+            self._turn.run(sql, (None, *values))
+        return self._turn.connection.last_insert_rowid()
+
+    def _restore_group(self, place: GroupPlace) -> None:
+        self._turn.run(
+            "INSERT INTO groups (stream_id, name, cursor) VALUES (?, ?, ?)"
+            " ON CONFLICT (stream_id, name) DO UPDATE SET cursor = excluded.cursor",
+            (self._id, check_name("group", place.group), self._turn.place(place.position, self._id)),
+        )
+
+    def _restore_begun(self, begun: Begun) -> None:
+        now, pending = self._turn.now, begun.pending
+        # 0 is the start of the machine: a lease from before it has run out.
+        leased = None if pending.consumer is None else max(now - (pending.idle or 0.0), 0.0)
+        due = now + (pending.due or 0.0) if pending.consumer is None else None
+        counts = (pending.consumer, pending.attempt, pending.failures)
+        self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *counts, leased, due))
+
+    def _restore_remembered(self, item: Remembered) -> None:
+        expires = self._turn.wall + item.left
+        if item.group is None:
+            position = None if item.position is None else parse(item.position)
+            self._turn.run(
+                "INSERT OR REPLACE INTO seen (stream_id, id, seq, expires) VALUES (?, ?, ?, ?)",
+                (self._id, item.id, position, expires),
+            )
+        else:
+            self._turn.run(
+                "INSERT OR REPLACE INTO handled (group_id, id, expires) VALUES (?, ?, ?)",
+                (self._group(item.group), item.id, expires),
+            )
+
+    def _group(self, name: str) -> int:
+        if name not in self._groups:
+            self._groups[name] = self._turn.group(self._stream, name).id
+        return self._groups[name]
+
+
+def _number(text: str, last: int) -> int | None:
+    """The number in a position or an id of this store, if it stands behind the last one."""
+    number = int(text) if text.isascii() and text.isdecimal() else 0
+    return number if last < number < LAST else None
+
+
+def drop(turn: Turn, stream: str, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
+    """Remove a stream with all that belongs to it, or all but its entries and notes; False as in `restore`."""
+    if not noted.are(turn, stream, expected):
+        return False
+    stream_id = turn.stream(stream)
+    for table in ("pending", "handled"):
+        turn.run(f"DELETE FROM {table} WHERE group_id IN (SELECT id FROM groups WHERE stream_id = ?)", (stream_id,))
+    for table in ("groups", "scheduled", "seen", "dead"):
+        turn.run(f"DELETE FROM {table} WHERE stream_id = ?", (stream_id,))
+    if not keep_entries:
+        turn.run("DELETE FROM entries WHERE stream_id = ?", (stream_id,))
+        turn.run("DELETE FROM streams WHERE id = ?", (stream_id,))
+        turn.run("DELETE FROM notes WHERE namespace = ? AND stream = ?", (turn.namespace, stream))
+    return True
+
+
+def scheduled(turn: Turn, stream: str, *, after: str, limit: int) -> list[Scheduled]:
+    """What is scheduled, by its time; the id is the time and the number."""
+    due, _, number = after.partition(" ")
+    rows = select(
+        turn.connection,
+        ["e.due", "e.number"],
+        "FROM scheduled e WHERE e.stream_id = ? AND (e.due, e.number) > (?, ?) ORDER BY e.due, e.number LIMIT ?",
+        (turn.stream(stream), float(due or "-inf"), int(number or 0), limit),
+    )
+    return [
+        Scheduled(f"{due!r} {number}", record, due - turn.now)
+        for due, number, record in rows
+        if isinstance(record, Record)
+    ]
+
+
+def remembered(turn: Turn, stream: str, *, group: str | None, after: str, limit: int) -> list[Remembered]:
+    """The ids that a stream or a group remembers, by the alphabet."""
+    if group is None:
+        rows = turn.rows(
+            "SELECT id, expires, seq FROM seen WHERE stream_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",
+            (turn.stream(stream), after, turn.wall, limit),
+        )
+    else:
+        found = turn.find_group(stream, group)
+        rows = turn.rows(
+            "SELECT id, expires, NULL FROM handled WHERE group_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",
+            (found and found.id, after, turn.wall, limit),
+        )
+    return [Remembered(id, expires - turn.wall, None if seq is None else str(seq), group) for id, expires, seq in rows]

@@ -1,0 +1,305 @@
+"""The promises of `Transfer`: what one store held stands in another as it was."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from forebay.errors import NotFound
+from forebay.event import Foreign
+from forebay.store import (
+    Begun,
+    DeadLetter,
+    Entry,
+    GroupPlace,
+    Item,
+    Pending,
+    Remembered,
+    Scheduled,
+    Store,
+)
+from forebay.testing.contract.base import (
+    GROUP,
+    HOUR,
+    STREAM,
+    A,
+    B,
+    Contract,
+    Plant,
+    begun,
+    numbers,
+    order,
+    orders,
+    planted,
+)
+
+ODD = Foreign(((b"a", b"1"), (b"\xff", b"\x00"), (b"a", b"2")), only="mail")
+"""An entry that no columns could hold, for one group."""
+
+
+class TransferContract(Contract):
+    """Scheduled, remembered, restore, drop."""
+
+    async def test_an_entry_tells_when_it_was_appended(self, store: Store) -> None:
+        before = time.time()
+        await store.append(STREAM, orders(1))
+
+        [entry] = await store.scan(STREAM)
+
+        # A store in another process may round to ms.
+        assert before - 1 <= entry.appended <= time.time() + 1
+
+    async def test_what_is_scheduled_comes_in_pages_soonest_first(self, store: Store) -> None:
+        await store.schedule(STREAM, orders(3, 4), delay=2 * HOUR)
+        await store.schedule(STREAM, orders(1, 2), delay=HOUR)
+
+        found: list[Scheduled] = []
+        while page := await store.scheduled(STREAM, after=found[-1].id if found else "", limit=1):
+            found += page
+
+        assert [b"1", b"2", b"3", b"4"] == [each.record.data for each in found]
+        assert all(0 <= HOUR - each.delay < 60 for each in found[:2])
+        assert all(0 <= 2 * HOUR - each.delay < 60 for each in found[2:])
+        assert [] == await store.scheduled("another")
+
+    async def test_what_a_stream_and_its_groups_remember_comes_in_pages(self, store: Store) -> None:
+        first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="b")], unless_seen=HOUR)
+        await store.schedule(STREAM, [order(3, id="c")], delay=HOUR, unless_seen=HOUR)
+        await store.join(STREAM, GROUP)
+        await store.ack(await store.read(A, limit=1), remember=HOUR)
+
+        found: list[Remembered] = []
+        while page := await store.remembered(STREAM, after=found[-1].id if found else "", limit=1):
+            found += page
+        handled = await store.remembered(STREAM, group=GROUP)
+
+        assert {"a": first, "b": second, "c": None} == {each.id: each.position for each in found}
+        assert [("a", GROUP)] == [(each.id, each.group) for each in handled]
+        assert all(0 <= HOUR - each.left < 60 for each in (*found, *handled))
+        assert [] == await store.remembered(STREAM, group="mail")
+
+    async def test_what_was_dropped_is_restored_as_it_was(self, store: Store, plant: Plant) -> None:
+        held = await begun(store, A, 6)
+        await store.ack(held[:1], remember=HOUR)
+        await store.retry(held[1], delay=HOUR)
+        await store.retry(held[2], delay=0.0)
+        [again] = await store.due(B, limit=1)
+        await store.retry(again, delay=0.0, keep=True)
+        await store.dead_letter(held[3], reason="no price\n\N{SNOWMAN}")
+        await store.release(held[4:5])
+        await planted(plant)
+        await store.append(STREAM, [order(7, id="a")], unless_seen=HOUR)
+        await store.schedule(STREAM, [order(8, id="b", key="k")], delay=HOUR, unless_seen=HOUR)
+        items, before = await _items(store), await store.stats()
+
+        await store.drop(STREAM)
+        assert [] == await store.stats()
+        assert [item.position for item in items if isinstance(item, Entry)] == await store.restore(STREAM, items)
+
+        assert _lasting(items) == _lasting(await _items(store))
+        assert [_counts(stats) for stats in before] == [_counts(stats) for stats in await store.stats()]
+
+    async def test_what_was_restored_goes_on_as_it_would_have(self, store: Store) -> None:
+        held = await begun(store, A, 4)
+        await store.ack(held[:1], remember=HOUR)
+        await store.retry(held[1], delay=0.0)
+        await store.append(STREAM, [order(5, id="a")], unless_seen=HOUR)
+        await store.schedule(STREAM, [order(6, id="b")], delay=0.0, unless_seen=HOUR)
+        items = await _items(store)
+        await store.drop(STREAM)
+
+        await store.restore(STREAM, items)
+
+        [due] = await store.due(B, limit=10)
+        assert (held[1].position, 2, 1) == (due.position, due.attempt, due.failures)
+        assert [held[2].position] == [d.position for d in await store.extend(held[2:3])]
+        assert 1 == await store.ack(held[3:])
+        assert [5, 6] == numbers(await store.read(B, limit=10))
+        await store.append(STREAM, [order(7, id="a"), order(8, id="b")], unless_seen=HOUR)
+        assert [] == await store.read(B, limit=10)
+        assert held[0].record is not None
+        assert isinstance(id := getattr(held[0].record, "id", None), str)
+        assert {id} == await store.handled(STREAM, GROUP, [id, "z"])
+
+    async def test_entries_of_another_kind_of_store_get_places_behind_the_last_one(self, store: Store) -> None:
+        [first] = await store.append(STREAM, orders(1))
+        past = time.time() - HOUR
+        strange = [Entry("3~7", order(2), past), Entry("3~8", order(3), past), Entry("3~9", order(4), past + 7200)]
+
+        positions = await store.restore(STREAM, strange)
+
+        entries = await store.scan(STREAM)
+        assert positions is not None
+        assert [first, *positions] == [entry.position for entry in entries]
+        assert [1, 2, 3, 4] == numbers(entries)
+        await store.append(STREAM, orders(5))
+        assert [1, 2, 3, 4, 5] == numbers(await store.scan(STREAM))
+
+    async def test_entries_keep_their_time_in_an_empty_stream(self, store: Store) -> None:
+        past = time.time() - HOUR
+        await store.restore(STREAM, [Entry("3~7", order(1), past), Entry("3~8", order(2), past + 60)])
+
+        first, second = await store.scan(STREAM)
+
+        assert abs(first.appended - past) < 1
+        assert abs(second.appended - past - 60) < 1
+        middle = datetime.fromtimestamp(past + 30, UTC)
+        assert [2] == numbers(await store.scan(STREAM, after=await store.locate(STREAM, middle)))
+
+    async def test_a_place_that_is_taken_is_given_to_nobody_else(self, store: Store) -> None:
+        positions = await store.append(STREAM, orders(1, 2))
+        [entry, _] = await store.scan(STREAM)
+
+        again = await store.restore(STREAM, [entry])
+
+        assert again is not None
+        assert [*positions, *again] == [entry.position for entry in await store.scan(STREAM)]
+
+    async def test_an_entry_for_one_group_stays_that_groups(self, store: Store) -> None:
+        only_mail = msgspec.structs.replace(order(1), only="mail")
+        items = [Entry("3~1", only_mail, time.time()), Entry("3~2", ODD, time.time()), Entry("3~3", order(2), 0.0)]
+        places = [GroupPlace(GROUP, "0"), GroupPlace("mail", "0")]
+
+        await store.restore(STREAM, [*places, *items])
+
+        assert [only_mail, ODD, items[2].record] == [entry.record for entry in await store.scan(STREAM)]
+        mine: list[int] = []
+        for _ in range(3):
+            mine += numbers(await store.read(A, limit=10))
+        assert [2] == mine
+
+    async def test_foreign_dead_letters_keep_every_byte(self, store: Store) -> None:
+        for record in (ODD, Foreign(())):
+            letter = DeadLetter("", STREAM, GROUP, "0", record, "no", datetime.now(UTC) - timedelta(hours=1), 3)
+            await store.restore(STREAM, [letter])
+
+        assert [ODD, Foreign(())] == [letter.record for letter in await store.dead_letters(STREAM)]
+
+    async def test_a_dead_letter_of_no_group_is_redriven_to_nobody(self, store: Store) -> None:
+        letter = DeadLetter("", STREAM, "", "", order(1), "written by a stranger", datetime.now(UTC), 0)
+        await store.restore(STREAM, [letter])
+        [found] = await store.dead_letters(STREAM)
+
+        assert 0 == await store.redrive(STREAM, [found.id])
+
+        assert ([], [found]) == (await store.scan(STREAM), await store.dead_letters(STREAM))
+
+    async def test_notes_are_kept_and_removed_in_the_same_move(self, store: Store) -> None:
+        await store.note(STREAM, "a", b"1")
+
+        positions = await store.restore(
+            STREAM, [Entry("", order(1), time.time())], notes={"a": None, "b": b"2"}, expected={"a": b"1", "b": None}
+        )
+
+        assert positions is not None
+        assert 1 == len(positions)
+        assert {"b": b"2"} == await store.notes(STREAM)
+
+    async def test_where_notes_are_not_as_expected_nothing_changes(self, store: Store) -> None:
+        await store.note(STREAM, "a", b"1")
+        entry = Entry("", order(1), time.time())
+
+        for expected in ({"a": b"2"}, {"a": None}, {"a": b"1", "b": b""}):
+            assert None is await store.restore(STREAM, [entry], notes={"a": b"3"}, expected=expected)
+            assert not await store.drop(STREAM, expected=expected)
+
+        assert {"a": b"1"} == await store.notes(STREAM)
+        assert [] == await store.scan(STREAM)
+
+    async def test_what_a_group_has_begun_needs_the_group(self, store: Store) -> None:
+        entry = Entry("", order(1), time.time())
+        [position] = await store.append(STREAM, orders(1))
+        strays: list[Item] = [
+            Begun(GROUP, Pending(position, None, 1, 1, None, HOUR)), Remembered("a", HOUR, group=GROUP)
+        ]  # fmt: skip
+
+        for stray in strays:
+            with pytest.raises(NotFound):
+                await store.restore(STREAM, [entry, stray], notes={"a": b"1"})
+
+        assert 1 == len(await store.scan(STREAM))
+        assert {} == await store.notes(STREAM)
+
+    async def test_a_group_that_is_there_is_set_to_its_place(self, store: Store) -> None:
+        positions = await store.append(STREAM, orders(1, 2, 3))
+        await store.join(STREAM, GROUP)
+
+        await store.restore(STREAM, [GroupPlace(GROUP, positions[1])])
+
+        assert [3] == numbers(await store.read(A, limit=10))
+
+    async def test_a_drop_can_leave_the_entries_and_notes(self, store: Store) -> None:
+        held = await begun(store, A, 3)
+        await store.ack(held[:1], remember=HOUR)
+        await store.retry(held[1], delay=HOUR)
+        await store.dead_letter(held[2], reason="no")
+        await store.append(STREAM, [order(4, id="a")], unless_seen=HOUR)
+        await store.schedule(STREAM, orders(5), delay=HOUR)
+        await store.note(STREAM, "n", b"1")
+
+        await store.drop(STREAM, keep_entries=True)
+
+        [stats] = await store.stats()
+        assert (4, 0, 0, ()) == (stats.length, stats.scheduled, stats.dead, stats.groups)
+        assert [1, 2, 3, 4] == numbers(await store.scan(STREAM))
+        assert {"n": b"1"} == await store.notes(STREAM)
+        assert [] == await store.remembered(STREAM)
+        await store.join(STREAM, GROUP)
+        assert [] == await store.pending(STREAM, GROUP)
+        assert [] == await store.remembered(STREAM, group=GROUP)
+
+    async def test_a_drop_leaves_nothing_and_other_streams_alone(self, store: Store) -> None:
+        await begun(store, A, 2)
+        await store.note(STREAM, "n", b"1")
+        await store.append("other", orders(7))
+
+        assert await store.drop(STREAM)
+        assert await store.drop("unknown")
+
+        assert ["other"] == [stats.stream for stats in await store.stats()]
+        assert {} == await store.notes(STREAM)
+        assert [7] == numbers(await store.scan("other"))
+
+
+async def _items(store: Store) -> list[Item]:
+    """All of the stream, as `restore` takes it."""
+    items: list[Item] = [*await store.scan(STREAM), *await store.dead_letters(STREAM)]
+    [stats] = await store.stats([STREAM])
+    for group in stats.groups:
+        items.append(GroupPlace(group.group, group.position))
+        items += [Begun(group.group, pending) for pending in await store.pending(STREAM, group.group)]
+        items += await store.remembered(STREAM, group=group.group)
+    return [*items, *await store.scheduled(STREAM), *await store.remembered(STREAM)]
+
+
+def _lasting(items: list[Item]) -> list[Item]:
+    """The items without what passes: the times from now."""
+    lasting: list[Item] = []
+    for item in items:
+        match item:
+            case Begun(group=group, pending=pending):
+                times = {name: seconds and round(seconds / 60) for name, seconds in _times(pending).items()}
+                lasting.append(Begun(group, msgspec.structs.replace(pending, **times)))
+            case Scheduled():
+                lasting.append(msgspec.structs.replace(item, id="", delay=round(item.delay / 60)))
+            case Remembered():
+                lasting.append(msgspec.structs.replace(item, left=round(item.left / 60)))
+            case Entry():
+                lasting.append(msgspec.structs.replace(item, appended=round(item.appended)))
+            case _:
+                lasting.append(item)
+    return lasting
+
+
+def _times(pending: Pending) -> dict[str, float | None]:
+    return {"idle": pending.idle, "due": pending.due}
+
+
+def _counts(stats: object) -> object:
+    found = msgspec.to_builtins(stats)
+    for group in found["groups"]:
+        del group["oldest"], group["consumers"]
+    return found

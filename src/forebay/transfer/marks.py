@@ -1,0 +1,112 @@
+"""How far a stream is copied, and where in the target each of its positions went."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import count, groupby
+from typing import NamedTuple
+
+import msgspec
+
+from forebay.store import START, Store
+from forebay.transfer.pages import MOST, place
+
+PREFIX = "forebay.copy."
+"""How the names of the notes begin that a copy keeps beside the streams of its target, while it lasts."""
+BLOCK = 1000
+"""Marks in one note."""
+
+
+class Mark(NamedTuple):
+    """The end of a page of entries, on both sides, and how many entries stand up to there.
+
+    Where the page went is known only once it is there.
+    """
+
+    source: str
+    number: int
+    target: str = ""
+
+
+class Place(NamedTuple):
+    """A position in the target, and how many entries stand up to there.
+
+    `stands` is whether the entry that had the position in the source is still there.
+    """
+
+    position: str
+    number: int
+    stands: bool
+
+
+class Marks:
+    """The ends of all pages of a stream that were copied, in order.
+
+    Each is kept by the move that restores its page, so that whoever goes on after a kill begins
+    just there: no entry twice, and none left out.
+    """
+
+    def __init__(self, source: Store, target: Store, stream: str, marks: list[Mark]) -> None:
+        self._source = source
+        self._target = target
+        self._stream = stream
+        self._marks = marks
+
+    @classmethod
+    async def read(cls, source: Store, target: Store, stream: str) -> Marks:
+        """The marks that earlier copies left."""
+        notes = await target.notes(stream)
+        marks: list[Mark] = []
+        for number in count():
+            if (block := notes.get(_name(number))) is None:
+                break
+            marks += msgspec.json.decode(block, type=list[Mark])
+        if marks:
+            # The last one could not say where its page would go. Nothing came behind it.
+            newest = await target.scan(stream, limit=1, newest=True)
+            marks[-1] = marks[-1]._replace(target=newest[0].position if newest else START)
+        return cls(source, target, stream, marks)
+
+    @property
+    def reached(self) -> Mark:
+        """How far the source is copied."""
+        return self._marks[-1] if self._marks else Mark(START, 0, START)
+
+    def notes_with(self, mark: Mark) -> dict[str, bytes | None]:
+        """The notes to keep together with the page that ends there."""
+        # The mark before it knows only now where its page went.
+        changed = {max(len(self._marks) - 1, 0) // BLOCK, len(self._marks) // BLOCK}
+        return {
+            _name(number): msgspec.json.encode([*self._marks[number * BLOCK : (number + 1) * BLOCK], mark][:BLOCK])
+            for number in changed
+        }
+
+    def add(self, mark: Mark) -> None:
+        """Such a page was restored, and its mark is complete."""
+        self._marks.append(mark)
+
+    async def translate(self, positions: Iterable[str]) -> dict[str, Place]:
+        """Where positions of the source are in the target: the entries behind them are the same on both sides."""
+        ends = [place(mark.source) for mark in self._marks]
+        places: dict[str, Place] = {}
+        for page, within in groupby(sorted(set(positions), key=place), lambda each: bisect_left(ends, place(each))):
+            before = self._marks[page - 1] if page else Mark(START, 0, START)
+            if page == len(ends):
+                places |= {each: Place(before.target, before.number, stands=False) for each in within}
+                continue
+            mark = self._marks[page]
+            theirs = await self._source.scan(self._stream, after=before.source, until=mark.source, limit=MOST)
+            ours = await self._target.scan(self._stream, after=before.target, until=mark.target, limit=MOST)
+            standing = [place(entry.position) for entry in theirs]
+            for each in within:
+                # Counted from the end: a trim of the source may have taken the first of them meanwhile.
+                behind = sum(other > place(each) for other in standing)
+                last = ours[len(ours) - behind - 1].position if behind < len(ours) else before.target
+                places[each] = Place(last, mark.number - behind, stands=place(each) in standing)
+        return places
+
+
+def _name(number: int) -> str:
+    """The name of the note that holds this block of marks."""
+    return f"{PREFIX}marks.{number}"

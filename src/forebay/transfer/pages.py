@@ -1,0 +1,97 @@
+"""Reading a stream's parts page by page, and naming what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from forebay.event import Foreign, Record
+from forebay.store import DeadLetter, Entry, Item, Pending, Remembered, Scheduled, Store, StreamStats
+
+HOME = "forebay.copy"
+"""The name under which a target keeps the notes about a copy into it."""
+MOST = 500
+"""Items in a page."""
+BYTES = 2 * 1024 * 1024
+"""Bytes that a page is to hold; so much stands in memory, and in one call of the target."""
+FIRST = 10
+"""Items in the first page, before it is known how large they are."""
+
+Part = TypeVar("Part", Entry, DeadLetter, Scheduled, Remembered, Pending)
+
+
+class Fetch(Protocol[Part]):
+    """A store's method, with all but the page fixed."""
+
+    def __call__(self, *, after: str, limit: int) -> Awaitable[list[Part]]:
+        """The page of at most `limit` parts behind `after`."""
+        ...
+
+
+async def pages(fetch: Fetch[Part], *, after: str, key: Callable[[Part], str]) -> AsyncIterator[list[Part]]:
+    """All parts behind `after`, in pages of a sensible size; `key` is what the next page begins behind."""
+    limit = FIRST
+    while page := await fetch(after=after, limit=limit):
+        yield page
+        after = key(page[-1])
+        size = sum(map(_size, page))
+        limit = max(1, min(MOST, 2 * limit, BYTES * len(page) // size))
+
+
+async def pending_of(store: Store, stream: str, group: str) -> list[Pending]:
+    """All that a group has begun and not finished."""
+
+    def fetch(*, after: str, limit: int) -> Awaitable[list[Pending]]:
+        return store.pending(stream, group, after=after, limit=limit)
+
+    return [each async for page in pages(fetch, after="0", key=lambda each: each.position) for each in page]
+
+
+async def remembered_of(store: Store, stream: str, group: str | None) -> list[Remembered]:
+    """All ids that a stream or one of its groups remembers."""
+
+    def fetch(*, after: str, limit: int) -> Awaitable[list[Remembered]]:
+        return store.remembered(stream, group=group, after=after, limit=limit)
+
+    return [each async for page in pages(fetch, after="", key=lambda each: each.id) for each in page]
+
+
+async def streams_of(store: Store) -> list[StreamStats]:
+    """The streams that hold anything."""
+    return [each for each in await store.stats() if each.length or each.groups or each.dead or each.scheduled]
+
+
+async def noted_of(store: Store, streams: Iterable[StreamStats] = ()) -> list[str]:
+    """Whatever else has notes than these streams: programs keep them under names of their own."""
+    known = {HOME, *(stats.stream for stats in streams)}
+    return [name for name in await store.noted() if name not in known]
+
+
+def named(record: Record | Foreign, position: str) -> Record | Foreign:
+    """The record with its event's id in it: where it has none, that is its position, which a copy changes."""
+    if isinstance(record, Record) and not record.id and position:
+        return msgspec.structs.replace(record, id=position)
+    return record
+
+
+def place(position: str) -> tuple[int, ...]:
+    """Something that sorts as positions of one store do: they consist of numbers."""
+    return tuple(map(int, re.findall(r"\d+", position)))
+
+
+def in_chunks(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """Small items, so many at a time as one call may handle."""
+    return [items[first : first + MOST] for first in range(0, len(items), MOST)]
+
+
+def _size(part: Entry | DeadLetter | Scheduled | Remembered | Pending) -> int:
+    """About how many bytes a part takes."""
+    if isinstance(part, Remembered | Pending):
+        return 100
+    record = part.record
+    if isinstance(record, Foreign):
+        return 100 + sum(len(name) + len(value) for name, value in record.fields)
+    return 100 + len(record.data) + len(record.headers or b"")

@@ -1,0 +1,55 @@
+"""The guides run: their Python blocks, and their commands, in order, as a reader would type them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stores.redis_servers import Server, binaries, version
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "migration.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """What stands between the fences of this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_the_python_of_the_migration_guide_runs(block: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (0, "") == (ended.returncode, ended.stderr)
+
+
+@pytest.mark.parametrize("binary", binaries()[:1], ids=version)
+def test_the_migration_guide_leads_to_redis_and_nothing_is_lost(
+    tmp_path: Path, servers: dict[str, Server], binary: str
+) -> None:
+    shop = tmp_path / "shop"
+    shutil.copytree(ROOT / "examples" / "migration", shop, ignore=shutil.ignore_patterns("__pycache__"))
+    commands = "\n".join(blocks("bash")).replace("redis://localhost:6379", servers[binary].url)
+    # Job control is what makes %% mean the last of the processes begun.
+    script = f"set -e -m\n{commands}\npython check.py > checked || true\n"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    ended = subprocess.run(
+        ["bash", "-c", script], cwd=shop, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+
+    assert 0 == ended.returncode, ended.stdout + ended.stderr
+    lines = (shop / "checked").read_text().splitlines()
+    # In the shadow, stock did everything twice, and nobody else did.
+    assert ["billing", "mail", "stock", "audit"] == [line.split()[0] for line in lines]
+    assert all(": lost 0" in line for line in lines)
+    assert all(line.endswith("twice 0") for line in lines if not line.startswith("stock"))
