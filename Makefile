@@ -11,8 +11,11 @@ help: ## list the targets
 demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
 	@$(BIN)/forebay demo
 
+# The tests wait more than they reckon, so twice as many at once as the smallest machine has cores.
+PYTEST := $(BIN)/pytest --numprocesses 4 --dist worksteal
+
 test: .venv/dev ## run the tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 slow: .venv/dev ## run the tests that take minutes
 	$(BIN)/pytest -m slow
@@ -23,13 +26,13 @@ check: .venv/dev ## check format, lint, types, layers and the cost of an event, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m bench.instructions
-	$(BIN)/pytest
+	$(PYTEST)
 
 format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/dev $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
+bench: .venv/bench $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
 	$(BIN)/python -m bench --to bench/results
 
 matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
@@ -57,6 +60,11 @@ clean: ## remove everything that the other targets made
 	@echo "installing forebay and its test tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/plain
+
+.venv/bench: .venv/dev
+	@echo "installing what draws"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 # What forebay is measured beside lives apart: nobody else needs it, and one asks for another redis than the next.
 .venv-peers/%/made: bench/peers/on_%.txt

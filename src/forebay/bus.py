@@ -312,6 +312,9 @@ class EventBus:
             raise ConfigurationError(
                 "no handlers: decorate functions with @bus.on(...) before bus.run(), or name agents"
             )
+        for agent in agents:
+            if isinstance(agent, type) or not hasattr(agent, "on_bus"):
+                raise ConfigurationError(f"{agent!r} is no agent: give objects, as in bus.run(Billing())")
         wait = IDLE_LOOK if until_idle else None
         parts: list[Runnable] = [agent.on_bus(self, wait=wait) for agent in agents]
         run = self._engine.begin()

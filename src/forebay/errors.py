@@ -8,7 +8,7 @@ ForebayError
 ├── NotFound (LookupError)              no such stream, group, event or dead letter
 ├── PublishUnknown                      perhaps stored, perhaps not; carries the ids, safe to repeat
 ├── TransferRefused                     a copy that would mix or lose something; it can be run again
-├── AgentError                          an agent failed too often in a row
+├── AgentError                          an agent failed too often in a row, or cannot do its work now
 ├── HandlerTimeout (TimeoutError)       a handler ran longer than its `timeout`
 └── StoreError                          the store said no; nothing was stored
     ├── StoreUnavailable (ConnectionError)   not reachable or not ready: worth another try
@@ -90,7 +90,8 @@ class HandlerTimeout(ForebayError, TimeoutError):
 
 
 class AgentError(ForebayError):
-    """An agent failed too often in a row to be started once more. Its cause is the last failure."""
+    """An agent failed too often in a row to be started once more (its cause is the last failure), or says that it
+    cannot do its work now."""
 
 
 class StoreError(ForebayError):

@@ -19,6 +19,7 @@ from forebay.signals import (
     LateAck,
     LeaseLost,
     LoopFailed,
+    Missed,
     Recovered,
     Retried,
     Signals,
@@ -36,6 +37,7 @@ def log(signals: Signals) -> None:
     signals.listen(_dead_lettered, DeadLettered)
     signals.listen(_recovered, Recovered)
     signals.listen(_vanished, Vanished)
+    signals.listen(_missed, Missed)
     signals.listen(_lease_lost, LeaseLost)
     signals.listen(_late_ack, LateAck)
     signals.listen(_joined, Joined)
@@ -62,6 +64,15 @@ def _recovered(signal: Recovered) -> None:
 
 def _vanished(signal: Vanished) -> None:
     logger.warning("%s is no longer in its stream: trimmed or deleted before it was handled", _name(signal.delivery))
+
+
+def _missed(signal: Missed) -> None:
+    logger.error(
+        "%s has lost %d events that its group %s had not read: somebody trimmed it",
+        signal.stream,
+        signal.count,
+        signal.group,
+    )
 
 
 def _lease_lost(signal: LeaseLost) -> None:

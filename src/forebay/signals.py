@@ -78,6 +78,14 @@ class Vanished(msgspec.Struct, frozen=True):
     delivery: Delivery
 
 
+class Missed(msgspec.Struct, frozen=True):
+    """`count` events left the stream before the group could read them: somebody trimmed it, or deleted them."""
+
+    stream: str
+    group: str
+    count: int
+
+
 class LeaseLost(msgspec.Struct, frozen=True):
     """A delivery is no longer this consumer's: its lease ran out and another one took it over."""
 

@@ -276,6 +276,14 @@ class Leases(Protocol):
         """Remove the group with all it has pending and waiting. Its dead letters stay."""
         ...
 
+    async def missed(self, stream: str, group: str) -> int | None:
+        """How many entries left the stream before the group could read them, trimmed by whomever.
+
+        Each is told once, to whoever asks first, and only before the group reads on. None where the store cannot
+        tell, or has no such group.
+        """
+        ...
+
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         """Lease unread entries, in order; wait up to `wait` seconds for the first.
 

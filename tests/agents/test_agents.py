@@ -13,6 +13,7 @@ import pytest
 
 from forebay import AgentError, ConfigurationError, Event, EventBus, EventType, InMemoryEventBus, Retry, StoreDenied
 from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, handles, roster
+from forebay.event import to_record
 from forebay.signals import AgentChanged, AgentFailed
 from forebay.testing import FaultyStore, eventually
 
@@ -236,6 +237,45 @@ async def test_an_agent_that_fails_is_started_again_and_the_others_go_on(bus: Ev
     assert 2 == next(status.restarts for status in await roster(bus) if status.agent == "fragile")
 
 
+async def test_an_agent_that_is_stopped_before_it_begins_anew_is_stopped_and_not_failed() -> None:
+    class Fragile(Billing):
+        async def initialize(self) -> None:
+            raise OSError("no disk")
+
+    async with InMemoryEventBus() as bus:
+        failures: list[AgentFailed] = []
+        bus.signals.listen(failures.append, AgentFailed)
+        running = asyncio.create_task(bus.run(Fragile()))
+        await eventually(lambda: failures)
+        bus.stop()
+        await running
+        [status] = await roster(bus)
+
+    assert ("stopped", "OSError: no disk") == (status.status, status.last_error)
+
+
+async def test_what_plain_methods_publish_from_their_threads_bears_its_cause() -> None:
+    class Plain(BaseAgent):
+        name = "plain"
+
+        async def started(self) -> None:
+            self.loop = asyncio.get_running_loop()
+
+        @handles("asked")
+        def answer(self, event: Event) -> None:
+            asyncio.run_coroutine_threadsafe(self.publish("answered", event.id), self.loop).result(10)
+
+    async with InMemoryEventBus() as bus:
+        await bus.publish_many("asked", "test", [1, 2, 3])
+        await bus.run(Plain(), until_idle=True)
+        answers = [event async for event in bus.events("answered")]
+
+    assert 3 == len(answers)
+    for event in answers:
+        assert isinstance(event, Event)
+        assert event.data == event.headers["causation_id"]
+
+
 async def test_work_that_fails_ends_the_agent_and_begins_anew(bus: EventBus) -> None:
     class Worker(Billing):
         async def work(self) -> None:
@@ -316,6 +356,165 @@ async def test_stop_is_heard_while_an_agent_gets_ready(bus: EventBus) -> None:
     assert ["initialize", "stopped"] == agent.life
 
 
+async def _cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+async def _hanging() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("hook", ["initialize", "started", "work"])
+async def test_an_agent_that_cancels_itself_has_failed_and_is_started_again(hook: str) -> None:
+    async with InMemoryEventBus() as bus:
+        agent, failures = Billing(), list[str]()
+
+        def failed(signal: AgentFailed) -> None:
+            failures.append(str(signal.error))
+            delattr(agent, hook)
+
+        bus.signals.listen(failed, AgentFailed)
+        setattr(agent, hook, _cancelled)
+        running = asyncio.create_task(bus.run(agent))
+        await bus.publish("order_cancelled", source="shop", data=1)
+        await eventually(lambda: failures and agent.life.count("started") and agent.seen)
+        await eventually(lambda: _started(bus, "billing"))
+        bus.stop()
+        await running
+
+    assert ["_cancelled() was cancelled from within"] == failures
+    assert "draining" in agent.life
+
+
+@pytest.mark.parametrize("hook", ["initialize", "started", "work", "draining", "stopped"])
+async def test_a_hook_that_hangs_does_not_keep_an_agent_from_ending(hook: str) -> None:
+    async with InMemoryEventBus() as bus:
+        agent, hung = Billing(), asyncio.Event()
+
+        async def hang() -> None:
+            hung.set()
+            await _hanging()
+
+        setattr(agent, hook, hang)
+        running = asyncio.create_task(bus.run(agent, grace=0.05))
+        if hook in ("draining", "stopped"):
+            await eventually(lambda: _started(bus, "billing"))
+            bus.stop()
+        await asyncio.wait_for(hung.wait(), 10)
+        bus.stop()
+
+        done, _ = await asyncio.wait([running], timeout=10)
+
+    assert {running} == done
+    assert running.exception() is None
+
+
+async def test_what_failed_is_told_and_not_what_stopped_then_misses() -> None:
+    class Unready(Billing):
+        restarts = 0
+
+        async def initialize(self) -> None:
+            raise OSError("no disk")
+
+        async def stopped(self) -> None:
+            raise AttributeError("no connection")
+
+    async with InMemoryEventBus() as bus:
+        with pytest.raises(AgentError, match="OSError: no disk"):
+            await bus.run(Unready())
+        [status] = await roster(bus)
+
+    assert ("failed", "OSError: no disk") == (status.status, status.last_error)
+
+
+async def test_a_wrong_name_in_an_agents_own_code_does_not_end_the_others() -> None:
+    class Careless(Billing):
+        name = "careless"
+
+        async def work(self) -> None:
+            await self.publish("not a name!")
+
+    async with InMemoryEventBus() as bus:
+        steady, failures = Billing(), list[AgentFailed]()
+        bus.signals.listen(failures.append, AgentFailed)
+        running = asyncio.create_task(bus.run(Careless(), steady))
+        await eventually(lambda: failures)
+        await bus.publish("order_cancelled", source="shop", data=1)
+        await eventually(lambda: steady.seen)
+        bus.stop()
+        await running
+
+    assert 1 == steady.life.count("initialize")
+
+
+async def test_health_that_cannot_be_told_as_json_is_reported_as_an_error() -> None:
+    class Strange(Billing):
+        async def health(self) -> object:
+            return object()
+
+    async with InMemoryEventBus() as bus:
+        running = asyncio.create_task(bus.run(Strange()))
+        await eventually(lambda: _started(bus, "billing"))
+        await bus.publish(EventType.HEALTH_CHECK, source="test")
+        await eventually(lambda: _length(bus, "health_report", 1))
+        bus.stop()
+        await running
+        [event] = [event async for event in bus.events(EventType.HEALTH_REPORT)]
+
+    assert isinstance(event, Event)
+    report = msgspec.convert(event.data, HealthReport)
+    assert not report.healthy
+    assert "not JSON" in str(report.detail)
+
+
+async def test_a_failed_agent_stays_failed_and_does_not_become_silent(bus: EventBus) -> None:
+    old = datetime.now(UTC) - timedelta(minutes=1)
+    beat = Heartbeat(agent="billing", member="billing-1", code="app:Billing", status="failed", since=old, every=0.0)
+    await bus.publish(EventType.AGENT_HEARTBEAT, "billing", beat)
+
+    assert ["failed"] == [status.status for status in await roster(bus)]
+
+
+class Template(BaseAgent):
+    """What it handles is said here, how in its subclasses."""
+
+    name = "template"
+
+    @handles("order_placed", ordered=True)
+    async def bill(self, event: Event) -> None:
+        raise NotImplementedError
+
+    @handles("order_cancelled")
+    @staticmethod
+    async def outside(event: Event) -> None: ...
+
+    @staticmethod
+    @handles("refund_asked")
+    async def inside(event: Event) -> None: ...
+
+    @classmethod
+    @handles("mail_sent")
+    async def of_class(cls, event: Event) -> None: ...
+
+
+def test_a_method_handles_what_the_one_that_it_overrides_is_marked_with() -> None:
+    class Filled(Template):
+        async def bill(self, event: Event) -> None: ...
+
+        @handles("refund_paid")
+        async def inside(self, event: Event) -> None: ...  # type: ignore[override]
+
+        of_class = None  # type: ignore[assignment]
+
+    agent = Filled()
+    declared = {str(each.event): each for each in agent.declared()}
+
+    assert {"order_placed", "order_cancelled", "refund_paid"} == set(declared)
+    assert agent.bill == declared["order_placed"].function
+    assert declared["order_placed"].options.ordered
+    assert 4 == len(Template().declared())
+
+
 def _without_name() -> BaseAgent:
     class Nameless(BaseAgent):
         event_types = ("a",)
@@ -337,6 +536,35 @@ def _with_a_text_for_types() -> BaseAgent:
         event_types = "order_placed"
 
     return Text()
+
+
+def _with_one_member_for_types() -> BaseAgent:
+    class Member(BaseAgent):
+        name = "member"
+        event_types = Kind.MAIL_SENT  # type: ignore[assignment]
+
+    return Member()
+
+
+def _with_a_plain_hook() -> BaseAgent:
+    class Plain(BaseAgent):
+        name = "plain"
+
+        def initialize(self) -> None:  # type: ignore[override]
+            raise AssertionError("called before it was refused")
+
+    return Plain()
+
+
+def _with_restarts_that_are_no_number() -> BaseAgent:
+    class Endless(Billing):
+        restarts = None  # type: ignore[assignment]
+
+    return Endless()
+
+
+def _that_is_a_class() -> BaseAgent:
+    return Billing  # type: ignore[return-value]
 
 
 def _with_its_own_health_check() -> BaseAgent:
@@ -371,6 +599,10 @@ def _with_a_method_that_takes_nothing() -> BaseAgent:
         (_without_name, "agent name '' is not a name"),
         (_with_two_handlers_of_one_type, r"handles 'order_cancelled' twice, in again\(\) and event_types"),
         (_with_a_text_for_types, "give a tuple of types"),
+        (_with_one_member_for_types, "give a tuple of types"),
+        (_with_a_plain_hook, r"initialize\(\) of agent 'plain' is awaited: write `async def initialize`"),
+        (_with_restarts_that_are_no_number, "restarts=None of 'billing': give a whole number from 0"),
+        (_that_is_a_class, r"is no agent: give objects, as in bus.run\(Billing\(\)\)"),
         (_with_its_own_health_check, r"override health\(\)"),
         (_with_an_unknown_type, "an event type is a string, an Enum with a string value or a class, not 42"),
         (_with_a_method_that_takes_nothing, "must be callable with one argument, the event"),
@@ -412,6 +644,22 @@ async def test_other_code_under_the_name_of_an_agent_that_is_alive_is_refused(bu
     await bus.run(Usurper(), until_idle=True)
 
 
+async def test_of_two_agents_of_one_name_that_begin_at_once_only_one_runs(bus: EventBus) -> None:
+    class Usurper(BaseAgent):
+        name = "billing"
+        event_types = ("other",)
+
+    for _ in range(10):
+        runs = [asyncio.create_task(bus.run(agent)) for agent in (Billing(), Usurper())]
+        await asyncio.wait(runs, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        refused = [run.exception() for run in runs if run.done()]
+        await eventually(lambda: _started(bus, "billing"))
+        bus.stop()
+        await asyncio.wait(runs)
+
+        assert [ConfigurationError] == [type(error).__mro__[1] for error in refused]
+
+
 async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
     agent = Billing()
     running = asyncio.create_task(bus.run(agent))
@@ -422,6 +670,11 @@ async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
 
     bus.stop()
     await running
+    running = asyncio.create_task(bus.run(agent))
+    with pytest.raises(ConfigurationError, match="'billing' runs already"):
+        await asyncio.gather(bus.run(agent), bus.run(agent))
+    bus.stop()
+    await running
     with pytest.raises(ConfigurationError, match="does not run"):
         _ = agent.bus
 
@@ -430,6 +683,18 @@ async def test_a_strange_sign_of_life_is_passed_over(bus: EventBus) -> None:
     await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", {"agent": 1})
 
     assert [] == await roster(bus)
+
+
+@pytest.mark.parametrize("timestamp", ["yesterday", "2024-01-31T12:00:00"])
+async def test_a_sign_of_life_with_a_strange_time_does_no_harm(timestamp: str) -> None:
+    async with InMemoryEventBus() as bus:
+        beat = Heartbeat(agent="a", member="a-1", code="app:A", status="started", since=datetime.now(UTC), every=5)
+        record = to_record("agent_heartbeat", source="a", data=beat)
+        await bus.store.append("agent_heartbeat", [msgspec.structs.replace(record, timestamp=timestamp)])
+
+        assert {"yesterday": [], "2024-01-31T12:00:00": ["silent"]}[timestamp] == [
+            status.status for status in await roster(bus)
+        ]
 
 
 async def _started(bus: EventBus, *names: str) -> bool:

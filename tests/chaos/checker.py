@@ -118,6 +118,8 @@ Found = Iterator[tuple[str, str]]
 def _unfinished(ledger: Ledger, dump: Dump) -> Found:
     groups = sorted(ledger.groups | dump.open.keys())
     for event in ledger.acknowledged:
+        if not dump.stored[event]:
+            yield "lost", f"{event} is not in the store"
         for group in groups:
             if _is_handled(ledger, (group, event)) or dump.dead[group, event]:
                 continue
@@ -162,17 +164,16 @@ def _inversions(ledger: Ledger, ordered: str) -> Found:
             first = min(call.begun for call in calls)
             if first < done:
                 yield "inversion", f"{event} began {(done - first) / 1e9:.3f} s before {before} was done"
-            if (end := _done(calls)) > done:
+            if (end := _done(ledger, (ordered, event))) > done:
                 done, before = end, event
 
 
-def _done(calls: list[Call]) -> int:
-    """When the event was done for the first time: handled, or else failed for good (it may be sent round again)."""
-    handled = [call.ended for call in calls if call.how == "ok" and call.ended]
-    if handled:
-        return min(handled)
-    ends = sorted(call.ended or call.begun for call in calls)
-    return ends[min(len(ends), ATTEMPTS) - 1]
+def _done(ledger: Ledger, place: Place) -> int:
+    """When the event was done for the first time, handled or dead; 0 where its end was not written down."""
+    ends = [call.ended for call in ledger.calls[place] if call.how == "ok" and call.ended]
+    if place in ledger.buried:
+        ends.append(ledger.buried[place])
+    return min(ends, default=0)
 
 
 def _overlaps(ledger: Ledger, dump: Dump) -> Found:
@@ -280,7 +281,7 @@ def _reached(ledger: Ledger, dump: Dump) -> dict[str, int]:
         ),
         "dead letter": dump.dead.total() + ledger.redriven.total(),
         "redriven": ledger.redriven.total(),
-        "lost group healed": len(ledger.healed),
+        "lost group made again": ledger.joins - len(ledger.groups),
         "unknown publish": len(unknown) + ledger.told["PublishUnknown", ""],
         "unknown publish found stored": len(unknown & dump.stored.keys()),
         "publish refused": sum(outcome == "fail" for outcome in ledger.outcomes.values()),

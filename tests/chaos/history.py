@@ -66,7 +66,7 @@ class Ended(Fact, tag="end"):
 
 
 class Settled(Fact, tag="settle"):
-    """The store was told how deliveries ended; `count` is how many of them it still took, None: unknown."""
+    """The store was told, from `time` on, how deliveries ended; `count` is how many it still took, None: unknown."""
 
     group: str
     move: Move

@@ -46,11 +46,14 @@ class Ledger:
     """ok, fail or unknown, for each event whose publish began."""
     refusals: Counter[str] = field(default_factory=Counter)
     calls: dict[Place, list[Call]] = field(default_factory=lambda: defaultdict(list))
+    buried: dict[Place, int] = field(default_factory=dict)
+    """When events were first about to be dead letters."""
     claims: Counter[Place] = field(default_factory=Counter)
     redriven: Counter[Place] = field(default_factory=Counter)
     told: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Signals, by name, and by what they told of a failure."""
-    healed: list[int] = field(default_factory=list)
+    joins: int = 0
+    """How often a group was made, or made again."""
     late_acks: int = 0
     refused: int = 0
     """Retries, dead letters and releases of a former holder, which the store did not take."""
@@ -114,9 +117,8 @@ class _Reading:
                 self._settle(fact)
             case Told():
                 ledger.told[fact.signal, fact.about if fact.signal == "LoopFailed" else ""] += 1
-                if fact.signal == "Healed":
-                    ledger.healed.append(fact.time)
-                if fact.signal in ("Joined", "Healed"):
+                if fact.signal == "Joined":
+                    ledger.joins += 1
                     ledger.groups.add(fact.group)
             case Struck(phase="begin"):
                 self._struck[fact.number] = fact
@@ -129,7 +131,10 @@ class _Reading:
         for event in fact.events:
             place = (fact.group, event)
             self._leases[place] = max(fact.until, self._leases.get(place, 0))
-            if (call := self._running.get(place)) is not None:
+            if fact.move != "extend":
+                # A call that still runs under an earlier lease of this consumer has no part in the new one.
+                self._running.pop(place, None)
+            elif (call := self._running.get(place)) is not None:
                 call.until = self._leases[place]
             if fact.move == "claim":
                 self._ledger.claims[place] += 1
@@ -151,6 +156,9 @@ class _Reading:
             self._ledger.handled[place[0]].append(fact.time)
 
     def _settle(self, fact: Settled) -> None:
+        if fact.move == "dead" and fact.count != 0:
+            place = (fact.group, fact.events[0])
+            self._ledger.buried[place] = min(fact.time, self._ledger.buried.get(place, fact.time))
         if fact.count is None:
             return
         missed = len(fact.events) - fact.count

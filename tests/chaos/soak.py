@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import apsw
 import msgspec
+import redis
 
 from forebay import EventBus
 from forebay.event import Record
 from forebay.testing import eventually
-from tests.chaos import checker, dump, ledger, nemesis
+from tests.chaos import checker, dump, ledger, nemesis, proposal
 from tests.chaos.checker import Report
+from tests.chaos.dump import Dump
 from tests.chaos.history import Pen, Redriven, now
 from tests.chaos.nemesis import FILE, PROCESSES, SERVER, Kinds, Scene, Strike
 from tests.chaos.proxy import Proxy
 from tests.chaos.server import DurableServer
 from tests.chaos.staff import Staff
-from tests.chaos.workers import STREAM, Plan, open_bus
+from tests.chaos.workers import STREAM, Plan, open_store_of
 from tests.crash.processes import Process
 
 Say = Callable[[str], None]
+Ended = tuple[float, Dump]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +76,45 @@ async def soak_sqlite(folder: Path, size: Size, *, seed: int, say: Say = print) 
     file = folder / "events.db"
     plan = _plan(f"sqlite:///{file}?busy_timeout=2", folder, size, seed)
     scene = Scene(Staff(plan), Pen(plan.folder, "nemesis"), size.lease, file=file)
-    return await _soak(f"sqlite {apsw.sqlite_lib_version()}", plan, plan, scene, PROCESSES | FILE, size, say)
+    end = partial(_end, plan, scene, size)
+    return await _soak(f"sqlite {apsw.sqlite_lib_version()}", plan, scene, PROCESSES | FILE, size, say, end)
 
 
 async def soak_server(binary: str, folder: Path, size: Size, *, seed: int, say: Say = print) -> Run:
     """A soak on a server of its own, which fsyncs before it answers."""
-    server = DurableServer(binary, folder / "server")
-    proxy = Proxy(server.port, seed=seed)
-    async with server.running(), proxy.listen():
+    async with _server(binary, folder, seed) as (server, proxy):
         plan = _plan(f"redis://127.0.0.1:{proxy.port}", folder, size, seed)
         beside = msgspec.structs.replace(plan, url=f"redis://127.0.0.1:{server.port}")
         scene = Scene(Staff(plan), Pen(plan.folder, "nemesis"), size.lease, server=server, proxy=proxy)
-        return await _soak(await server.version(), plan, beside, scene, PROCESSES | SERVER, size, say)
+        end = partial(_end, beside, scene, size)
+        return await _soak(await server.version(), plan, scene, PROCESSES | SERVER, size, say, end)
+
+
+async def soak_proposal(binary: str, folder: Path, size: Size, *, seed: int, say: Say = print) -> Run:
+    """The same for the loop that forebay was proposed with, in place of forebay."""
+    async with _server(binary, folder, seed) as (server, proxy):
+        plan = _plan(f"redis://127.0.0.1:{proxy.port}", folder, size, seed)
+        staff = Staff(plan, write=proposal.write, consume=proposal.consume)
+        scene = Scene(staff, Pen(plan.folder, "nemesis"), size.lease, server=server, proxy=proxy)
+
+        async def end() -> tuple[float, Dump]:
+            client = redis.Redis(port=server.port)
+            started = time.monotonic()
+            with contextlib.suppress(AssertionError):
+                await eventually(lambda: not any(proposal.take(client).open.values()), within=size.patience / 4)
+            await staff.dismiss(_all(staff.consumers))
+            staff.failed.clear()  # it has no way to leave in peace
+            return time.monotonic() - started, proposal.take(client)
+
+        return await _soak("the proposal", plan, scene, PROCESSES | SERVER, size, say, end)
+
+
+@contextlib.asynccontextmanager
+async def _server(binary: str, folder: Path, seed: int) -> AsyncIterator[tuple[DurableServer, Proxy]]:
+    server = DurableServer(binary, folder / "server")
+    proxy = Proxy(server.port, seed=seed)
+    async with server.running(), proxy.listen():
+        yield server, proxy
 
 
 def _plan(url: str, folder: Path, size: Size, seed: int) -> Plan:
@@ -92,7 +123,9 @@ def _plan(url: str, folder: Path, size: Size, seed: int) -> Plan:
     return Plan(url, histories, seed, lease=size.lease, lanes=size.lanes, pause=size.pause)
 
 
-async def _soak(store: str, plan: Plan, beside: Plan, scene: Scene, kinds: Kinds, size: Size, say: Say) -> Run:
+async def _soak(
+    store: str, plan: Plan, scene: Scene, kinds: Kinds, size: Size, say: Say, end: Callable[[], Awaitable[Ended]]
+) -> Run:
     staff, counted = scene.staff, Counted(plan.folder)
     started = time.monotonic()
 
@@ -108,15 +141,20 @@ async def _soak(store: str, plan: Plan, beside: Plan, scene: Scene, kinds: Kinds
         await eventually(lambda: counted.events() >= size.events, within=20 * size.seconds)
         published = time.monotonic() - started
         await staff.dismiss(_all(staff.writers))
-        async with open_bus(beside) as bus:
-            drained = await _drain(bus, scene.pen, size.patience)
-            await staff.dismiss(_all(staff.consumers))
-            dumped = await dump.take(bus, STREAM)
+        drained, dumped = await end()
     finally:
         staff.kill()
     report = await asyncio.to_thread(lambda: checker.check(ledger.read(plan.folder), dumped))
     rate = report.acknowledged / published
     return Run(store, plan.seed, round(published, 1), round(rate, 1), round(drained, 2), report, staff.failed)
+
+
+async def _end(beside: Plan, scene: Scene, size: Size) -> Ended:
+    """Let all be handled and all leave; how long the first took, and what the store holds then."""
+    async with EventBus(open_store_of(beside)) as bus:
+        drained = await drain(bus, scene.pen, size.patience)
+        await scene.staff.dismiss(_all(scene.staff.consumers))
+        return drained, await dump.take(bus, STREAM)
 
 
 def _all(crew: dict[str, Process]) -> dict[str, Process]:
@@ -125,7 +163,7 @@ def _all(crew: dict[str, Process]) -> dict[str, Process]:
     return leaving
 
 
-async def _drain(bus: EventBus, pen: Pen, patience: float) -> float:
+async def drain(bus: EventBus, pen: Pen, patience: float) -> float:
     """Wait until all is handled, send the dead letters round again, and wait once more; how long the first took."""
     started = time.monotonic()
     # What is not handled by then is what the checker calls stuck.

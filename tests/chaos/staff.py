@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from tests.chaos.workers import Plan, consume, write
 from tests.crash.processes import Process
+
+Work = Callable[[Plan, str], Awaitable[None]]
 
 
 class Staff:
     """Who leaves is replaced by somebody of another name."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, write: Work = write, consume: Work = consume) -> None:
         self._plan = plan
+        self._write, self._consume = write, consume
         self._numbers = itertools.count()
         self.writers: dict[str, Process] = {}
         self.consumers: dict[str, Process] = {}
@@ -26,10 +29,10 @@ class Staff:
         """Let so many more begin."""
         for _ in range(consumers):
             name = f"c{next(self._numbers)}"
-            self.consumers[name] = Process(consume, self._plan, name)
+            self.consumers[name] = Process(self._consume, self._plan, name)
         for _ in range(writers):
             name = f"w{next(self._numbers)}"
-            self.writers[name] = Process(write, self._plan, name)
+            self.writers[name] = Process(self._write, self._plan, name)
 
     @contextlib.contextmanager
     def away(self, crew: dict[str, Process], pick: float) -> Iterator[tuple[str, Process]]:

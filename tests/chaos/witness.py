@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from forebay.errors import OutcomeUnknown
+from forebay.errors import ForebayError, OutcomeUnknown
 from forebay.event import Record
 from forebay.store import Delivery, Reader, Store
 from tests.chaos.history import Leased, Move, Pen, Settled, now
@@ -63,15 +63,19 @@ class Witness(Wrapped):
         return await self._settling("dead", [delivery], lambda: self.store.dead_letter(delivery, reason=reason))
 
     async def _settling(self, move: Move, deliveries: Sequence[Delivery], act: Callable[[], Awaitable[Count]]) -> Count:
+        asked = now()
+        count: int | None = None
         try:
-            count = await act()
+            answer = await act()
+            count = int(answer)
+            return answer
         except OutcomeUnknown:
-            self._settled(move, deliveries, None)
             raise
-        self._settled(move, deliveries, int(count))
-        return count
-
-    def _settled(self, move: Move, deliveries: Sequence[Delivery], count: int | None) -> None:
-        if deliveries:
-            events = [name(delivery) for delivery in deliveries]
-            self._pen.write(Settled(now(), deliveries[0].reader.group, move, events, count))
+        except ForebayError:
+            # Surely not done; it will be tried again.
+            deliveries = ()
+            raise
+        finally:
+            if deliveries:
+                events = [name(delivery) for delivery in deliveries]
+                self._pen.write(Settled(asked, deliveries[0].reader.group, move, events, count))

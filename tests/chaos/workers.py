@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import random
 import signal
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from forebay import Event, EventBus, ForebayError, PublishUnknown, Reject, Retry
+from forebay import Event, EventBus, ForebayError, PublishUnknown, Reject, Retry, StoreError
 from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried
 from forebay.store import Delivery, Store
 from forebay.stores.redis import RedisStore
@@ -46,8 +47,8 @@ class Plan(msgspec.Struct, frozen=True):
     lanes: int = 8
     pause: float = 0.0
     """Seconds between two events of a lane."""
-    wrap: Callable[[Store], Store] | None = None
-    """A planted bug."""
+    slow: float = 0.0
+    """Seconds that one event in forty takes, but in the ordered group; beside the usual, which is next to nothing."""
 
 
 def chance(event: str) -> int:
@@ -73,12 +74,24 @@ def body(event: str) -> str:
     return NOISE[start : start + size]
 
 
-def open_bus(plan: Plan, pen: Pen | None = None) -> EventBus:
-    """A bus on the plan's store, its leases written down with the pen."""
-    store = RedisStore(plan.url, timeout=PATIENCE) if plan.url.startswith("redis") else open_store(plan.url)
-    if plan.wrap is not None:
-        store = plan.wrap(store)
-    return EventBus(store if pen is None else Witness(store, pen, lease=plan.lease))
+def open_store_of(plan: Plan) -> Store:
+    """The plan's store, which gives up on a silent server soon."""
+    return RedisStore(plan.url, timeout=PATIENCE) if plan.url.startswith("redis") else open_store(plan.url)
+
+
+@contextlib.asynccontextmanager
+async def opened(bus: EventBus) -> AsyncIterator[EventBus]:
+    """The bus, open; who starts while the store is away tries again, as a supervisor would let it."""
+    while True:
+        try:
+            await bus.__aenter__()
+            break
+        except StoreError:
+            await asyncio.sleep(0.1)
+    try:
+        yield bus
+    finally:
+        await bus.__aexit__(None, None, None)
 
 
 def keep_log(plan: Plan) -> None:
@@ -96,7 +109,7 @@ async def write(plan: Plan, process: str, lanes: int | None = None, count: int |
     keep_log(plan)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with open_bus(plan) as bus, asyncio.TaskGroup() as group:
+    async with opened(EventBus(open_store_of(plan))) as bus, asyncio.TaskGroup() as group:
         for lane in range(lanes or plan.lanes):
             group.create_task(write_lane(bus, pen, f"{process}/{lane}", plan, stop=stop, count=count))
 
@@ -141,16 +154,22 @@ async def consume(plan: Plan, process: str) -> None:
     """Handle the stream in every group until SIGTERM."""
     pen = Pen(plan.folder, process)
     keep_log(plan)
-    bus = open_bus(plan, pen)
-    listen(bus, pen)
-    calls = itertools.count()
-    for group, options in GROUPS.items():
-        bus.on(STREAM, group=group, lease=plan.lease, **options)(handler(pen, group, calls))
-    async with bus:
+    bus = consuming_bus(open_store_of(plan), plan, pen)
+    async with opened(bus):
         await bus.run(grace=2.0)
 
 
-def handler(pen: Pen, group: str, calls: itertools.count[int]) -> Callable[[Event], Any]:
+def consuming_bus(store: Store, plan: Plan, pen: Pen) -> EventBus:
+    """A bus with handlers in every group, which writes down what happens to its deliveries."""
+    bus = EventBus(Witness(store, pen, lease=plan.lease))
+    listen(bus, pen)
+    calls = itertools.count()
+    for group, options in GROUPS.items():
+        bus.on(STREAM, group=group, lease=plan.lease, **options)(handler(plan, pen, group, calls))
+    return bus
+
+
+def handler(plan: Plan, pen: Pen, group: str, calls: itertools.count[int]) -> Callable[[Event], Any]:
     """What a group does with an event."""
 
     async def handle(event: Event) -> None:
@@ -160,7 +179,7 @@ def handler(pen: Pen, group: str, calls: itertools.count[int]) -> Callable[[Even
         pen.write(Begun(now(), group, event.source, call, event.attempt, intact))
         how = "cancelled"
         try:
-            await work(event, group)
+            await work(event, group, slow=plan.slow)
             how = "ok"
         except (ValueError, Reject):
             how = "error"
@@ -171,10 +190,12 @@ def handler(pen: Pen, group: str, calls: itertools.count[int]) -> Callable[[Even
     return handle
 
 
-async def work(event: Event, group: str) -> None:
+async def work(event: Event, group: str, *, slow: float) -> None:
     """Take some time, now and then, and fail where the event says so."""
     if chance(event.source) % 50 == 0:
         await asyncio.sleep(0.01 + chance(event.source) % 7 * 0.02)
+    if slow and group != "ordered" and chance(event.source) % 40 == 0:
+        await asyncio.sleep(slow)
     if group != "plain":
         if is_poison(event.source):
             raise ValueError("poison")
@@ -190,6 +211,6 @@ def listen(bus: EventBus, pen: Pen) -> None:
         pen.told(type(signal).__name__, delivery.reader.group, name(delivery))
 
     bus.signals.listen(about_delivery, DeadLettered, LeaseLost, Recovered, Retried)
-    bus.signals.listen(lambda s: pen.told("Healed" if s.healed else "Joined", s.group), Joined)
+    bus.signals.listen(lambda s: pen.told("Joined", s.group), Joined)
     bus.signals.listen(lambda s: pen.told("LateAck", s.group, str(s.count)), LateAck)
     bus.signals.listen(lambda s: pen.told("LoopFailed", s.group, f"{s.loop} {type(s.error).__name__}"), LoopFailed)

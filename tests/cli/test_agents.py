@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +51,18 @@ class Watcher(BaseAgent):
         self.name = f"watcher-{folder}"
 
 watcher = Watcher("inbox")
+"""
+
+STUBBORN = """
+import asyncio
+from forebay.agents import BaseAgent
+
+class Stubborn(BaseAgent):
+    name = "stubborn"
+    heartbeat = 0.2
+
+    async def draining(self) -> None:
+        await asyncio.Event().wait()
 """
 
 
@@ -114,6 +128,26 @@ def test_get_shows_what_came_of_an_event_as_a_tree(forebay: Forebay) -> None:
     assert chain == from_below
 
 
+def test_a_chain_of_thousands_of_events_is_drawn_within_the_screen(forebay: Forebay) -> None:
+    async def answer_each_other(bus: EventBus) -> str:
+        first = cause = await bus.publish("asked", "one")
+        for _ in range(50):
+            headers = {"correlation_id": first, "causation_id": cause}
+            ids = [f"{cause}-{number}" for number in range(100)]
+            for number in range(0, 100, 50):
+                await bus.publish_many("answered", "two", [None] * 50, ids=ids[number : number + 50], headers=headers)
+            cause = ids[-1]
+            if len(cause) > 150:
+                cause = await bus.publish("asked", "one", headers={**headers, "causation_id": cause})
+        return first
+
+    first = forebay.do(answer_each_other)
+    shown = [line for line in forebay.on_terminal("get", "asked", first).out.splitlines() if "  from " in line]
+
+    assert len(shown) > 5000
+    assert max(line.index("─ ") for line in shown[1:]) < 60
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -126,14 +160,29 @@ def test_get_shows_what_came_of_an_event_as_a_tree(forebay: Forebay) -> None:
         (["agents:Watcher"], "cannot be made without arguments"),
         (["agents:Team"], "agent name '' is not a name"),
         (["broken"], "no module 'broken'"),
+        ([".agents"], "'.agents' is not the name of a module"),
+        (["careless"], "unknown option 'concurency'; did you mean 'concurrency'?"),
     ],
 )
 def test_a_name_that_leads_to_no_agent_is_refused_in_one_line(forebay: Forebay, names: list[str], message: str) -> None:
+    (forebay.folder / "careless.py").write_text("from forebay.agents import handles\nhandles('a', concurency=2)\n")
+
     ended = forebay.piped("agents", *names)
 
     assert 1 == ended.code
     assert message in ended.err
     assert 1 == len(ended.err.splitlines())
+    assert ended.err.count("is not the name of a module") == message.count("is not the name of a module")
+
+
+def test_an_error_in_the_users_module_is_shown_with_its_place(forebay: Forebay) -> None:
+    (forebay.folder / "careless.py").write_text("int('one')\n")
+
+    ended = forebay.piped("agents", "careless")
+
+    assert 1 == ended.code
+    assert 'careless.py", line 1' in ended.err
+    assert "is not the name of a module" not in ended.err
 
 
 def test_two_agents_of_one_name_and_different_code_are_refused(forebay: Forebay) -> None:
@@ -165,6 +214,46 @@ def test_processes_end_with_their_supervisor_even_if_that_is_killed(forebay: For
         supervisor.kill()
 
         eventually(lambda: status(forebay)["billing"]["status"] == "stopped", "the processes live on")
+
+
+def test_a_second_signal_ends_all_processes_at_once(forebay: Forebay) -> None:
+    (forebay.folder / "stubborn.py").write_text(STUBBORN)
+    command = ("agents", "stubborn", "--processes", "2", "--grace", "1h")
+    with forebay.process(*command) as supervisor:
+        eventually(lambda: status(forebay).get("stubborn", {}).get("members") == 2, "two processes do not come up")
+        processes = {beat.heartbeat.pid for beat in forebay.do(last_beats)}
+        supervisor.send_signal(signal.SIGTERM)
+        eventually(lambda: status(forebay)["stubborn"]["status"] == "draining", "they do not drain")
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.communicate(timeout=PATIENCE)
+
+    assert 130 == supervisor.returncode
+    assert [] == [pid for pid in processes if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_number_of_processes_in_the_environment_is_that_of_one_supervisor(
+    forebay: Forebay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOREBAY_AGENTS_RUN_PROCESSES", "2")
+    monkeypatch.setenv("FOREBAY_AGENTS_RUN_GRACE", "5")
+
+    with forebay.process("agents", "agents:Billing", "--grace", "0.00001") as supervisor:
+        eventually(lambda: status(forebay).get("billing", {}).get("members") == 2, "two processes do not come up")
+        supervisor.send_signal(signal.SIGTERM)
+        _, err = supervisor.communicate(timeout=PATIENCE)
+
+    assert 0 == supervisor.returncode
+    assert 1 == err.count("in 2 processes")
+    assert 2 == members(forebay)
+
+
+def test_what_cannot_close_is_no_parent_to_be_attached_to(forebay: Forebay) -> None:
+    with forebay.process("agents", "agents:Billing", "--attached", stdin=subprocess.DEVNULL) as process:
+        _, err = process.communicate(timeout=PATIENCE)
+
+    assert (1, "forebay: --attached needs a pipe or a socket for stdin, whose other end may close\n") == (
+        process.returncode, err,
+    )  # fmt: skip
 
 
 def test_ctrl_c_drains(forebay: Forebay) -> None:

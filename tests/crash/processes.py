@@ -15,6 +15,7 @@ from typing import Any
 
 from forebay import Event, EventBus, ForebayError, Retry
 from forebay.signals import DeadLettered
+from forebay.testing import eventually
 
 LEASE = 1.0
 
@@ -94,6 +95,14 @@ class Process:
             self._process.kill()
             self._process.join()
             return None
+        return self._process.exitcode
+
+    async def ended(self, within: float) -> int | None:
+        """Wait for its own end; the exit code.
+
+        In this thread: multiprocessing mistakes the code where two threads look for it at once.
+        """
+        await eventually(lambda: self._process.exitcode is not None, within=within)
         return self._process.exitcode
 
     def join(self, within: float) -> int | None:

@@ -156,9 +156,9 @@ async def test_a3_a_consumer_that_dies_at_any_point_loses_and_strands_nothing(
             before: list[Point] = [("after", "read")] if point[1] == "claim" else []
             for deadly in [*before, point]:
                 process = Process(killing.consume, durable_url, name, history.path, deadly, LEASE)
-                assert -9 == await asyncio.to_thread(process.join, 60), point
+                assert -9 == await process.ended(60), point
             process = Process(killing.consume, durable_url, name, history.path, None, LEASE)
-            assert 0 == await asyncio.to_thread(process.join, 60), point
+            assert 0 == await process.ended(60), point
 
             [letter] = await bus.dead_letters("t")
             [stream] = await bus.stats("t")
@@ -175,7 +175,7 @@ async def test_a3_a_publisher_that_dies_before_or_after_it_stored_an_event_can_s
 ) -> None:
     for when in ("before", "after"):
         process = Process(killing.publish, durable_url, namespace, (when, "append"), f"id-{when}")
-        assert -9 == await asyncio.to_thread(process.join, 60)
+        assert -9 == await process.ended(60)
     async with EventBus(durable_url, namespace=namespace) as bus:
         assert ["id-after"] == [event.id async for event in bus.events("t") if isinstance(event, Event)]
         for when in ("before", "after"):
@@ -200,9 +200,9 @@ async def test_g8_a_redrive_that_is_killed_leaves_each_event_in_one_place(
         handled: Counter[str] = Counter()
         await bus.run(until_idle=True)
         process = Process(killing.redrive, durable_url, namespace, (when, "redrive"))
-        assert -9 == await asyncio.to_thread(process.join, 60)
+        assert -9 == await process.ended(60)
         process = Process(killing.redrive, durable_url, namespace, None)
-        assert 0 == await asyncio.to_thread(process.join, 60)
+        assert 0 == await process.ended(60)
         dead.set()
         await bus.run(until_idle=True)
 

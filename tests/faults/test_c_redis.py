@@ -25,7 +25,7 @@ from forebay import (
     StoreFull,
     StoreUnavailable,
 )
-from forebay.signals import DeadLettered, Finished, Joined, LoopFailed, Vanished
+from forebay.signals import DeadLettered, Finished, Joined, LoopFailed, Missed, Vanished
 from forebay.testing import eventually
 from tests.faults.conftest import SERVERS
 from tests.faults.test_b_connections import Handled, running
@@ -170,6 +170,26 @@ async def test_c8_a_server_that_evicts_streams_is_refused_unless_the_url_allows_
         await bus.publish("t", source="s", data=0)
         await bus.run(until_idle=True)  # what is open goes on, its lease keeper too
         assert {0: 1} == handled.times
+
+
+@every_server
+async def test_c12_what_another_program_trimmed_from_under_a_group_is_told_and_counted_exactly(
+    bus: EventBus, server: Server
+) -> None:
+    handled, missed = Handled(), list[Missed]()
+    bus.on("t", group="g")(handled.handle)
+    bus.signals.listen(missed.append, Missed)
+    async with running(bus):
+        await bus.publish("t", source="s", data=0)
+        await eventually(lambda: handled.has(1))
+    await bus.publish_many("t", source="s", data=range(1, 11))
+
+    server.redis.xtrim("events:t", maxlen=3, approximate=False)
+    async with running(bus):
+        await eventually(lambda: handled.has(4))
+
+    assert {0, 8, 9, 10} == set(handled.times)
+    assert [7] == [gap.count for gap in missed]
 
 
 @every_server

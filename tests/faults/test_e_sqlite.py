@@ -6,7 +6,6 @@ bug, so that every process may checkpoint. E2, E3 and E9 are in test_e_disk.py.
 """
 
 # The files are what these tests are about, and they wait for nothing else meanwhile.
-# ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
@@ -93,6 +92,24 @@ async def test_e5_every_write_begins_with_the_lock_that_it_needs(path: Path) -> 
                 within = ""
             case word if word in writes:
                 assert "BEGIN IMMEDIATE" == within, sql
+
+
+async def test_e6_readers_that_wait_and_looks_that_are_over_hold_up_no_checkpoint(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.join("t", "g")
+        reading = asyncio.create_task(store.read(READER, limit=1, wait=60))
+        other = apsw.Connection(str(path))
+        for number in range(3):
+            async with SQLiteStore(path) as publisher:
+                await publisher.append("u", [record(number)] * 500)
+            await store.stats()
+            await store.scan("u", limit=10)
+            checkpoint = lambda: other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # noqa: E731
+            await eventually(lambda checkpoint=checkpoint: checkpoint() == [(0, 0, 0)])
+            assert 0 == path.with_name("events.db-wal").stat().st_size
+        other.close()
+        await store.append("t", [record(0)])
+        assert 1 == len(await reading)
 
 
 async def test_e7_while_the_disk_is_full_nothing_is_lost_and_acks_come_when_there_is_room(path: Path) -> None:

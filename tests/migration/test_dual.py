@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, Self
 
+import msgspec
 import pytest
 
-from forebay import ConfigurationError, Event, EventBus, InvalidEvent, NotFound, OutcomeUnknown, StoreUnavailable
+from forebay import ConfigurationError, Event, EventBus, InvalidEvent, NotFound, OutcomeUnknown, Retry, StoreUnavailable
+from forebay.event import Record
 from forebay.migration import DualBus, Route, parity, routes, switch
-from forebay.migration.counts import Counts
+from forebay.migration.counts import Counts, TypeCounts
 from forebay.migration.parity import Member, Parity, fold, members, tell
 from forebay.migration.routes import STREAM, name_of
+from forebay.runtime.consumer import Consumer
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from tests.migration.old_bus import PlainBus
@@ -23,6 +28,12 @@ from tests.migration.old_bus import PlainBus
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at now and then is looked at more often."""
     monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
+    monkeypatch.setattr("forebay.migration.dual.TELL", 0.1)
+    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
+    # A stop waits for the read that is under way.
+    defaults = Consumer.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "wait", 0.05)
     monkeypatch.setattr("forebay.migration.observer.PATIENCE", 1.0)
 
 
@@ -480,3 +491,325 @@ async def test_plain_functions_and_methods_are_handlers(bus: EventBus) -> None:
 
     assert [("order", "shop", {"n": 1})] == seen
     assert isinstance(events[0], Event)
+
+
+async def test_an_old_bus_may_ask_whether_a_handler_is_a_coroutine_function() -> None:
+    class Asking(PlainBus):
+        async def _call(self, handler: Any, event_type: str, source: str, data: Any) -> object:
+            result = handler(event_type, source, data)
+            return await result if asyncio.iscoroutinefunction(handler) else result
+
+    billing = Agent("billing")
+    async with both(EventBus("memory://"), billing, old=Asking()) as dual:
+        await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: billing.seen == [1])
+
+
+async def test_a_new_bus_that_fails_while_it_is_opened_is_opened_again(bus: EventBus) -> None:
+    store = FaultyStore(bus.store.twin())
+    store.fail_before("notes", StoreUnavailable("down"))
+    billing = Agent("billing")
+    dual = DualBus(PlainBus(), EventBus(store))
+    dual.subscribe("order", billing.handle)
+    async with dual:
+        await eventually(lambda: _known(bus, billing), within=30)
+
+
+async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("forebay.migration.dual.SILENCE", 0.1)
+
+    class Hanging(MemoryStore):
+        hangs = False
+        asked = 0
+
+        async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
+            self.asked += 1
+            await self._hang()
+            return await super().append(stream, records, **options)
+
+        async def note(self, *arguments: Any, **options: Any) -> bool:
+            await self._hang()
+            return await super().note(*arguments, **options)
+
+        async def _hang(self) -> None:
+            if self.hangs:
+                await asyncio.sleep(0.3)
+                raise StoreUnavailable("no reply in time")
+
+    store = Hanging()
+    billing = Agent("billing")
+    async with both(EventBus(store), billing) as dual:
+        await put(dual, billing, "new")
+        store.hangs = True
+        for n in range(50):
+            await dual.publish("order", "shop", {"n": n})
+        assert 1 == store.asked
+        await eventually(lambda: len(billing.seen) == 50)
+        store.hangs = False
+        await eventually(lambda: not dual._is_silent, within=30)
+        await dual.publish("order", "shop", {"n": 50})
+        await eventually(lambda: len(billing.seen) == 51)
+        found = await report(dual)
+
+    assert list(range(51)) == billing.seen
+    assert 1 == caplog.text.count("is published on the old bus alone")
+    assert [(51, 1, 50)] == [(type.old, type.new, type.missing) for type in found.types]
+    assert [(50, 1)] == [(agent.old_handled, agent.new_handled) for agent in found.agents]
+
+
+async def test_a_process_that_was_held_up_is_in_the_report_when_it_goes_on(bus: EventBus) -> None:
+    billing = Agent("billing")
+    async with both(bus_of(bus), billing) as dual:
+        await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: billing.seen == [1])
+        held_up = dual._member()
+        held_up.at -= 60
+        await tell(bus.store, held_up)
+        await fold(bus.store)
+        await dual.publish("order", "shop", {"n": 2})
+        await eventually(lambda: billing.seen == [1, 2])
+        found = await report(dual)
+
+    assert (1, [2]) == (found.processes, [type.old for type in found.types])
+
+
+async def test_of_many_killed_processes_only_the_last_few_have_notes_of_their_own(bus: EventBus) -> None:
+    for n in range(30):
+        await tell(bus.store, Member(f"killed-{n}", time.time() - 1000 + n, {}, Counts({"order": TypeCounts(old=1)})))
+    await fold(bus.store)
+
+    left = [member.id for member in await members(bus.store)]
+    assert {f"killed-{n}" for n in range(20, 30)} == set(left)
+    assert [30] == [type.old for type in (await parity(bus.store)).types]
+
+
+async def test_what_the_old_bus_drops_does_not_hold_up_what_comes_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.migration.subscription.PATIENCE", 1.0)
+
+    class Dropping(PlainBus):
+        async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> None:
+            pass
+
+    billing = Agent("billing")
+    async with both(EventBus("memory://"), billing, old=Dropping()) as dual:
+        # Fifteen times as many as are waited for at once: one after the other they would take as many seconds.
+        for n in range(960):
+            await dual.publish("order", "shop", {"n": n})
+        await eventually(lambda: dual.counts.agent("order", "billing").lost == 960, within=8)
+
+
+async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.migration.subscription.PATIENCE", 0.1)
+    may_go = asyncio.Event()
+
+    class Late(PlainBus):
+        async def _call(self, *arguments: Any) -> object:
+            await may_go.wait()
+            return await super()._call(*arguments)
+
+    billing = Agent("billing")
+    async with both(EventBus("memory://"), billing, old=Late()) as dual:
+        await dual.publish("order", "shop", {"n": 1})
+        counts = dual.counts.agent("order", "billing")
+        await eventually(lambda: counts.lost == 1)
+        may_go.set()
+        await eventually(lambda: billing.seen == [1])
+        assert (1, 0) == (counts.old_handled, counts.lost)
+
+
+async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
+    store = FaultyStore(MemoryStore())
+    async with both(EventBus(store), Agent("billing")) as dual:
+        await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: not dual._observer._expected["order"])
+        store.delay("scan", 1.0)
+        await dual.publish("order", "shop", {"n": 2})
+        await eventually(lambda: _missing(dual, 1))
+        await eventually(lambda: _missing(dual, 0))
+
+
+async def test_an_event_that_the_new_bus_refuses_after_a_while_is_missing_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
+
+    class Slow(MemoryStore):
+        async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
+            await asyncio.sleep(0.5)
+            raise StoreUnavailable("down")
+
+    async with both(EventBus(Slow()), Agent("billing")) as dual:
+        await dual.publish("order", "shop", {"n": 1})
+        assert await _missing(dual, 1)
+
+
+async def test_what_is_published_again_is_what_was_published_first() -> None:
+    store = FaultyStore(MemoryStore())
+    new = EventBus(store)
+
+    async def spoil(event_type: str, source: str, data: dict[str, Any]) -> None:
+        data["items"].append("spoilt")
+
+    dual = DualBus(PlainBus(), new)
+    dual.subscribe("order", spoil, agent="billing")
+    async with dual:
+        await eventually(lambda: _known(new, Agent("billing")))
+        # Nothing is stored, and nobody knows.
+        store.fail_before("append", OutcomeUnknown("the answer is lost"), times=2)
+        id = await dual.publish("order", "shop", {"items": ["apple"]})
+        await eventually(lambda: _published(dual, 1))
+        event = await new.get("order", id)
+
+    assert {"items": ["apple"]} == event.data
+
+
+async def test_a_type_that_is_no_name_for_the_new_bus_stays_on_the_old_one(bus: EventBus) -> None:
+    seen: list[str] = []
+
+    async def note(event_type: str, source: str, data: dict[str, Any]) -> None:
+        seen.append(event_type)
+
+    old = PlainBus()
+    old.subscribe("order:placed", note)
+    async with both(bus_of(bus), old=old) as dual:
+        await dual.publish("order:placed", "shop", {"n": 1})
+        await eventually(lambda: seen == ["order:placed"])
+        [type] = (await report(dual)).types
+
+    assert (1, 0, 1) == (type.old, type.new, type.missing)
+
+
+async def test_a_timeout_is_for_the_handler_and_not_for_what_the_old_bus_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.migration.subscription.HANDOVER", 0.1)
+    may_end = asyncio.Event()
+
+    async def slow(event_type: str, source: str, data: dict[str, Any]) -> None:
+        await may_end.wait()
+
+    new = EventBus("memory://")
+    dual = DualBus(PlainBus(), new, timeout=0.05, retry=Retry(attempts=1))
+    dual.subscribe("order", slow, agent="billing")
+    async with dual:
+        await eventually(lambda: _known(new, Agent("billing")))
+        await dual.publish("order", "shop", {"n": 1})
+        await put(dual, Agent("billing"), "new")
+        await dual.publish("order", "shop", {"n": 2})
+        await eventually(lambda: new.dead_letters("order"))
+        [letter] = await new.dead_letters("order")
+        may_end.set()
+
+    assert isinstance(letter.record, Record)
+    assert b'{"n":2}' == letter.record.data
+    assert "ran longer than 0.05 s" in letter.error
+
+
+async def test_a_batch_is_refused() -> None:
+    dual = DualBus(PlainBus(), EventBus("memory://"), batch=10)
+    with pytest.raises(ConfigurationError, match="one by one"):
+        dual.subscribe("order", Agent("billing").handle)
+
+
+async def test_an_old_bus_that_delivers_twice_is_compared_with_the_shadow_once() -> None:
+    outcomes = iter([1, 1])
+
+    async def real(event_type: str, source: str, data: dict[str, Any]) -> int:
+        return next(outcomes)
+
+    async def shadow(event_type: str, source: str, data: dict[str, Any]) -> int:
+        await eventually(lambda: dual.counts.agent("order", "billing").old_handled == 2)
+        return 2
+
+    class Twice(PlainBus):
+        async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> None:
+            await super().publish(event_type, source, data)
+            await super().publish(event_type, source, data)
+
+    dual = DualBus(Twice(), EventBus("memory://"))
+    dual.subscribe("order", real, agent="billing", shadow=shadow)
+    async with dual:
+        await eventually(lambda: _known(dual.new, Agent("billing")))
+        await put(dual, Agent("billing"), "shadow")
+        await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: _compared(dual, 1))
+        [agent] = (await report(dual)).agents
+
+    assert (0, 1) == (agent.same, agent.unlike)
+
+
+@pytest.mark.parametrize("data", [{"pair": (1, 2)}, {"at": datetime(2026, 1, 1, tzinfo=UTC)}, {"lines": {1: "apple"}}])
+async def test_data_that_is_other_data_after_json_counts_as_differing(data: dict[str, Any]) -> None:
+    async with both(EventBus("memory://")) as dual:
+        await dual.publish("order", "shop", data)
+        await dual.publish("order", "shop", {"n": 1, "lines": [{"price": 0.5, "gift": None}]})
+        await eventually(lambda: not dual._observer._expected["order"])
+        [type] = (await report(dual)).types
+
+    assert (2, 2, 1) == (type.old, type.new, type.differing)
+
+
+def test_the_counts_of_hundreds_of_agents_fit_into_a_note() -> None:
+    counts = Counts()
+    for type in range(10):
+        for agent in range(50):
+            counts.agent(f"type_{type}", f"agent_{agent}").old_handled = 1_000_000
+            for milliseconds in range(50):
+                counts.agent(f"type_{type}", f"agent_{agent}").old_latency.add(milliseconds / 1000)
+
+    text = msgspec.json.encode(counts)
+    assert len(text) < 100 * 1024
+    assert counts == msgspec.json.decode(text, type=Counts)
+
+
+async def test_a_handlers_error_that_the_old_bus_hands_on_is_not_the_old_buss_refusal() -> None:
+    class Direct(PlainBus):
+        async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> None:
+            for handler in self.handlers[event_type]:
+                await handler(event_type, source, data)
+
+    async def fail(event_type: str, source: str, data: dict[str, Any]) -> None:
+        raise ValueError("no price")
+
+    dual = DualBus(Direct(), EventBus("memory://"))
+    dual.subscribe("order", fail, agent="billing")
+    async with dual:
+        with pytest.raises(ValueError, match="no price"):
+            await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: quiet(dual.new))
+        found = await report(dual)
+
+    assert [(1, 1, 0)] == [(type.old, type.new, type.extra) for type in found.types]
+    assert [1] == [agent.old_failed for agent in found.agents]
+
+
+async def test_a_publish_that_is_cancelled_leaves_nothing_behind() -> None:
+    class Hanging(MemoryStore):
+        async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
+            await asyncio.Event().wait()
+            raise AssertionError("it hangs")
+
+    async with both(EventBus(Hanging()), Agent("billing")) as dual:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(dual.publish("order", "shop", {"n": 1}), 0.1)
+        [subscription] = dual._subscriptions.values()
+        assert not subscription.outstanding
+        assert not dual._observer._expected["order"]
+
+
+async def test_the_old_buss_publish_may_be_plain_and_its_subscribe_must_be() -> None:
+    class Plain(PlainBus):
+        def publish(self, event_type: str, source: str, data: dict[str, Any]) -> Any:
+            self.tasks.add(asyncio.ensure_future(super().publish(event_type, source, data)))
+
+    billing = Agent("billing")
+    async with both(EventBus("memory://"), billing, old=Plain()) as dual:
+        await dual.publish("order", "shop", {"n": 1})
+        await eventually(lambda: billing.seen == [1])
+        assert [1] == [type.old for type in (await report(dual)).types]
+
+    class Async(PlainBus):
+        async def subscribe(self, event_type: str, handler: Any) -> None:  # type: ignore[override]
+            super().subscribe(event_type, handler)
+
+    with pytest.raises(ConfigurationError, match="subscribe is async"):
+        DualBus(Async(), EventBus("memory://")).subscribe("order", billing.handle)

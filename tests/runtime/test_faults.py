@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from forebay import Event, EventBus, PublishUnknown, Reject, Retry, StoreDenied, StoreFull, StoreUnavailable
 from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried, Skipped
+from forebay.store import Delivery, Reader
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from forebay.testing.faulty import Move
@@ -378,3 +380,80 @@ def _fail(store: FaultyStore, fault: str, move: Move, *, times: int = 1) -> None
 async def _is_settled(bus: EventBus) -> bool:
     [stats] = await bus.stats("t")
     return all(not group.pending and not group.lag for group in stats.groups)
+
+
+@pytest.mark.parametrize("move", ["read", "due", "claim"])
+async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_of(
+    store: FaultyStore, bus: EventBus, move: Move
+) -> None:
+    handled: list[int] = []
+    stray = Reader("t", "g", "stray", ordered=True)
+
+    @bus.on("t", group="g", lease=LEASE, ordered=True)
+    async def handle(event: Event) -> None:
+        handled.append(event.data)
+
+    await bus.publish("t", source="s", data=0, key="k")
+    if move != "read":
+        await store.join("t", "g")
+        [begun] = await store.read(stray, limit=1)
+        if move == "due":
+            await store.retry(begun, delay=0)
+        else:
+            await eventually(lambda: _has_lapsed(store))
+    store.fail_after(move)
+    failures = heard(bus, LoopFailed)
+    run = asyncio.create_task(bus.run())
+    await eventually(lambda: failures)
+    await bus.publish("t", source="s", data=1, key="k")
+    await eventually(lambda: 1 in handled)
+    bus.stop()
+    await run
+
+    assert [0, 1] == handled
+
+
+async def test_what_a_worker_is_about_to_begin_is_given_back_with_the_rest(store: FaultyStore, bus: EventBus) -> None:
+    consumer = await bus.subscribe_to_stream("t", "g", ordered=True).consumer(Seen())
+    await store.join("t", "g")
+    await bus.publish("t", source="s", data=0)
+    deliveries = await store.read(consumer.reader, limit=1)
+    consumer._intake.put(deliveries, sure_until=math.inf)
+    consumer._intake.pop()
+    consumer._is_shaken = True
+
+    lapsed, _ = await asyncio.gather(consumer._have_lapsed(deliveries), consumer._give_back())
+
+    assert lapsed
+    assert [None] == [pending.consumer for pending in await store.pending("t", "g")]
+
+
+async def test_a_refused_retry_lets_an_ordered_group_go_on_only_behind_whoever_has_the_event(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    happened: list[object] = []
+    thief, taken = Reader("t", "g", "thief", ordered=True), list[Delivery]()
+
+    @bus.on("t", group="g", ordered=True)
+    async def handle(event: Event) -> None:
+        happened.append(event.data)
+        if event.data == 0:
+            taken.extend(await store.claim(thief, idle=0.0))
+            raise ConnectionError("too late")
+
+    await bus.publish_many("t", source="s", data=[0, 1], keys=["k", "k"])
+    lost = heard(bus, LeaseLost)
+    run = asyncio.create_task(bus.run())
+    await eventually(lambda: lost)
+    happened.append("the thief is done")
+    assert 1 == await store.ack(taken)
+    await eventually(lambda: 1 in happened)
+    bus.stop()
+    await run
+
+    assert [0, "the thief is done", 1] == happened
+
+
+async def _has_lapsed(store: FaultyStore) -> bool:
+    [pending] = await store.pending("t", "g")
+    return (pending.idle or 0) > LEASE

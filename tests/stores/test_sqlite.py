@@ -1,7 +1,7 @@
 """What is special to the SQLite store: its file, the processes that share it, and group commit."""
 
 # The file is what these tests are about, and they wait for nothing else meanwhile.
-# ruff: noqa: ASYNC222, ASYNC240
+# ruff: noqa: ASYNC222
 
 from __future__ import annotations
 

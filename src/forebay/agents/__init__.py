@@ -1,7 +1,43 @@
 """Agents: programs with a name and a life of their own, on one bus."""
 
+from typing import TYPE_CHECKING, Any
+
 from forebay.agents.agent import BaseAgent, handles
 from forebay.agents.roster import AgentStatus, HealthReport, Heartbeat, roster
 from forebay.agents.state import AgentState
 
-__all__ = ["AgentState", "AgentStatus", "BaseAgent", "HealthReport", "Heartbeat", "handles", "roster"]
+if TYPE_CHECKING:
+    from forebay.agents.change_detection import ChangeDetectionAgent, FileChange
+    from forebay.agents.health_monitor import AgentRecovered, AgentUnhealthy, HealthMonitorAgent
+
+__all__ = [
+    "AgentRecovered",
+    "AgentState",
+    "AgentStatus",
+    "AgentUnhealthy",
+    "BaseAgent",
+    "ChangeDetectionAgent",
+    "FileChange",
+    "HealthMonitorAgent",
+    "HealthReport",
+    "Heartbeat",
+    "handles",
+    "roster",
+]
+
+_REFERENCE = {
+    "AgentRecovered": "health_monitor",
+    "AgentUnhealthy": "health_monitor",
+    "ChangeDetectionAgent": "change_detection",
+    "FileChange": "change_detection",
+    "HealthMonitorAgent": "health_monitor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The reference agents, which are loaded when somebody asks for them."""
+    if name not in _REFERENCE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_REFERENCE[name]}"), name)

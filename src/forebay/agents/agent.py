@@ -7,8 +7,9 @@ import sys
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 from forebay.agents.state import AgentState
 from forebay.bus import EventBus
@@ -16,6 +17,7 @@ from forebay.errors import ConfigurationError, Reject
 from forebay.event import Event, check_seconds
 from forebay.payload import check_name, type_name
 from forebay.runtime import Options, Runnable
+from forebay.runtime.handler import is_async
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Status = Literal["initializing", "started", "draining", "stopped", "failed"]
@@ -23,6 +25,7 @@ Status = Literal["initializing", "started", "draining", "stopped", "failed"]
 LONGEST_NAME = 100
 """Characters of an agent's name: other names are made of it."""
 _MARKS = "__forebay_handles__"
+_HOOKS = ("initialize", "started", "work", "draining", "stopped", "health", "process_event")
 
 
 class Handles(NamedTuple):
@@ -38,7 +41,8 @@ def handles(event: object, **options: Any) -> Callable[[Method], Method]:
 
     `event` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
     those of `EventBus.on`, but for the group: that is the agent's name. One method may handle several
-    types, by several decorators.
+    types, by several decorators. A subclass that overrides the method keeps what it handles, unless it
+    is decorated anew; with `method = None` it handles nothing.
 
         class Billing(BaseAgent):
             name = "billing"
@@ -67,7 +71,8 @@ class BaseAgent(ABC):
     third. Where any of them fails, or a consumer does, the agent ends, and begins again after a while.
 
     What it publishes while it handles an event bears the id of that event, and of the one that began the
-    chain, in its headers (`causation_id`, `correlation_id`). It answers `EventType.HEALTH_CHECK`, and
+    chain, in its headers (`causation_id`, `correlation_id`); what it publishes for a batch has no one cause, and
+    bears none. It answers `EventType.HEALTH_CHECK`, and
     publishes a sign of life each `heartbeat` seconds.
     """
 
@@ -149,6 +154,11 @@ class BaseAgent(ABC):
         if len(self.name) > LONGEST_NAME:
             raise ConfigurationError(f"the agent name {self.name!r} is too long: use at most {LONGEST_NAME} characters")
         check_seconds("heartbeat", self.heartbeat, least=0.05)
+        if type(self.restarts) is not int or self.restarts < 0:
+            raise ConfigurationError(f"restarts={self.restarts!r} of {self.name!r}: give a whole number from 0")
+        for hook in _HOOKS:
+            if not is_async(getattr(self, hook)):
+                raise ConfigurationError(f"{hook}() of agent {self.name!r} is awaited: write `async def {hook}`")
         found = [*self._marked(), *self._processed()]
         by_type: dict[str, Handles] = {}
         for each in found:
@@ -163,18 +173,32 @@ class BaseAgent(ABC):
 
     def _marked(self) -> Iterator[Handles]:
         for name in dir(type(self)):
-            marks: Iterable[tuple[object, Options]] = getattr(inspect.getattr_static(type(self), name), _MARKS, ())
-            for event, options in marks:
+            for event, options in _marks(type(self), name):
                 yield Handles(event, options, getattr(self, name))
 
     def _processed(self) -> Iterator[Handles]:
         async def process(event: Event) -> None:
             await self.process_event(event.type, event.data)
 
-        if isinstance(self.event_types, str):
+        types = cast("object", self.event_types)
+        if isinstance(types, (str, Enum)) or not isinstance(types, Iterable):
             raise ConfigurationError(f"event_types={self.event_types!r} of {self.name!r}: give a tuple of types")
         for event in self.event_types:
             yield Handles(type_name(event), Options(), process)
+
+
+def _marks(agent: type[BaseAgent], name: str) -> Iterable[tuple[object, Options]]:
+    """What an attribute handles: as it is marked itself, or as what it overrides is marked."""
+    if inspect.getattr_static(agent, name) is None:
+        return ()
+    for kind in agent.__mro__:
+        attribute = vars(kind).get(name)
+        # A static or class method is marked from outside, or is made of a marked function.
+        for function in (attribute, getattr(attribute, "__func__", None)):
+            if marks := getattr(function, _MARKS, ()):
+                found: Iterable[tuple[object, Options]] = marks
+                return found
+    return ()
 
 
 def _called(declared: Handles) -> str:

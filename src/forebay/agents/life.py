@@ -12,32 +12,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from forebay.agents.agent import BaseAgent, Handles, Status, code_of
-from forebay.agents.roster import KEPT, HealthReport, Heartbeat, register
+from forebay.agents.roster import KEPT, HealthReport, Heartbeat, NameTaken, register
 from forebay.bus import EventBus, EventType
 from forebay.cause import caused_by
 from forebay.errors import AgentError, ConfigurationError, ForebayError, RetryAfter
 from forebay.event import Event
-from forebay.payload import type_name
+from forebay.payload import encode, type_name
 from forebay.policy import describe
 from forebay.runtime import Consumer, Options, Run, Runnable
 from forebay.runtime.supervise import PASSING, Backoff, wait_for
 from forebay.signals import AgentChanged, AgentFailed, LoopFailed
-from forebay.subscription import consumer_name
+from forebay.subscription import EventStreamConsumer, consumer_name
 
 STEADY = 60.0
 """Seconds after which a failure is not counted with those before."""
 STALE = 60.0
 """Seconds after which nobody waits for the answer to a health check."""
+EXAMINATION = 10.0
+"""Seconds that `health` may take."""
 LAST_WORD = 2.0
 """Seconds that the last sign of life may take."""
 SWEEP = 500
 """After so many signs of life, one member trims their stream."""
 
 _CHECK = EventType.HEALTH_CHECK.value
+
+Hook = Callable[[], Coroutine[Any, Any, object]]
 
 
 class Life:
@@ -48,6 +53,7 @@ class Life:
         self._bus = bus
         self._wait = wait
         self._declared = self._with_health_check(agent.declared())
+        self._subscriptions = [(self._subscription(each), each.function) for each in self._declared]
         self.groups: list[tuple[str, str]] = [(type_name(each.event), agent.name) for each in self._declared]
         self._stop = asyncio.Event()
         self._run = Run()
@@ -73,11 +79,18 @@ class Life:
     async def run(self, *, grace: float) -> None:
         """Live until `stop`; after a failure once more, with a back-off from half a second to half a minute.
 
-        What cannot work (`ConfigurationError`) is raised, and `AgentError` after `agent.restarts` failures in a row;
-        an unreachable store does not count.
+        That other code runs under its name is raised (`ConfigurationError`), and `AgentError` after
+        `agent.restarts` failures in a row; an unreachable store does not count.
         """
         if self.agent._bus is not None:  # noqa: SLF001  # the agent's other half
             raise ConfigurationError(f"agent {self.agent.name!r} runs already; make another object for another run")
+        self.agent._bus = self._bus  # noqa: SLF001
+        try:
+            await self._live_again_and_again(grace)
+        finally:
+            self.agent._bus = None  # noqa: SLF001
+
+    async def _live_again_and_again(self, grace: float) -> None:
         backoff = Backoff(base=0.5, cap=30.0)
         in_a_row = 0
         while True:
@@ -85,7 +98,7 @@ class Life:
             try:
                 await self._live(grace)
                 return
-            except ConfigurationError:
+            except NameTaken:
                 raise
             except Exception as error:
                 if time.monotonic() - began > STEADY:
@@ -93,59 +106,77 @@ class Life:
                     backoff.reset()
                 if not isinstance(error, PASSING):
                     in_a_row += 1
-                delay = backoff.next() if in_a_row <= self.agent.restarts else None
+                again = in_a_row <= self.agent.restarts and not self._stop.is_set()
+                delay = backoff.next() if again else None
                 self._bus.signals.emit(AgentFailed(self.agent.name, error, delay))
+                if self._stop.is_set():
+                    return
                 if delay is None:
                     raise AgentError(
                         f"agent {self.agent.name!r} failed {in_a_row} times in a row, last with {describe(error)}"
                     ) from error
-                await wait_for(self._stop, delay)
-                if self._stop.is_set():
+                if await wait_for(self._stop, delay):
+                    self._enter("stopped")
+                    await self._pulse.last_word()
                     return
                 self._pulse.restarts += 1
 
     async def _live(self, grace: float) -> None:
-        agent = self.agent
-        await register(self._bus, agent, self._pulse.code)
-        agent._bus = self._bus  # noqa: SLF001  # the agent's other half
+        self._enter("initializing")
+        await self._pulse.publish()
         beating = asyncio.create_task(self._pulse.beat(), name="forebay-heartbeat")
         end: Status = "failed"
         try:
-            self._enter("initializing")
-            await self._unless_stopped(agent.initialize())
-            if not self._stop.is_set():
-                await self._serve(grace)
+            await register(self._bus, self.agent, self._pulse.member, self._pulse.code)
+            async with self._ended_by_stopped(grace):
+                await self._unless_stopped(self.agent.initialize)
+                if not self._stop.is_set():
+                    await self._serve(grace)
             end = "stopped"
         except Exception as error:
             self._pulse.last_error = describe(error)
             raise
         finally:
+            beating.cancel()
+            await asyncio.wait([beating])
+            self._enter(end)
+            await self._pulse.last_word()
+
+    @contextlib.asynccontextmanager
+    async def _ended_by_stopped(self, grace: float) -> AsyncIterator[None]:
+        """Call `stopped` at the end. What failed before tells more than what `stopped` then finds missing."""
+        try:
+            yield
+        except BaseException as error:
             self._consumers = []
             try:
-                await agent.stopped()
-            finally:
-                beating.cancel()
-                await asyncio.wait([beating])
-                agent._bus = None  # noqa: SLF001
-                self._enter(end)
-                await self._pulse.last_word()
+                await in_time(self.agent.stopped, grace)
+            except Exception as further:  # noqa: BLE001  # it is told with the first one
+                error.add_note(f"and then stopped() failed: {describe(further)}")
+            raise
+        self._consumers = []
+        await in_time(self.agent.stopped, grace)
 
     async def _serve(self, grace: float) -> None:
         """Handle events until `stop`, or until something fails."""
         self._run = Run()
-        self._consumers = [await self._consumer(each) for each in self._declared]
-        await self.agent.started()
+        self._consumers = [
+            await subscription.consumer(function, wait=self._wait, around=self._pulse.around)
+            for subscription, function in self._subscriptions
+        ]
+        await self._unless_stopped(self.agent.started)
         self._enter("started")
         parts: list[Runnable] = [Work(self.agent, on_draining=lambda: self._enter("draining")), *self._consumers]
         await self._run.go(parts, grace=grace)
 
-    async def _consumer(self, declared: Handles) -> Consumer:
+    def _subscription(self, declared: Handles) -> EventStreamConsumer:
         subscription = self._bus.subscribe_to_stream(declared.event, self.agent.name, **declared.options.given())
-        return await subscription.consumer(declared.function, wait=self._wait, around=self._pulse.around)
+        subscription.handler(declared.function).close()
+        return subscription
 
-    async def _unless_stopped(self, work: Awaitable[object]) -> None:
+    async def _unless_stopped(self, hook: Hook) -> None:
         """Wait for it; where the stop comes first, it is cancelled."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.create_task(hook())
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -153,8 +184,8 @@ class Life:
             stopping.cancel()
             task.cancel()
             await asyncio.wait([task, stopping])
-        if not task.cancelled():
-            task.result()
+        if not (task.cancelled() and self._stop.is_set()):
+            require_done(task, hook)
 
     def _enter(self, status: Status) -> None:
         self._pulse.enter(status)
@@ -172,12 +203,32 @@ class Life:
     async def _answer(self, event: Event) -> None:
         if (datetime.now(UTC) - event.timestamp).total_seconds() > STALE:
             return
+        name, member = self.agent.name, self._pulse.member
         try:
-            healthy, detail = True, await self.agent.health()
+            report = HealthReport(name, member, healthy=True, detail=await in_time(self.agent.health, EXAMINATION))
+            encode(report)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
-            healthy, detail = False, describe(error)
-        report = HealthReport(self.agent.name, self._pulse.member, healthy, detail)
-        await self._bus.publish(EventType.HEALTH_REPORT, self.agent.name, report, key=self.agent.name)
+            report = HealthReport(name, member, healthy=False, detail=describe(error))
+        await self._bus.publish(EventType.HEALTH_REPORT, name, report, key=name)
+
+
+async def in_time(hook: Hook, seconds: float) -> object:
+    """What a hook returns; `TimeoutError` where it takes longer."""
+    task = asyncio.create_task(hook())
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError(f"{hook.__name__}() ran longer than {seconds:g} s")
+    finally:
+        task.cancel()
+    return require_done(task, hook)
+
+
+def require_done(task: asyncio.Task[object], hook: Hook) -> object:
+    """What a hook returned. One that was cancelled, and not by us, has failed: else nobody would hear of it."""
+    if task.cancelled():
+        raise ForebayError(f"{hook.__name__}() was cancelled from within")
+    return task.result()
 
 
 class Work:
@@ -198,16 +249,17 @@ class Work:
 
     async def run(self, *, grace: float) -> None:
         """Work until it is done or fails; then wait for the end."""
-        working = asyncio.create_task(self._agent.work(), name=f"forebay-agent-{self._agent.name}")
+        working: asyncio.Task[object] = asyncio.create_task(
+            self._agent.work(), name=f"forebay-agent-{self._agent.name}"
+        )
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
             if working.done():
-                working.result()
+                require_done(working, self._agent.work)
             await stopping
             self._on_draining()
-            async with asyncio.timeout(grace):
-                await self._agent.draining()
+            await in_time(self._agent.draining, grace)
         finally:
             stopping.cancel()
             working.cancel()
@@ -257,7 +309,7 @@ class Pulse:
         while True:
             self._changed.clear()
             try:
-                await self._publish()
+                await self.publish()
                 count += 1
                 if not count % SWEEP:
                     await self._bus.store.trim(EventType.AGENT_HEARTBEAT.value, max_length=KEPT, force=True)
@@ -270,9 +322,10 @@ class Pulse:
         """Publish how it ended, if that is possible in a short time."""
         with contextlib.suppress(ForebayError, TimeoutError):
             async with asyncio.timeout(LAST_WORD):
-                await self._publish()
+                await self.publish()
 
-    async def _publish(self) -> None:
+    async def publish(self) -> None:
+        """Publish a sign of life now."""
         heartbeat = Heartbeat(
             agent=self._agent.name,
             member=self.member,

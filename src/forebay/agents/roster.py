@@ -14,7 +14,7 @@ from forebay.agents.agent import BaseAgent, Status
 from forebay.agents.state import notes_of
 from forebay.bus import EventBus, EventType
 from forebay.errors import ConfigurationError, MalformedEvent
-from forebay.event import Record
+from forebay.event import Record, parse_time
 from forebay.payload import decode
 from forebay.store import END
 
@@ -23,6 +23,11 @@ MISSED = 3
 KEPT = 10_000
 """Signs of life that stay in the stream: hours of them, for dozens of agents."""
 _CODE = "code"
+_ENDED = ("stopped", "failed")
+
+
+class NameTaken(ConfigurationError):
+    """Other code is running under the name of an agent."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -92,12 +97,12 @@ class Beat(msgspec.Struct, frozen=True):
     @property
     def alive(self) -> bool:
         """Whether it lives, as far as can be known."""
-        return self.heartbeat.status not in ("stopped", "failed") and not self.late
+        return self.heartbeat.status not in _ENDED and not self.late
 
     @property
     def late(self) -> bool:
         """Whether the next sign of life should long have come."""
-        return self.heartbeat.status != "stopped" and self.age > MISSED * self.heartbeat.every
+        return self.heartbeat.status not in _ENDED and self.age > MISSED * self.heartbeat.every
 
 
 async def last_beats(bus: EventBus) -> list[Beat]:
@@ -107,10 +112,10 @@ async def last_beats(bus: EventBus) -> list[Beat]:
     for entry in reversed(await bus.store.scan(EventType.AGENT_HEARTBEAT.value, until=END, limit=KEPT, newest=True)):
         try:
             heartbeat = decode(entry.record.data, Heartbeat) if isinstance(entry.record, Record) else None
+            sent = parse_time(entry.record.timestamp) if isinstance(entry.record, Record) else now
         except MalformedEvent:
             continue
-        if heartbeat is not None and isinstance(entry.record, Record) and heartbeat.member not in found:
-            sent = datetime.fromisoformat(entry.record.timestamp)
+        if heartbeat is not None and heartbeat.member not in found:
             found[heartbeat.member] = Beat(heartbeat, max(0.0, (now - sent).total_seconds()))
     return list(found.values())
 
@@ -168,27 +173,28 @@ def _status(name: str, beats: list[Beat], *, lag: int | None, pending: int, dead
 _ORDER = ("failed", "stopped", "draining", "initializing", "started")
 
 
-async def register(bus: EventBus, agent: BaseAgent, code: str) -> None:
+async def register(bus: EventBus, agent: BaseAgent, member: str, code: str) -> None:
     """Note that this code is the agent of this name; refuse it while other code of that name is alive.
 
-    Two agents of one name would be one group, and take each other's events.
+    Two agents of one name would be one group, and take each other's events. The member has given a sign of
+    life before: of two that begin at the same moment, the second to write the note finds that of the first.
     """
     stream = notes_of(agent.name)
+    mine = f"{code} {member}".encode()
     while True:
         known = (await bus.store.notes(stream)).get(_CODE)
-        if known == code.encode():
-            return
-        if known is not None:
-            _require_gone(agent.name, known.decode(errors="replace"), code, await last_beats(bus))
-        if await bus.store.note(stream, _CODE, code.encode(), expected=known):
+        registered = None if known is None else known.decode(errors="replace").partition(" ")[0]
+        if registered not in (None, code):
+            _require_gone(agent.name, registered, code, await last_beats(bus))
+        if await bus.store.note(stream, _CODE, mine, expected=known):
             return
 
 
-def _require_gone(name: str, known: str, code: str, beats: Iterable[Beat]) -> None:
+def _require_gone(name: str, known: str | None, code: str, beats: Iterable[Beat]) -> None:
     for beat in beats:
         other = beat.heartbeat
         if beat.alive and other.agent == name and other.code == known:
-            raise ConfigurationError(
+            raise NameTaken(
                 f"an agent named {name!r} with other code is running: {known}, as process {other.pid} on {other.host}; "
                 f"stop it, or give {code} a name of its own"
             )

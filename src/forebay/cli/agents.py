@@ -69,9 +69,10 @@ def run(names: Sequence[str], processes: int, until_idle: bool, grace: float, at
     root = click.get_current_context().find_root()
     who = ", ".join(agent.name for agent in found)
     if processes > 1:
-        command = [sys.executable, "-m", "forebay", "agents", "run", *names, "--grace", f"{grace}s", "--attached"]
+        # All said, as what is not said may be in the environment: FOREBAY_AGENTS_RUN_PROCESSES would go on for ever.
+        options = ["--processes", "1", "--grace", f"{grace:f}s", "--attached"]
         several = Processes(
-            [*command, *(["--until-idle"] if until_idle else [])],
+            [sys.executable, "-m", "forebay", "agents", "run", *names, *options, *["--until-idle"] * until_idle],
             environment={"FOREBAY_URL": url, "FOREBAY_NAMESPACE": root.params["namespace"]},
             grace=grace,
         )
@@ -197,7 +198,10 @@ def _stop_with_parent(bus: EventBus) -> None:
             loop.remove_reader(0)
             bus.stop()
 
-    loop.add_reader(0, look)
+    try:
+        loop.add_reader(0, look)
+    except PermissionError as error:
+        raise ConfigurationError("--attached needs a pipe or a socket for stdin, whose other end may close") from error
 
 
 COLUMNS = (

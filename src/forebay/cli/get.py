@@ -17,6 +17,8 @@ from forebay.cli.text import ago, as_indented_json, as_json, moment, on_one_line
 from forebay.event import Record
 
 PAGE = 500
+WIDEST = 60
+"""Characters that a tree is indented by, at most: a chain may be thousands of events deep."""
 
 
 @click.command()
@@ -93,6 +95,9 @@ def _tree(found: Chain) -> Iterator[tuple[str, Event]]:
     """The events, each below its cause, with what is to be drawn in front of it."""
     # Ids that publishers chose may lead round in a circle, so nothing is drawn twice, and nothing left out.
     drawn: set[str] = set()
+    caused_by: dict[str | None, list[Event]] = {}
+    for event in found.events:
+        caused_by.setdefault(event.headers.get(CAUSATION), []).append(event)
     # A chain of agents that answer each other may be as long as one likes: no recursion.
     waiting = [("", "", event) for event in reversed([*found.roots(), *found.events])]
     while waiting:
@@ -100,11 +105,11 @@ def _tree(found: Chain) -> Iterator[tuple[str, Event]]:
         if event.id in drawn:
             continue
         drawn.add(event.id)
-        yield lead, event
-        caused = found.caused_by(event)
+        yield lead if len(lead) <= WIDEST else f"…{lead[1 - WIDEST :]}", event
+        caused = caused_by.get(event.id, [])
         bends = [("├─ ", "│  ")] * (len(caused) - 1) + [("└─ ", "   ")]
         waiting += [
-            (below + bend, below + further, child)
+            (below + bend, (below + further)[-WIDEST:], child)
             for child, (bend, further) in zip(reversed(caused), reversed(bends), strict=False)
         ]
 

@@ -18,6 +18,8 @@ def load_module(name: str) -> ModuleType:
 
     An error of the module itself is raised as it is: its author needs the traceback.
     """
+    if not name or name.startswith("."):
+        raise ConfigurationError(f"{name!r} is not the name of a module; write it as in `import`: app.agents")
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -27,8 +29,6 @@ def load_module(name: str) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise ConfigurationError(f"no module {error.name!r}, neither in {folder} nor installed") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{name!r} is not the name of a module: {error}") from error
 
 
 def load_attribute(module: ModuleType, path: str) -> Any:

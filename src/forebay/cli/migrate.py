@@ -31,7 +31,7 @@ def migrate() -> None:
 
 
 @migrate.command()
-@click.option("--check", is_flag=True, help="Exit with 1 where the buses do not agree.")
+@click.option("--check", is_flag=True, help="Exit with 1 where the buses do not agree, or there is nothing to compare.")
 @watch_options
 @with_bus
 async def status(bus: EventBus, output: Output, *, check: bool, every: float | None) -> None:
@@ -55,8 +55,8 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
         if every is None:
             break
         await asyncio.sleep(every)
-    if check and not report.agrees:
-        talk("the buses do not agree")
+    if check and not (report.agrees and report.types):
+        talk("the buses do not agree" if report.types else "there is nothing to compare: is this the new bus's store?")
         click.get_current_context().exit(1)
 
 
@@ -138,10 +138,21 @@ def _show(output: Output, report: Parity, table: dict[str, Route]) -> None:
         talk(f"{agent} is on {_NAMES[table[agent]]}, and has handled nothing yet")
     if not table:
         talk("no agents yet; a DualBus on this store makes them known when it is opened")
+    if report.killed:
+        talk(
+            f"{_processes(report.killed)} ended without finishing what the old bus had in hand there: "
+            "more may be lost than is counted"
+        )
     talk(
         f"{_processes(report.processes)} running; {count(report.outstanding)} events in hand on the old bus; "
-        f"the buses {'agree' if report.agrees else 'do not agree'}"
+        f"{_verdict(report)}"
     )
+
+
+def _verdict(report: Parity) -> str:
+    if not report.types:
+        return "nothing to compare yet"
+    return "the buses agree" if report.agrees else "the buses do not agree"
 
 
 _NAMES: dict[Route, str] = {"old": "the old bus", "new": "the new bus", "shadow": "the old bus, with a shadow"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 
-from forebay.cli.commands import talk
+from forebay.cli.commands import INTERRUPTED, talk
 from forebay.runtime import stopped_by_signals
 from forebay.runtime.supervise import Backoff, wait_for
 
@@ -33,15 +34,22 @@ class Processes:
         self._environment = {**os.environ, **environment}
         self._grace = grace
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     async def run(self, count: int) -> int:
         """Run so many until all have ended by themselves, or SIGTERM or SIGINT; return the exit code.
 
         The first signal is passed on, a second one ends them at once. When one cannot be kept alive, all are ended.
         """
-        with stopped_by_signals(self._stop.set):
+        with stopped_by_signals(self._first_signal):
             codes = await asyncio.gather(*(self._keep_alive(number) for number in range(1, count + 1)))
-        return max(codes)
+        return INTERRUPTED if self._hurry.is_set() else max(codes)
+
+    def _first_signal(self) -> None:
+        self._stop.set()
+        # Left to itself, a second one would end this process, and leave the others to their grace.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._hurry.set)
 
     async def _keep_alive(self, number: int) -> int:
         backoff = Backoff(base=0.5, cap=30.0)
@@ -72,14 +80,17 @@ class Processes:
         """Wait for its end, which a stop hastens; its exit code."""
         ended = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stop.wait())
+        hurrying = asyncio.create_task(self._hurry.wait())
         try:
             await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
-                await asyncio.wait([ended], timeout=self._grace + PATIENCE)
+                patience = self._grace + PATIENCE
+                await asyncio.wait([ended, hurrying], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+            hurrying.cancel()
             if not ended.done():
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 
 BUCKETS = 24
@@ -9,21 +11,23 @@ BUCKETS = 24
 FIRST = 0.0001
 
 
-class Histogram(msgspec.Struct):
+class Histogram(msgspec.Struct, omit_defaults=True):
     """How long things took, in buckets that double. A quantile is exact to a factor of two."""
 
-    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
+    buckets: list[int] = []
+    """As many as were needed so far."""
 
     def add(self, seconds: float) -> None:
         """Count one."""
         place, limit = 0, FIRST
         while seconds > limit and place < BUCKETS - 1:
             place, limit = place + 1, limit * 2
+        self.buckets += [0] * (place + 1 - len(self.buckets))
         self.buckets[place] += 1
 
     def merge(self, other: Histogram) -> None:
         """Add up with another one."""
-        self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
+        self.buckets = [a + b for a, b in itertools.zip_longest(self.buckets, other.buckets, fillvalue=0)]
 
     def quantile(self, part: float) -> float | None:
         """The upper end, in seconds, of the bucket that holds this part of them; None where there are none."""
@@ -36,7 +40,7 @@ class Histogram(msgspec.Struct):
         return None
 
 
-class TypeCounts(msgspec.Struct):
+class TypeCounts(msgspec.Struct, omit_defaults=True):
     """Events of one type.
 
     `old`, `new`: published on each. `missing`: on the old bus, and not found on the new one. `extra`: on the
@@ -52,7 +56,7 @@ class TypeCounts(msgspec.Struct):
     past: int = 0
 
 
-class AgentCounts(msgspec.Struct):
+class AgentCounts(msgspec.Struct, omit_defaults=True):
     """What an agent did with events of one type.
 
     `handled` and `failed` on each bus; a failure that is followed by another attempt counts each time.
@@ -71,7 +75,7 @@ class AgentCounts(msgspec.Struct):
     new_latency: Histogram = msgspec.field(default_factory=Histogram)
 
 
-class Counts(msgspec.Struct):
+class Counts(msgspec.Struct, omit_defaults=True):
     """All of it: by type, and by type and agent."""
 
     types: dict[str, TypeCounts] = {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import inspect
 import logging
 import time
 from collections.abc import Mapping
@@ -40,6 +42,8 @@ TELL = 1.0
 """Seconds between two writes of the counts."""
 CONCURRENCY = 64
 """Handlers at once for one agent and type, events that wait for the old bus among them, unless a subscription says."""
+SILENCE = 1.0
+"""Seconds of an attempt that failed, after which the new bus is let alone until it takes something again."""
 AT_THE_END = 10.0
 """Seconds that handlers may go on when the DualBus is closed."""
 
@@ -62,7 +66,8 @@ class DualBus:
             await bus.run()
 
     The agents of one process: what the old bus delivers is delivered in the process that published it, and
-    lost with it, as ever; such events are counted as lost. Processes may share the new bus.
+    lost with it, as ever. Processes may share the new bus. What one of them took with it is counted as lost as
+    far as no other process had read it there; `forebay migrate status` says that there may be more.
     """
 
     def __init__(
@@ -90,6 +95,8 @@ class DualBus:
         self._consumers: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
         self._closing = asyncio.Event()
+        self._is_silent = False
+        self._alone: set[str] = set()
         self._stopped = asyncio.Event()
         self._is_open = False
 
@@ -110,11 +117,13 @@ class DualBus:
         """Publish an event on both buses; return its id, the same on both.
 
         `data` is a dict, as on the old bus. Raises what the primary bus raised; with the old one primary an
-        event that is no JSON, or too large, is counted as missing on the new one, and published on the old.
+        event that is no JSON, too large, or of a type that is no name, is counted as missing on the new one, and
+        published on the old. So is what comes while the new one does not answer.
         """
         if not self._is_open:
             raise ConfigurationError("the DualBus is not open; use it inside `async with`")
-        stream = type_name(event_type)
+        # What is no name for forebay may be one for the old bus.
+        stream = event_type if type(event_type) is str else type_name(event_type)
         plain = {} if data is None else data
         if not isinstance(plain, dict):
             raise InvalidEvent(f"a DualBus publishes dicts, as the old bus does, not {type(plain).__name__}")
@@ -145,9 +154,18 @@ class DualBus:
         name = agent or getattr(getattr(handler, "__self__", None), "name", None) or handler_name(handler)
         if (stream, name) in self._subscriptions:
             raise ConfigurationError(f"agent {name!r} handles {stream!r} already; it gets each event once")
-        subscription = Subscription(self, stream, name, handler, shadow or handler)
-        consumer = self.new.subscribe_to_stream(stream, name, **(self._options.given() | options))
-        self.old.subscribe(stream, subscription.on_old)
+        chosen = Options.parse(self._options.given() | options)
+        if chosen.batch is not None:
+            raise ConfigurationError(
+                f"batch={chosen.batch}: a DualBus hands over events one by one, as the old bus does"
+            )
+        subscription = Subscription(self, stream, name, handler, shadow or handler, chosen.timeout)
+        # The time is the handler's: what waits for the old bus here takes as long as that one does.
+        consumer = self.new.subscribe_to_stream(stream, name, **(chosen.given() | {"timeout": None}))
+        subscribed = self.old.subscribe(stream, subscription.on_old)
+        if inspect.iscoroutine(subscribed):
+            subscribed.close()
+            raise ConfigurationError("the old bus's subscribe is async, and nobody would wait for it: adapt it")
         self._subscriptions[stream, name] = subscription
 
         async def consume() -> None:
@@ -225,9 +243,12 @@ class DualBus:
             self._ready.set()
 
     async def _enter_new(self) -> None:
-        await self._stack.enter_async_context(self.new)
-        self._migration = await name_of(self.new.store)
-        self._table = await routes(self.new.store)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.new)
+            self._migration = await name_of(self.new.store)
+            self._table = await routes(self.new.store)
+            # Else it is closed again: it cannot be opened a second time.
+            await self._stack.enter_async_context(stack.pop_all())
 
     def _begin(self, subscription: Subscription) -> None:
         name = f"{subscription.stream} for {subscription.agent} on the new bus"
@@ -250,6 +271,7 @@ class DualBus:
         await self._ready.wait()
         while not self._closing.is_set():
             await tell(self.new.store, self._member())
+            self._is_silent = False
             await wait_for(self._closing, TELL)
 
     def _member(self, *, ended: bool = False) -> Member:
@@ -304,32 +326,47 @@ class DualBus:
         # Before it can be heard of: who reads it finds that the old bus has it in hand.
         self._expect(stream, stamp)
         arguments: dict[str, Any] = {"key": key, "headers": {**(headers or {}), **stamp.headers()}}
+        began = time.monotonic()
         try:
-            if not self._ready.is_set():
-                raise StoreError("the new bus is not open yet")  # as if it had said so itself
+            self._check_new(stream)
             await self._observer.watch(stream)
             self._observer.expect(stream, stamp.key, data)
             id = await self.new.publish(stream, source, data, **arguments)
-        except PublishUnknown as unknown:
+        except asyncio.CancelledError:
+            # The publisher has given it up, and the old bus will not be handed it.
             self._observer.forget(stream, stamp.key)
-            if self._primary == "new":
-                self._forget(stream, stamp)
-                raise
-            # It may be stored, with this stamp: what that gives to the new bus stays there.
-            self._repeat(stream, source, data, unknown.id, arguments)
-            return unknown.id, stamp
+            self._forget(stream, stamp)
+            raise
         except ForebayError as error:
             self._observer.forget(stream, stamp.key)
             if self._primary == "new":
                 self._forget(stream, stamp)
                 raise
-            logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
+            if time.monotonic() - began > SILENCE:
+                self._is_silent = True
+            if isinstance(error, PublishUnknown):
+                # It may be stored, with this stamp: what that gives to the new bus stays there.
+                self._repeat(stream, source, data, error.id, arguments)
+                return error.id, stamp
+            if stream not in self._alone:
+                logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
+            self._alone.add(stream)
             self.counts.type(stream).missing += 1
             everyone = stamp.for_agents({}, agents)
             self._expect(stream, everyone)
             return new_id(), everyone
+        self._alone.discard(stream)
+        self._observer.published(stream, stamp.key)
         self.counts.type(stream).new += 1
         return id, stamp
+
+    def _check_new(self, stream: str) -> None:
+        """Say what the new bus would say, where asking it would take long, or it cannot be asked."""
+        type_name(stream)
+        if not self._ready.is_set():
+            raise StoreError("the new bus is not open yet")
+        if self._is_silent and self._primary == "old":
+            raise StoreError("the new bus did not answer in time; it is let alone until it does")
 
     def _expect(self, stream: str, stamp: Stamp) -> None:
         for agent in stamp.old:
@@ -341,6 +378,8 @@ class DualBus:
 
     def _repeat(self, stream: str, source: str, data: dict[str, Any], id: str, arguments: dict[str, Any]) -> None:
         """Publish again under its id, until it is known to be stored."""
+        # As it is now: handlers on the old bus may change it.
+        data = copy.deepcopy(data)
 
         async def repeat() -> None:
             await self.new.publish(stream, source, data, id=id, **arguments)
@@ -350,15 +389,23 @@ class DualBus:
         # Until it is known.
         counts = self.counts.type(stream)
         counts.missing += 1
-
-        self._tasks.append(kept_alive(f"{stream} {id} on the new bus", repeat, until=self._closing))
+        task = kept_alive(f"{stream} {id} on the new bus", repeat, until=self._closing)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
 
     async def _publish_old(self, event: Event, stamp: Stamp) -> None:
+        carried = Carried(event)
         try:
-            await self.old.publish(event.type, event.source, Carried(event))
+            published = self.old.publish(event.type, event.source, carried)
+            if inspect.isawaitable(published):
+                await published
         except Exception as error:
             self._forget(event.type, stamp)
-            self.counts.type(event.type).extra += 1
+            if carried.is_delivered:
+                # It is a handler's error, which this bus hands on to the publisher.
+                self.counts.type(event.type).old += 1
+            else:
+                self.counts.type(event.type).extra += 1
             if self._primary == "old":
                 raise
             logger.warning("migration: %s %s failed on the old bus: %s", event.type, event.id, describe(error))

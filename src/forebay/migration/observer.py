@@ -20,6 +20,8 @@ from forebay.runtime.supervise import wait_for
 PATIENCE = 10.0
 """Seconds after which an event that was acknowledged and cannot be read counts as missing."""
 SWEEP = 1.0
+MISSED = 10_000
+"""Missing events that are recognised where they are found after all."""
 
 
 class Observer:
@@ -29,7 +31,8 @@ class Observer:
         self._new = new
         self._by = by
         self._counts = counts
-        self._expected: dict[str, OrderedDict[str, tuple[str | None, float]]] = {}
+        self._expected: dict[str, OrderedDict[str, _Expected]] = {}
+        self._missed: OrderedDict[str, _Expected] = OrderedDict()
         self._lock = asyncio.Lock()
         self._closing = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -49,7 +52,14 @@ class Observer:
 
     def expect(self, stream: str, key: str, data: object) -> None:
         """The event with this key is about to be published."""
-        self._expected[stream][key] = (digest(data), time.monotonic())
+        self._expected[stream][key] = _Expected(digest(data) if _is_json(data) else _OTHER)
+
+    def published(self, stream: str, key: str) -> None:
+        """It was acknowledged: it is there, or missing."""
+        expected = self._expected[stream].get(key)
+        if expected is not None:
+            expected.published = time.monotonic()
+            self._expected[stream].move_to_end(key)
 
     def forget(self, stream: str, key: str) -> None:
         """It was not published, or nobody knows."""
@@ -63,16 +73,20 @@ class Observer:
             stamp = Stamp.of(event)
             if stamp.by != self._by:
                 continue
-            published, _ = self._expected[stream].pop(stamp.key, (None, 0.0))
-            if published is not None and published != digest(event.data):
+            expected = self._expected[stream].pop(stamp.key, None)
+            if expected is None and (expected := self._missed.pop(stamp.key, None)):
+                self._counts.type(stream).missing -= 1
+            if expected is not None and expected.digest != digest(event.data):
                 self._counts.type(stream).differing += 1
 
     async def _sweep(self, stream: str) -> None:
         expected = self._expected[stream]
         while not await wait_for(self._closing, SWEEP):
-            while expected and time.monotonic() - next(iter(expected.values()))[1] > PATIENCE:
-                expected.popitem(last=False)
+            for key in _overdue(expected):
+                self._missed[key] = expected.pop(key)
                 self._counts.type(stream).missing += 1
+            while len(self._missed) > MISSED:
+                self._missed.popitem(last=False)
 
     async def close(self) -> None:
         """Read no more."""
@@ -80,6 +94,35 @@ class Observer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+_OTHER = "other"
+"""The digest of what is other data on the new bus, whatever it is."""
+
+
+class _Expected(msgspec.Struct):
+    digest: str | None
+    published: float | None = None
+    """When it was acknowledged."""
+
+
+def _is_json(data: object) -> bool:
+    """Whether JSON gives back the same data: not so tuples, dates, and keys that are no strings."""
+    try:
+        return bool(msgspec.json.decode(msgspec.json.encode(data)) == data)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _overdue(expected: OrderedDict[str, _Expected]) -> list[str]:
+    """What was acknowledged too long ago; those not yet acknowledged come before all others."""
+    found = []
+    for key, each in expected.items():
+        if each.published is not None:
+            if time.monotonic() - each.published <= PATIENCE:
+                break
+            found.append(key)
+    return found
 
 
 def digest(data: object) -> str | None:

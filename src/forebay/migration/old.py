@@ -22,10 +22,11 @@ class OldBus(Protocol):
     """What an old bus has to have; an adapter of these two methods takes any.
 
     `publish` delivers to all handlers of the type, and passes `data` on as it is: it is a dict that
-    carries more than it shows. `subscribe` is called before the first event of its type, or later.
+    carries more than it shows; it may be async or plain. `subscribe` is plain; it is called before the first
+    event of its type, or later.
     """
 
-    async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> object: ...
+    def publish(self, event_type: str, source: str, data: dict[str, Any]) -> object: ...
 
     def subscribe(self, event_type: str, handler: Wrapped) -> object: ...
 
@@ -33,13 +34,15 @@ class OldBus(Protocol):
 class Carried(dict[str, Any]):
     """The data of an event on its way through the old bus: the plain dict, and the event behind it.
 
-    `digest` tells whether it is still what was published: all handlers are given the same dict.
+    `digest` tells whether it is still what was published: all handlers are given the same dict. `is_delivered`
+    tells whether one was.
     """
 
     def __init__(self, event: Event) -> None:
         super().__init__(event.data)
         self.event = event
         self.digest = digest(self)
+        self.is_delivered = False
 
 
 class OldEventBus:
@@ -63,7 +66,7 @@ class OldEventBus:
         return await self.bus.publish(event_type, source, dict(data), id=event.id, key=event.key, headers=event.headers)
 
     def subscribe(self, event_type: str, handler: Wrapped) -> None:
-        """Let a group handle the type: that of the handler's `agent`."""
+        """Let a group handle the type: that of the `agent` whose method the handler is."""
         self._handlers.append((event_type, handler))
         if self._open:
             self._start(event_type, handler)
@@ -85,7 +88,7 @@ class OldEventBus:
         await self.bus.__aexit__(kind, error, trace)
 
     def _start(self, event_type: str, handler: Wrapped) -> None:
-        agent = getattr(handler, "agent", "old")
+        agent = getattr(getattr(handler, "__self__", None), "agent", "old")
 
         async def handle(event: Event) -> None:
             await handler(event.type, event.source, Carried(event))

@@ -24,6 +24,10 @@ _PROCESS = "process:"
 _ENDED = "ended"
 FOLDED = 100
 """Ended processes that are remembered as folded."""
+GONE = 3600.0
+"""Seconds after which a process that writes no counts will not write again."""
+SILENT = 10
+"""Processes that fell silent later than that and are not folded yet: some may only have been held up."""
 
 
 Fate = Literal["alive", "ended", "died"]
@@ -96,12 +100,17 @@ class AgentParity(msgspec.Struct, frozen=True):
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """The whole report. `processes` counts the DualBuses that are alive, `outstanding` what they are at."""
+    """The whole report. `processes` counts the DualBuses that are alive, `outstanding` what they are at.
+
+    `killed` counts those, of the last hundred or so, that ended with events in hand on the old bus, or without a
+    word: of what they had in hand only that is counted as lost which no other process had seen on the new bus.
+    """
 
     types: tuple[TypeParity, ...]
     agents: tuple[AgentParity, ...]
     processes: int
     outstanding: int
+    killed: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -119,8 +128,7 @@ async def members(store: Notes) -> list[Member]:
 
 async def fates(store: Notes) -> dict[str, Fate]:
     """What has become of each DualBus, of those that are remembered."""
-    notes = await store.notes(STREAM)
-    return {**_ended(notes).folded, **{member.id: member.fate for member in _members(notes)}}
+    return _fates(await store.notes(STREAM))
 
 
 async def parity(store: Notes) -> Parity:
@@ -141,6 +149,7 @@ async def parity(store: Notes) -> Parity:
         agents=tuple(_agent_parity(total, agent, type, table.get(agent, "old")) for agent, type in agents),
         processes=alive,
         outstanding=outstanding,
+        killed=sum(fate == "died" for fate in _fates(notes).values()),
     )
 
 
@@ -170,11 +179,12 @@ async def tell(store: Notes, member: Member) -> None:
 async def fold(store: Notes) -> None:
     """Put the counts of processes that have ended into one note.
 
+    One that fell silent may go on, and its counts with it: it keeps its note while it is among the last few.
     Added first, under a mark that keeps a member from being counted twice; removed last.
     """
     notes = await store.notes(STREAM)
     ended = _ended(notes)
-    over = [member for member in _members(notes) if not member.alive]
+    over = _over(_members(notes))
     fresh = [member for member in over if member.id not in ended.folded]
     for member in fresh:
         ended.counts.merge(member.counts)
@@ -184,6 +194,17 @@ async def fold(store: Notes) -> None:
         return  # somebody else is at it
     for member in over:
         await store.note(STREAM, _PROCESS + member.id, None)
+
+
+def _fates(notes: Mapping[str, bytes]) -> dict[str, Fate]:
+    return {**_ended(notes).folded, **{member.id: member.fate for member in _members(notes)}}
+
+
+def _over(members: list[Member]) -> list[Member]:
+    ended = [member for member in members if member.ended]
+    silent = sorted((each for each in members if not each.ended and not each.alive), key=lambda member: member.at)
+    late = [member for member in silent[-SILENT:] if time.time() - member.at < GONE]
+    return ended + silent[: len(silent) - len(late)]
 
 
 def _members(notes: Mapping[str, bytes]) -> list[Member]:

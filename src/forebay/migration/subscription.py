@@ -9,8 +9,9 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from forebay.errors import HandlerTimeout
 from forebay.event import Event
 from forebay.migration.observer import digest
 from forebay.migration.old import Carried, OldHandler
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("forebay")
 
+Side = Literal["old", "new"]
+
 PATIENCE = 60.0
-"""Seconds after which an event that the old bus was handed counts as lost there."""
+"""Seconds from its publish after which an event that the old bus was handed counts as lost there."""
 HANDOVER = 5.0
 """Seconds that a cutover waits, at most, for what runs on the old bus."""
 COMPARED = 10_000
-"""Outcomes of shadow runs that wait for those of the other bus."""
+"""Outcomes of shadow runs that wait for those of the other bus, and lost events that are known when they come late."""
 
 
 class Subscription:
@@ -36,7 +39,15 @@ class Subscription:
     `outstanding` are the events that the old bus was handed for this agent and that it has not finished.
     """
 
-    def __init__(self, dual: DualBus, stream: str, agent: str, handler: OldHandler, shadow: OldHandler) -> None:
+    def __init__(
+        self,
+        dual: DualBus,
+        stream: str,
+        agent: str,
+        handler: OldHandler,
+        shadow: OldHandler,
+        timeout: float | None = None,
+    ) -> None:
         self.stream = stream
         self.agent = agent
         self.outstanding: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
@@ -44,10 +55,11 @@ class Subscription:
         self._dual = dual
         self._handler = handler
         self._shadow = shadow
+        self._timeout = timeout
         self._handing_over = False
-        self._outcomes: OrderedDict[str, str] = OrderedDict()
+        self._given_up: OrderedDict[str, None] = OrderedDict()
+        self._outcomes: OrderedDict[str, tuple[Side, str]] = OrderedDict()
         self._carries = False
-        self.on_old = _OnOld(self)
 
     def expect(self, key: str) -> None:
         """The old bus is about to be handed this event."""
@@ -70,11 +82,14 @@ class Subscription:
 
     # On the old bus.
 
-    async def deliver_old(self, event_type: str, source: str, data: Any) -> object:
-        """Handle what the old bus delivers, if it belongs to the old bus."""
+    async def on_old(self, event_type: str, source: str, data: Any) -> object:
+        """Handle what the old bus delivers, if it belongs to the old bus.
+
+        A method, as the agents' own are: old buses ask of a handler whether it is a coroutine function, or its name.
+        """
         if not isinstance(data, Carried):
             return await self._deliver_past(event_type, source, data)
-        self._carries = True
+        self._carries = data.is_delivered = True
         event = data.event
         stamp = self._dual.stamp_of(event)
         if stamp.by and self.agent not in stamp.old:
@@ -89,13 +104,16 @@ class Subscription:
             result = await _called(self._handler, event.type, event.source, dict(data))
         except Exception as error:
             self._counts.old_failed += 1
-            self._compare(event, stamp, f"raised {describe(error)}")
+            self._compare(event, stamp, "old", f"raised {describe(error)}")
             raise
         finally:
             self.forget(stamp.key)
+            if stamp.key in self._given_up:
+                del self._given_up[stamp.key]
+                self._counts.lost -= 1
         self._counts.old_handled += 1
         self._counts.old_latency.add(_age(event))
-        self._compare(event, stamp, _outcome(result))
+        self._compare(event, stamp, "old", _outcome(result))
         return result
 
     async def _deliver_past(self, event_type: str, source: str, data: Any) -> object:
@@ -128,26 +146,43 @@ class Subscription:
         if self._handing_over:
             await self._hand_over()
         try:
-            await _called(self._handler, event.type, event.source, event.data)
+            await self._called_on_new(self._handler, event)
         except Exception:
             self._counts.new_failed += 1
             raise
         self._counts.new_handled += 1
         self._counts.new_latency.add(_age(event))
 
+    async def _called_on_new(self, handler: OldHandler, event: Event) -> object:
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                return await _called(handler, event.type, event.source, event.data)
+        except TimeoutError as error:
+            if limit.expired():
+                raise HandlerTimeout(f"the handler ran longer than {self._timeout:g} s") from error
+            raise
+
     async def _wait_for_old(self, event: Event, stamp: Stamp) -> None:
         if stamp.by == self._dual.id:
             future = self.outstanding.get(stamp.key)
             if future is not None:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(future), PATIENCE)
+                    # From its publish on: what waits behind many others that never come does not wait as long again.
+                    await asyncio.wait_for(asyncio.shield(future), max(0.0, PATIENCE - _age(event)))
             if stamp.key in self.outstanding:
-                self.forget(stamp.key)
-                self._counts.lost += 1
+                self._give_up(stamp.key)
         elif await self._dual.fate(stamp.by) == "died":
             # It stood here unfinished when its process died, and the old bus with it.
             self._counts.lost += 1
             logger.warning("migration: %s %s was lost by the old bus, for %s", self.stream, event.id, self.agent)
+
+    def _give_up(self, key: str) -> None:
+        self.forget(key)
+        self._counts.lost += 1
+        self._given_up[key] = None
+        if len(self._given_up) > COMPARED:
+            self._given_up.popitem(last=False)
 
     async def _hand_over(self) -> None:
         """Wait for what the old bus still does for this agent, so that its order holds."""
@@ -160,38 +195,28 @@ class Subscription:
 
     async def _run_shadow(self, event: Event, stamp: Stamp) -> None:
         try:
-            outcome = _outcome(await _called(self._shadow, event.type, event.source, event.data))
+            outcome = _outcome(await self._called_on_new(self._shadow, event))
         except Exception as error:  # noqa: BLE001  # the shadow's outcome, and nothing else
             outcome = f"raised {describe(error)}"
         self._counts.new_latency.add(_age(event))
-        self._compare(event, stamp, outcome)
+        self._compare(event, stamp, "new", outcome)
 
-    def _compare(self, event: Event, stamp: Stamp, outcome: str) -> None:
+    def _compare(self, event: Event, stamp: Stamp, side: Side, outcome: str) -> None:
         if self.agent not in stamp.shadow:
             return
-        other = self._outcomes.pop(stamp.key, None)
-        if other is None:
-            self._outcomes[stamp.key] = outcome
+        other, first = self._outcomes.pop(stamp.key, (side, ""))
+        if other == side:
+            # The other bus has not had it yet; a bus that delivers twice is compared by the last time.
+            self._outcomes[stamp.key] = (side, outcome)
             if len(self._outcomes) > COMPARED:
                 self._outcomes.popitem(last=False)
-        elif other == outcome:
+        elif first == outcome:
             self._counts.same += 1
         else:
             self._counts.unlike += 1
             logger.warning(
-                "migration: %s handled %s %s differently: %s, and %s", self.agent, self.stream, event.id, other, outcome
+                "migration: %s handled %s %s differently: %s, and %s", self.agent, self.stream, event.id, first, outcome
             )
-
-
-class _OnOld:
-    """The handler that the old bus is given; it knows its agent."""
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.agent = subscription.agent
-        self._subscription = subscription
-
-    async def __call__(self, event_type: str, source: str, data: Any) -> object:
-        return await self._subscription.deliver_old(event_type, source, data)
 
 
 async def _called(handler: OldHandler, event_type: str, source: str, data: Any) -> object:

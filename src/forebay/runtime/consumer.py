@@ -8,10 +8,14 @@ lease keeper (a thread): renews what the intake holds
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
+from forebay.errors import OutcomeUnknown
 from forebay.event import Record
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed
@@ -25,9 +29,11 @@ from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
 from forebay.runtime.uptime import uptime
 from forebay.runtime.workers import Workers
-from forebay.signals import Joined, LeaseLost, LoopFailed, Recovered, Signals
+from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Signals
 from forebay.store import START, Delivery, Leases, Reader
 
+GAPS = 5.0
+"""Seconds between looks whether somebody trimmed the stream under the group."""
 POLL = 0.5
 """Seconds between looks for due retries; also the longest that one read waits."""
 SURE = 0.8
@@ -66,7 +72,14 @@ class Consumer:
         self._wait = wait
         self._intake = Intake(_lane(options))
         self._settler = Settler(
-            store, reader, options, self._intake, signals, on_waiting=self._look_again_in, on_settled=self._make_room
+            store,
+            reader,
+            options,
+            self._intake,
+            signals,
+            on_waiting=self._look_again_in,
+            on_settled=self._make_room,
+            on_lost=self._shake,
         )
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
@@ -77,6 +90,7 @@ class Consumer:
         self._window = self._smallest
         self._read_at = 0.0
         self._scan_at = 0.0
+        self._gaps_at = 0.0
         self._position: str | None = None
         # What was read together, behind the place where that read began; see `_heal`.
         self._reads: deque[tuple[str | None, list[str]]] = deque()
@@ -188,7 +202,14 @@ class Consumer:
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
             self._position = self._start
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False))
+        await self._look_for_gaps()
         self._joined.set()
+
+    async def _look_for_gaps(self) -> None:
+        """Tell what was trimmed from under the group, before it reads on and nobody can know any more."""
+        if missed := await self._store.missed(self.reader.stream, self.reader.group):
+            self._signals.emit(Missed(self.reader.stream, self.reader.group, missed))
+        self._gaps_at = time.monotonic() + GAPS
 
     async def _heal(self) -> None:
         # Never at the end: what was published since the group was lost would be passed over. And not
@@ -208,7 +229,7 @@ class Consumer:
             self.last_read = time.monotonic()
             return
         asked = uptime()
-        deliveries = await self._store.read(self.reader, limit=room, wait=self._wait)
+        deliveries = await self._lease(self._store.read(self.reader, limit=room, wait=self._wait))
         self.last_read = time.monotonic()
         self._empty = not deliveries
         if deliveries:
@@ -237,17 +258,36 @@ class Consumer:
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
             asked = uptime()
-            await self._take(await self._store.due(self.reader, limit=room), asked)
+            await self._take(await self._lease(self._store.due(self.reader, limit=room)), asked)
         may_claim = self._suspects.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
         if may_claim and not self._stop.is_set():
             asked = uptime()
-            claimed = await self._store.claim(self.reader, idle=self.lease, limit=1)
+            claimed = await self._lease(self._store.claim(self.reader, idle=self.lease, limit=1))
             if claimed:
                 await self._take_over(claimed, asked)
                 return
             self._scan_at = time.monotonic() + min(1.0, self.lease / 4)
+            if time.monotonic() >= self._gaps_at:
+                await self._look_for_gaps()
         await wait_for(self._look, POLL)
         self._look.clear()
+
+    async def _lease(self, move: Awaitable[list[Delivery]]) -> list[Delivery]:
+        """What a move leases to this consumer."""
+        reader = self.reader
+        try:
+            deliveries = await move
+        except OutcomeUnknown:
+            if self._options.ordered:
+                # It may have leased events that nobody knows of. Under another name this consumer waits, as all
+                # others do, until they can be claimed; under its own it would read on behind them.
+                name = f"{reader.consumer[:119]}-{secrets.token_hex(4)}"
+                self.reader = msgspec.structs.replace(reader, consumer=name)
+            raise
+        if reader is self.reader:
+            return deliveries
+        await self._return(deliveries)
+        return []
 
     async def _take_over(self, claimed: list[Delivery], asked: float) -> None:
         for delivery in claimed:
@@ -283,8 +323,12 @@ class Consumer:
             self._signals.emit(LeaseLost(delivery))
             if delivery.position not in self.held:
                 self._over(delivery)
-        if lost and self._options.ordered:
-            # Another consumer works on this group now: what is not begun comes after what it has.
+        if lost:
+            self._shake()
+
+    def _shake(self) -> None:
+        """A lease is lost: in an ordered group, what is not begun comes after what another consumer has now."""
+        if self._options.ordered:
             self._is_shaken = True
             self._look.set()
 
@@ -294,8 +338,10 @@ class Consumer:
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
         # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
+        looked = uptime()
         await asyncio.sleep(0)
-        if all(map(self._is_sure, deliveries)):
+        # Where all that is not begun was given back meanwhile, these belong to it.
+        if all(map(self._is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
             return False
         await self._give_back(deliveries)
         return True

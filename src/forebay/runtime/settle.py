@@ -34,6 +34,7 @@ class Settler:
         *,
         on_waiting: Callable[[float], None],
         on_settled: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._store = store
         self._reader = reader
@@ -42,6 +43,7 @@ class Settler:
         self._signals = signals
         self._on_waiting = on_waiting
         self._on_settled = on_settled
+        self._on_lost = on_lost
         self._acks: list[Delivery] = []
         self._sending: list[Delivery] = []
         self._more = asyncio.Event()
@@ -126,6 +128,7 @@ class Settler:
                 if asyncio.get_running_loop().time() > deadline:
                     break
                 await asyncio.sleep(backoff.next())
+        self._on_lost()
         self._let_go(delivery)
         self._signals.emit(LeaseLost(delivery))
         return None

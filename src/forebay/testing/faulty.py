@@ -38,6 +38,7 @@ Move = Literal[
     "join",
     "seek",
     "leave",
+    "missed",
     "read",
     "due",
     "claim",
@@ -196,6 +197,9 @@ class FaultyStore:
 
     async def leave(self, stream: str, group: str) -> None:
         await self._call("leave", lambda: self.store.leave(stream, group))
+
+    async def missed(self, stream: str, group: str) -> int | None:
+        return await self._call("missed", lambda: self.store.missed(stream, group))
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         return await self._call("read", lambda: self.store.read(reader, limit=limit, wait=wait))

@@ -99,9 +99,9 @@ class Group:
         """Whether the entry is yet to be handed out."""
         return position > self.cursor and kept.record.only in (None, self.name)
 
-    def seek(self, cursor: int) -> None:
-        """Go on from another place; what was begun behind it is unread again."""
-        self.cursor = cursor
+    def seek(self, cursor: int, *, first: int) -> None:
+        """Go on from another place; what was begun behind it is unread again. The stream begins at `first` now."""
+        self.cursor = max(cursor, first - 1)
         for begun in (self.leased, self.waiting):
             for position in [position for position in begun if position > cursor]:
                 del begun[position]

@@ -145,13 +145,14 @@ class MemoryStore:
             log = self._make(stream)
             if group in log.groups:
                 return False
-            log.groups[check_name("group", group)] = Group(group, log.place(start))
+            # What has left the stream by now the group does not miss.
+            log.groups[check_name("group", group)] = Group(group, max(log.place(start), log.first - 1))
             return True
 
     async def seek(self, stream: str, group: str, to: str) -> None:
         with self._lock:
             log, own = self._group(stream, group)
-            own.seek(log.place(to))
+            own.seek(log.place(to), first=log.first)
             log.ring()
 
     async def leave(self, stream: str, group: str) -> None:
@@ -159,6 +160,16 @@ class MemoryStore:
             log = self._find(stream)
             log.groups.pop(group, None)
             log.ring()
+
+    async def missed(self, stream: str, group: str) -> int | None:
+        with self._lock:
+            log = self._find(stream)
+            own = log.groups.get(group)
+            if own is None:
+                return None
+            count = max(0, log.first - 1 - own.cursor)
+            own.cursor += count
+            return count
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         loop = asyncio.get_running_loop()
@@ -387,6 +398,8 @@ class MemoryStore:
             elif dropped:
                 kept = self._make(stream)
                 kept.entries, kept.first = dropped.entries, dropped.first
+                # The id of a dead letter names no other one later.
+                kept.deaths = dropped.deaths
             if dropped:
                 dropped.ring()
             return True

@@ -63,9 +63,11 @@ def _restore_begun(stream: Stream, begun: Begun, now: float) -> None:
 
 
 def _restore_letter(stream: Stream, letter: DeadLetter) -> None:
-    keeps = letter.id.isascii() and letter.id.isdecimal() and int(letter.id) > stream.deaths
-    stream.deaths = int(letter.id) if keeps else stream.deaths + 1
-    stream.dead[stream.deaths] = msgspec.structs.replace(letter, id=f"{stream.deaths:012}")
+    number = int(letter.id) if letter.id.isascii() and letter.id.isdecimal() else 0
+    if number <= max(stream.dead, default=0):
+        number = stream.deaths + 1
+    stream.deaths = max(stream.deaths, number)
+    stream.dead[number] = msgspec.structs.replace(letter, id=f"{number:012}")
 
 
 def scheduled(stream: Stream, *, after: str, limit: int, now: float) -> list[Scheduled]:

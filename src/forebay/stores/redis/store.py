@@ -201,6 +201,10 @@ class RedisStore:
         self._cursors.pop((stream, group), None)
         await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled, own.finished), group)
 
+    async def missed(self, stream: str, group: str) -> int | None:
+        count: int | None = await self._client.run("missed", (self._keys(stream).stream,), group)
+        return count
+
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         if limit < 1:
             return []

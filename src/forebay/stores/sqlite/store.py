@@ -166,6 +166,10 @@ class SQLiteStore:
     async def leave(self, stream: str, group: str) -> None:
         await self._move(partial(leases.leave, stream=stream, group=group))
 
+    async def missed(self, stream: str, group: str) -> int | None:
+        # Positions are counted over all streams, so a gap in one says nothing.
+        return None
+
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         move: Callable[[Turn], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)
         look = partial(leases.can_read, reader=reader)

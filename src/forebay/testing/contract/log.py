@@ -307,6 +307,25 @@ class LogContract(Contract):
         assert Trimmed(2, 2) == await store.trim(STREAM, max_length=0, past=[GROUP])
         assert [4] == numbers(await store.read(A, limit=10))
 
+    async def test_what_was_trimmed_from_under_a_group_is_counted_until_it_reads_on(self, store: Store) -> None:
+        assert await store.missed(STREAM, GROUP) in (0, None)
+        await store.append(STREAM, orders(1, 2))
+        await store.trim(STREAM, max_length=0)
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, orders(3, 4, 5, 6, 7))
+        assert await store.missed(STREAM, GROUP) in (0, None)
+        await store.read(A, limit=1)
+
+        await store.trim(STREAM, max_length=1, force=True)
+
+        assert await store.missed(STREAM, GROUP) in (3, None)
+        assert await store.missed(STREAM, GROUP) in (0, None)
+        assert [7] == numbers(await store.read(A, limit=10))
+        assert await store.missed(STREAM, GROUP) in (0, None)
+        await store.append(STREAM, orders(8, 9))
+        await store.trim(STREAM, max_length=0, force=True)
+        assert await store.missed(STREAM, GROUP) in (2, None)
+
     async def test_a_group_reads_on_after_its_stream_was_trimmed_to_nothing(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2))

@@ -281,7 +281,7 @@ def _lasting(items: list[Item]) -> list[Item]:
     for item in items:
         match item:
             case Begun(group=group, pending=pending):
-                times = {"idle": pending.idle and pending.idle // 60, "due": pending.due and pending.due // HOUR}
+                times = {name: seconds and round(seconds / 60) for name, seconds in _times(pending).items()}
                 lasting.append(Begun(group, msgspec.structs.replace(pending, **times)))
             case Scheduled():
                 lasting.append(msgspec.structs.replace(item, id="", delay=round(item.delay / 60)))
@@ -292,6 +292,10 @@ def _lasting(items: list[Item]) -> list[Item]:
             case _:
                 lasting.append(item)
     return lasting
+
+
+def _times(pending: Pending) -> dict[str, float | None]:
+    return {"idle": pending.idle, "due": pending.due}
 
 
 def _counts(stats: object) -> object:

@@ -1,0 +1,297 @@
+"""An agent that tells what changes in folders: each change once, also what changed while it was down."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import os
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+from forebay.agents import files
+from forebay.agents.agent import BaseAgent
+from forebay.agents.leadership import Leadership
+from forebay.agents.state import notes_of
+from forebay.agents.telling import FileChange, Teller, in_thread
+from forebay.agents.told import Told
+from forebay.errors import AgentError, ConfigurationError, NotFound
+from forebay.event import check_seconds
+from forebay.policy import describe
+from forebay.runtime.supervise import Backoff
+from forebay.signals import LoopFailed
+
+__all__ = ["ChangeDetectionAgent", "FileChange"]
+
+LOOK = 0.2
+"""Seconds between two looks whether the folders are there; the longest wait before what was put off is tried again."""
+MANY = 50
+"""Changed folders that are looked through one by one; where there are more, everything is looked through."""
+
+
+class NoticesFailed(Exception):
+    """The system gives no notice of changes any more; its cause says why."""
+
+
+class ChangeDetectionAgent(BaseAgent):
+    """Watches folders, with all that lies within, and publishes what becomes of their files.
+
+    It publishes `file_created`, `file_modified` and `file_deleted`, with a `FileChange` as data and the path as key.
+    What it has told is kept in the store. After a restart, however it ended, it tells what has changed since, and
+    says nothing twice. A file counts as modified when its content is another one; what comes and goes between two
+    looks is not told. A file that is being written is told when it holds still for the time that it takes to read it.
+
+    `ignore` are patterns for names of files and folders, such as "*.tmp" or ".git". Changes that come within
+    `debounce` seconds are looked at together. Each `rescan` seconds it looks at everything, for what the system's
+    notices have missed. Several processes may run it: one of them watches, and another takes over when that one
+    has given no sign for `lease` seconds.
+
+    A folder that is not there at the first start is a `ConfigurationError`. One that vanishes later counts as empty,
+    and the agent as unhealthy, until it is back. Links are not followed, and files that this very process has open
+    (such as the bus's own database) are left alone. Needs the extra `agents`; where the system gives no notice
+    of changes (network drives, some containers), set WATCHFILES_FORCE_POLLING=true.
+
+    Put one in a module, say `watcher` in app/agents.py, and run it with `forebay agents app.agents:watcher`:
+
+    >>> watcher = ChangeDetectionAgent("inbox", "outbox", ignore=("*.part", ".git"))
+    >>> watcher.name, [folder.name for folder in watcher.folders]
+    ('change_detection', ['inbox', 'outbox'])
+    """
+
+    def __init__(
+        self,
+        *folders: str | os.PathLike[str],
+        name: str = "change_detection",
+        ignore: Iterable[str] = (),
+        debounce: float = 0.4,
+        rescan: float = 60.0,
+        lease: float = 5.0,
+    ) -> None:
+        self.name = name
+        self._folders = files.resolved(_folder(folder) for folder in folders)
+        if not self._folders:
+            raise ConfigurationError("ChangeDetectionAgent(): name the folders that it is to watch")
+        self._ignored = _matcher(ignore)
+        self._debounce = check_seconds("debounce", debounce, least=0.001)
+        self._rescan = check_seconds("rescan", rescan, least=0.1)
+        self._lease = check_seconds("lease", lease, least=0.1)
+        self._seen: set[str] = set()
+        self._teller: Teller | None = None
+        self._present: dict[str, tuple[int, int] | None] = {}
+        self._blind: str | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What it watches: real paths, without those that lie within another one of them."""
+        return tuple(map(Path, self._folders))
+
+    async def initialize(self) -> None:
+        """See that it can work; `ConfigurationError` where it never could."""
+        try:
+            import watchfiles  # noqa: F401  # used later, by `_notices`
+        except ImportError as error:
+            raise ConfigurationError(
+                "ChangeDetectionAgent needs watchfiles: install the extra, pip install 'forebay[agents]'"
+            ) from error
+        present = await in_thread(self._look_for_folders)
+        missing = [folder for folder, found in present.items() if found is None and folder not in self._seen]
+        if missing:
+            told = Told(self.bus.store, self._stream)
+            await told.load()
+            for folder in missing:
+                if not any(told.within(folder)):
+                    raise ConfigurationError(
+                        f"there is no folder {files.as_text(folder)}; make it, or name the one that is meant"
+                    )
+
+    async def health(self) -> object:
+        """Whether this process watches, and how many files; `AgentError` where it cannot see all."""
+        teller = self._teller
+        if teller is None:
+            return {"watching": False}
+        ails = [f"the folder {files.as_text(folder)} is gone" for folder, found in self._present.items() if not found]
+        # Threads add to it; a copy is made in one go.
+        unreadable = list(teller.unreadable.items())
+        if unreadable:
+            path, reason = unreadable[0]
+            ails.append(f"{len(unreadable)} paths cannot be read, such as {files.as_text(path)}: {reason}")
+        if self._blind is not None:
+            ails.append(self._blind)
+        if ails:
+            raise AgentError("; ".join(ails))
+        return {"watching": True, "files": len(teller.told)}
+
+    async def work(self) -> None:
+        """Watch, while it is this process's turn."""
+        leadership = Leadership(self.bus.store, notes_of(self.name), seconds=self._lease)
+        while True:
+            async with leadership.lead():
+                try:
+                    await self._watch()
+                finally:
+                    self._teller, self._present, self._blind = None, {}, None
+
+    @property
+    def _stream(self) -> str:
+        return f"{notes_of(self.name)}.files"
+
+    # Following what happens.
+
+    async def _watch(self) -> None:
+        """Follow the folders; begin anew when one comes or goes, or when the notices fail."""
+        teller = Teller(self.bus, self.name, Told(self.bus.store, self._stream))
+        await teller.begin()
+        self._teller = teller
+        backoff = Backoff(base=LOOK, cap=30.0)
+        while True:
+            await self._folders_changed()
+            try:
+                await self._follow(teller, backoff)
+            except NoticesFailed as failed:
+                error, delay = failed.__cause__ or failed, backoff.next()
+                self._blind = (
+                    f"the system's notices of changes have failed ({describe(error)}), so it looks at everything "
+                    "now and then; set WATCHFILES_FORCE_POLLING=true, or raise fs.inotify.max_user_watches"
+                )
+                self._complain(error, delay)
+                await self._scan(teller)
+                await asyncio.sleep(delay)
+
+    async def _follow(self, teller: Teller, backoff: Backoff) -> None:
+        """Tell what changes, until the folders are not the same any more, or notices were missed."""
+        due = None
+        async with aclosing(self._notices()) as notices:
+            # The first look comes when the notices do, so that nothing falls between.
+            async for noticed in notices:
+                if await self._folders_changed():
+                    return
+                all_of_it = False
+                if noticed or teller.postponed:
+                    suspects = await in_thread(self._suspects, teller, noticed)
+                    all_of_it = suspects is None
+                    if await teller.tell(suspects or ()):
+                        backoff.reset()
+                if all_of_it or due is None or time.monotonic() >= due:
+                    began = time.monotonic()
+                    missed = await self._scan(teller)
+                    if missed and due is not None and not all_of_it:
+                        return
+                    self._blind = None
+                    # Looking at everything takes at most a twentieth of the time.
+                    due = time.monotonic() + max(self._rescan, 20 * (time.monotonic() - began))
+
+    async def _notices(self) -> AsyncGenerator[set[str]]:
+        """The paths that something has happened to, as the system says; none of them each `LOOK` seconds."""
+        folders = [folder for folder, found in self._present.items() if found]
+        while not folders:
+            yield set()
+            await asyncio.sleep(LOOK)
+        from watchfiles import awatch
+
+        wait = max(1, round(self._debounce * 1000))
+        changes = awatch(
+            *folders, watch_filter=None, debounce=wait, step=min(50, wait),
+            rust_timeout=round(LOOK * 1000), yield_on_timeout=True, ignore_permission_denied=True,
+        )  # fmt: skip
+        async with aclosing(changes):
+            try:
+                async for noticed in changes:
+                    yield {path for _, path in noticed}
+            except (OSError, RuntimeError) as error:
+                # At a folder that has just gone, or the system's limit of watches.
+                raise NoticesFailed from error
+            except ExceptionGroup as group:
+                # At a name that is no UTF-8.
+                raise NoticesFailed from group.exceptions[0]
+
+    async def _folders_changed(self) -> bool:
+        """See which folders are there; whether that, or which ones they are, has changed."""
+        before, self._present = self._present, await in_thread(self._look_for_folders)
+        for folder, found in self._present.items():
+            if found is not None:
+                self._seen.add(folder)
+            elif before.get(folder, True) is not None:
+                gone = NotFound(f"the folder {files.as_text(folder)} is gone; its files count as deleted")
+                self._complain(gone, LOOK)
+        return before != self._present
+
+    def _look_for_folders(self, _stop: threading.Event) -> dict[str, tuple[int, int] | None]:
+        return {folder: files.identity(folder) for folder in self._folders}
+
+    def _complain(self, error: BaseException, delay: float) -> None:
+        self.bus.signals.emit(LoopFailed("watch", "files", self.name, error, delay))
+
+    # What may have changed.
+
+    def _suspects(self, stop: threading.Event, teller: Teller, noticed: set[str]) -> set[str] | None:
+        """The files to look at because of these notices, and those put off; None where all have to be looked at."""
+        suspects, folders = set(teller.postponed), set[str]()
+        real: dict[str, str] = {}
+        for notice in noticed:
+            # A notice may come by way of a link.
+            parent, name = os.path.split(notice)
+            if parent not in real:
+                real[parent] = os.path.realpath(parent)
+            path = os.path.join(real[parent], name)  # noqa: PTH118
+            if not self._watches(path):
+                continue
+            if teller.told.get(path) is not None or os.path.isfile(path):  # noqa: PTH113
+                suspects.add(path)
+            else:
+                folders.add(path)
+        if len(folders) > MANY:
+            return None
+        for folder in folders:
+            suspects.update(teller.told.within(folder))
+            if not os.path.islink(folder):  # noqa: PTH114
+                suspects.update(path for path, _ in self._walk(teller, folder, stop))
+        return suspects
+
+    def _watches(self, path: str) -> bool:
+        """Whether the path lies within its folders, and is not ignored."""
+        for folder in self._folders:
+            if files.below(path, folder):
+                return not any(map(self._ignored, Path(path).relative_to(folder).parts))
+        return False
+
+    def _walk(self, teller: Teller, folder: str, stop: threading.Event) -> Iterator[tuple[str, os.stat_result]]:
+        def unreadable(path: str, error: OSError) -> None:
+            teller.unreadable[path] = describe(error)
+
+        return files.walk(folder, ignored=self._ignored, unreadable=unreadable, stop=stop)
+
+    async def _scan(self, teller: Teller) -> int:
+        """Look at everything; return how many changes were told."""
+        return await teller.tell(await in_thread(self._all_suspects, teller))
+
+    def _all_suspects(self, stop: threading.Event, teller: Teller) -> set[str]:
+        """The files that are not as they were told."""
+        told = teller.told
+        teller.unreadable.clear()
+        found, suspects = set[str](), set(teller.postponed)
+        for folder in self._folders:
+            for path, status in self._walk(teller, folder, stop):
+                found.add(path)
+                known = told.content(path)
+                if known is None or not files.untouched(known, status):
+                    suspects.add(path)
+        for folder in self._folders:
+            suspects.update(path for path in told.within(folder) if path not in found and self._watches(path))
+        return suspects
+
+
+def _folder(folder: object) -> str | os.PathLike[str]:
+    if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
+        raise ConfigurationError(f"ChangeDetectionAgent({folder!r}): a folder is named by its path")
+    return folder
+
+
+def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    if isinstance(patterns, str):
+        raise ConfigurationError(f"ignore={patterns!r}: give a tuple of patterns, such as ('*.tmp',)")
+    joined = "|".join(fnmatch.translate(pattern) for pattern in patterns)
+    match = re.compile(joined or r"(?!)").match
+    return lambda name: match(name) is not None

@@ -1,0 +1,184 @@
+"""What is on the disk: which files there are under a folder, and what is in them. Runs in threads.
+
+Only regular files count. Links are not followed: what they point to is told where it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+BLOCK = 1024 * 1024
+"""Bytes of a file that are in memory at a time."""
+UNSURE = 2_000_000_000
+"""Nanoseconds within which two changes of a file may bear the same time (FAT: two seconds)."""
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A file, as it was while it was read. Times in nanoseconds since 1970.
+
+    `changed` is when its inode last changed; 0 where it had changed just before, so that a later change might
+    bear the same time.
+    """
+
+    size: int
+    modified: int
+    changed: int
+    sha256: bytes
+
+
+class Unsettled(Exception):
+    """A file that cannot be told yet: it is being written, or open in this process."""
+
+
+class Stopped(Exception):
+    """Whoever asked does not wait any more."""
+
+
+Outcome = Content | None | Unsettled | OSError
+"""What a look at a path found: a file, none, or why that cannot be said."""
+
+
+def read(path: str, known: Content | None, held: frozenset[tuple[int, int]], stop: threading.Event) -> Outcome:
+    """What is in the file now; None where no file is there. `known` is returned where nothing has touched it since."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if known is not None and untouched(known, status):
+            return known
+        # To close any handle on a file gives up this process's locks on it, and SQLite's with them.
+        if (status.st_dev, status.st_ino) in held:
+            return Unsettled(f"{path} is open in this process")
+        return _digest(path, stop)
+    except OSError as error:
+        return None if error.errno in _GONE else error
+    except Unsettled as error:
+        return error
+
+
+def untouched(known: Content, status: os.stat_result) -> bool:
+    """Whether the file is surely as it was read."""
+    now = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return (known.size, known.modified, known.changed) == now
+
+
+def _digest(path: str, stop: threading.Event) -> Content | None:
+    # What took the file's place since may be a link, or a pipe that nobody writes to.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb", buffering=0) as file:  # noqa: PTH123  # by its handle
+        before = os.fstat(handle)
+        if not stat.S_ISREG(before.st_mode):
+            return None
+        now = time.time_ns()
+        digest = hashlib.sha256()
+        while block := file.read(BLOCK):
+            digest.update(block)
+            if stop.is_set():
+                raise Stopped
+            if _times(os.fstat(handle)) != _times(before):
+                raise Unsettled(f"{path} is being written")
+        if _times(os.fstat(handle)) != _times(before):
+            raise Unsettled(f"{path} is being written")
+    sure = now - before.st_ctime_ns > UNSURE
+    return Content(before.st_size, before.st_mtime_ns, before.st_ctime_ns if sure else 0, digest.digest())
+
+
+def _times(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def held_open() -> frozenset[tuple[int, int]]:
+    """Device and inode of each regular file that this process has open; none where the system does not tell."""
+    found = set()
+    try:
+        handles = os.listdir("/dev/fd")  # noqa: PTH208  # names are enough
+    except OSError:
+        return frozenset()
+    for handle in handles:
+        try:
+            status = os.fstat(int(handle))
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
+
+
+def identity(folder: str) -> tuple[int, int] | None:
+    """Device and inode of the folder; None where it is gone. One that cannot be looked at counts as there."""
+    try:
+        status = os.lstat(folder)
+    except OSError as error:
+        return None if error.errno in _GONE else (0, 0)
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
+
+def walk(
+    folder: str,
+    *,
+    ignored: Callable[[str], bool],
+    unreadable: Callable[[str, OSError], None],
+    stop: threading.Event,
+) -> Iterator[tuple[str, os.stat_result]]:
+    """The files in and below the folder, without links and without what is `ignored` by its name."""
+    folders = [folder]
+    while folders:
+        if stop.is_set():
+            raise Stopped
+        here = folders.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if ignored(entry.name):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False) and (status := _status(entry)):
+                        yield entry.path, status
+        except OSError as error:
+            if error.errno not in _GONE:
+                unreadable(here, error)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def resolved(folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """The folders' real paths, without those that lie within another one of them."""
+    paths = sorted({os.path.realpath(folder) for folder in folders})
+    return tuple(path for path in paths if not any(path != other and below(path, other) for other in paths))
+
+
+def below(path: str, folder: str) -> bool:
+    """Whether the path is the folder, or lies within it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def as_text(path: str) -> str:
+    """The path for people and JSON: bytes that are no UTF-8 are written as \\xff."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def raw(path: str) -> bytes | None:
+    """The path's bytes, where they are no UTF-8."""
+    name = os.fsencode(path)
+    return None if as_text(path) == path else name
+
+
+def to_path(text: str, name: bytes | None) -> Path:
+    """The path that `as_text` and `raw` were made of."""
+    return Path(text if name is None else os.fsdecode(name))

@@ -1,0 +1,188 @@
+"""Telling what has become of files: read, compare with what was told, note, publish, note that it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from forebay.agents import files
+from forebay.agents.files import Content, Outcome, Unsettled
+from forebay.agents.told import Entry, Told, bucket
+from forebay.bus import EventBus, EventType
+from forebay.errors import NotFound
+from forebay.event import new_id
+from forebay.policy import describe
+
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+BATCH = 1000
+"""Files that are told at a time."""
+PATIENCE = 2.0
+"""Seconds of reading after which what was found is told, before the next file is read."""
+LONGEST_KEY = 512
+KINDS = (EventType.FILE_CREATED.value, EventType.FILE_MODIFIED.value, EventType.FILE_DELETED.value)
+_CREATED, _MODIFIED, _DELETED = KINDS
+
+
+class FileChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is told of a file: the data of `EventType.FILE_CREATED`, `FILE_MODIFIED` and `FILE_DELETED`.
+
+    `path` is absolute, `size` in bytes, `sha256` in hexadecimal digits; a deleted file's are those of the
+    last look at it. Where the name is no UTF-8, `path` has its odd bytes written out, and `raw` is the path's own
+    bytes.
+
+    >>> FileChange("/inbox/a.txt", 0, "e3b0c442...", datetime(2026, 1, 1, tzinfo=UTC)).file.name
+    'a.txt'
+    """
+
+    path: str
+    size: int
+    sha256: str
+    modified: datetime
+    raw: bytes | None = None
+
+    @property
+    def file(self) -> Path:
+        """The path, to be opened."""
+        return files.to_path(self.path, self.raw)
+
+
+class Teller:
+    """Tells what becomes of files, as the agent of this name.
+
+    `postponed` are files that could not be told yet; `unreadable` are paths with the reason why nothing can be
+    said of them: what was told of them stands.
+    """
+
+    def __init__(self, bus: EventBus, name: str, told: Told) -> None:
+        self.told = told
+        self.postponed: set[str] = set()
+        self.unreadable: dict[str, str] = {}
+        self._bus = bus
+        self._name = name
+
+    async def begin(self) -> None:
+        """Read what was told, and finish what was just being told when the last process ended."""
+        await self.told.load()
+        await self._finish(await self._already_published())
+
+    async def tell(self, suspects: Iterable[str]) -> int:
+        """Look at these files, and tell what has become of them; return how many were told."""
+        count = 0
+        # Files of one note come together, so that each note is written once or twice.
+        waiting = sorted(suspects, key=lambda path: (bucket(path), path))
+        while waiting:
+            batch = waiting[:BATCH]
+            outcomes = await in_thread(self._read, batch)
+            waiting = waiting[len(outcomes) :]
+            for path, outcome in outcomes:
+                self._note(path, outcome)
+            await self.told.save()
+            count += len(self.told.unfinished())
+            await self._finish()
+        return count
+
+    def _read(self, stop: threading.Event, paths: Sequence[str]) -> list[tuple[str, Outcome]]:
+        """What is in the first of these files: at least in one, and in as many as `PATIENCE` allows."""
+        outcomes: list[tuple[str, Outcome]] = []
+        held = files.held_open()
+        began = time.monotonic()
+        for path in paths:
+            outcomes.append((path, files.read(path, self.told.content(path), held, stop)))
+            if stop.is_set() or time.monotonic() - began > PATIENCE:
+                break
+        return outcomes
+
+    def _note(self, path: str, outcome: Outcome) -> None:
+        """Note what is to be told of a file that was looked at."""
+        self.postponed.discard(path)
+        self.unreadable.pop(path, None)
+        if isinstance(outcome, Unsettled):
+            self.postponed.add(path)
+        elif isinstance(outcome, OSError):
+            self.unreadable[path] = describe(outcome)
+        elif (entry := to_tell(self.told.content(path), outcome)) is not None:
+            self.told.put(path, entry)
+
+    async def _finish(self, published: frozenset[str] = frozenset()) -> None:
+        """Publish what is noted as being told, unless it is published, then note that it is told."""
+        unfinished = self.told.unfinished()
+        for kind in KINDS:
+            chosen = [
+                (path, entry.content, entry.telling[1])
+                for path, entry in unfinished.items()
+                if entry.telling is not None and entry.telling[0] == kind and entry.telling[1] not in published
+            ]
+            await self._bus.publish_many(
+                kind,
+                self._name,
+                [_change(path, content) for path, content, _ in chosen],
+                keys=[_key(path) for path, _, _ in chosen],
+                ids=[id for _, _, id in chosen],
+            )
+        for path, entry in unfinished.items():
+            deleted = entry.telling is not None and entry.telling[0] == _DELETED
+            self.told.put(path, None if deleted else Entry(entry.content))
+        await self.told.save()
+
+    async def _already_published(self) -> frozenset[str]:
+        """Ids of what is in its stream, but not noted as told: the bus knows an id again for a day only."""
+        found = set()
+        for entry in self.told.unfinished().values():
+            if entry.telling is not None:
+                kind, id = entry.telling
+                try:
+                    await self._bus.get(kind, id)
+                except NotFound:
+                    continue
+                found.add(id)
+        return frozenset(found)
+
+
+def to_tell(known: Content | None, found: Content | None) -> Entry | None:
+    """The entry that says what is to be told of a file, or only how it was read; None where all is as it was known.
+
+    >>> to_tell(None, Content(0, 1, 1, b"")).telling[0]
+    'file_created'
+    """
+    if found is None:
+        return None if known is None else Entry(known, (_DELETED, new_id()))
+    if known is None:
+        return Entry(found, (_CREATED, new_id()))
+    if known.sha256 != found.sha256:
+        return Entry(found, (_MODIFIED, new_id()))
+    return None if found == known else Entry(found)
+
+
+async def in_thread(
+    call: Callable[Concatenate[threading.Event, Arguments], Result],
+    *arguments: Arguments.args,
+    **named: Arguments.kwargs,
+) -> Result:
+    """Call it in a thread, with an event that tells it to end where nobody waits any more."""
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(call, stop, *arguments, **named)
+    finally:
+        stop.set()
+
+
+def _change(path: str, content: Content) -> FileChange:
+    modified = datetime.fromtimestamp(content.modified / 1e9, UTC)
+    return FileChange(files.as_text(path), content.size, content.sha256.hex(), modified, files.raw(path))
+
+
+def _key(path: str) -> str:
+    """The path; where that is too long for a key, its hash."""
+    text = files.as_text(path)
+    return text if len(text) <= LONGEST_KEY else f"sha256:{hashlib.sha256(os.fsencode(path)).hexdigest()}"

@@ -1,0 +1,128 @@
+"""What an agent has told about files: its truth, in notes of the store, by the hash of the path.
+
+A file's entry first says what is being told about it, and under which id; then the event is published; then
+the entry says that it is told. Whoever finds the first without the last publishes again under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import zlib
+from collections.abc import Iterator
+
+import msgspec
+
+from forebay.agents.files import Content, below
+from forebay.agents.leadership import Outdated
+from forebay.errors import StoreDamaged
+from forebay.store import Notes
+
+BUCKETS = 256
+"""Notes that share the files: with 300,000 files each of them is some 80 KiB."""
+
+Telling = tuple[str, str]
+"""The event type, and the id, of what is being told."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What was last told about a file, or, with `telling`, is just being told."""
+
+    content: Content
+    telling: Telling | None = None
+
+
+class Told:
+    """The entries of all files, in memory, and how to keep them in the store."""
+
+    def __init__(self, store: Notes, stream: str) -> None:
+        self._store = store
+        self._stream = stream
+        self._entries: dict[int, dict[str, Entry]] = {}
+        self._kept: dict[str, bytes] = {}
+        self._changed: set[int] = set()
+        self._unfinished: dict[str, Entry] = {}
+
+    async def load(self) -> None:
+        """Read what the store holds."""
+        self._kept = await self._store.notes(self._stream)
+        for name, note in self._kept.items():
+            entries = _decode(name, note)
+            self._entries[int(name, 16)] = entries
+            self._unfinished.update({path: entry for path, entry in entries.items() if entry.telling})
+
+    def __len__(self) -> int:
+        """How many files were told to be there."""
+        return sum(map(len, self._entries.values())) - len(self._unfinished)
+
+    def get(self, path: str) -> Entry | None:
+        """What was told about this file, unless it is that it is gone."""
+        return self._entries.get(bucket(path), {}).get(path)
+
+    def content(self, path: str) -> Content | None:
+        """What was told to be in this file."""
+        entry = self.get(path)
+        return None if entry is None else entry.content
+
+    def within(self, folder: str) -> Iterator[str]:
+        """The files in and below this folder of which something was told."""
+        for entries in self._entries.values():
+            yield from (path for path in entries if below(path, folder))
+
+    def unfinished(self) -> dict[str, Entry]:
+        """What is being told, as far as this process knows."""
+        return dict(self._unfinished)
+
+    def put(self, path: str, entry: Entry | None) -> None:
+        """Change a file's entry; `save` keeps it."""
+        entries = self._entries.setdefault(bucket(path), {})
+        if entry is None:
+            entries.pop(path, None)
+        else:
+            entries[path] = entry
+        if entry is not None and entry.telling is not None:
+            self._unfinished[path] = entry
+        else:
+            self._unfinished.pop(path, None)
+        self._changed.add(bucket(path))
+
+    async def save(self) -> None:
+        """Keep what was changed; `Outdated` where another process has changed it too."""
+        changed, self._changed = sorted(self._changed), set()
+        ends = await asyncio.gather(*(self._save(number) for number in changed), return_exceptions=True)
+        for error in filter(None, ends):
+            raise error
+
+    async def _save(self, number: int) -> None:
+        name = f"{number:02x}"
+        entries = self._entries[number]
+        note = _encode(entries) if entries else None
+        before = self._kept.get(name)
+        if note == before:
+            return
+        if not await self._store.note(self._stream, name, note, expected=before):
+            raise Outdated(name)
+        if note is None:
+            del self._kept[name]
+        else:
+            self._kept[name] = note
+
+
+def bucket(path: str) -> int:
+    """The number of the note that holds a file's entry."""
+    return zlib.crc32(os.fsencode(path)) % BUCKETS
+
+
+def _encode(entries: dict[str, Entry]) -> bytes:
+    # Paths have much in common, so the fastest compression halves a note.
+    return zlib.compress(msgspec.msgpack.encode({os.fsencode(path): entry for path, entry in entries.items()}), 1)
+
+
+def _decode(name: str, note: bytes) -> dict[str, Entry]:
+    try:
+        entries = msgspec.msgpack.decode(zlib.decompress(note), type=dict[bytes, Entry])
+    except (zlib.error, ValueError) as error:
+        raise StoreDamaged(
+            f"the note {name!r} of what was told about files is not what was written: {error}"
+        ) from error
+    return {os.fsdecode(path): entry for path, entry in entries.items()}

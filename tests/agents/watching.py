@@ -1,0 +1,84 @@
+"""Running an agent in a test, and reading what was told about files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from forebay import Event, EventBus, EventType
+from forebay.agents import BaseAgent, ChangeDetectionAgent, FileChange
+
+KINDS = (EventType.FILE_CREATED, EventType.FILE_MODIFIED, EventType.FILE_DELETED)
+
+
+@contextlib.asynccontextmanager
+async def running(bus: EventBus, *agents: BaseAgent) -> AsyncIterator[None]:
+    """Run the agents meanwhile; what ended the run before its time is raised."""
+    run = asyncio.create_task(bus.run(*agents))
+    try:
+        yield
+    finally:
+        bus.stop()
+        await run
+
+
+async def events(bus: EventBus) -> list[Event]:
+    """All that was told about files, in the order in which it was told."""
+    found: list[Event] = []
+    for kind in KINDS:
+        found.extend([event async for event in bus.events(kind) if isinstance(event, Event)])
+    return sorted(found, key=lambda event: event.timestamp)
+
+
+async def told(bus: EventBus) -> list[tuple[str, str]]:
+    """What was told: "created", "modified" or "deleted", and the file's name."""
+    return [(event.type.removeprefix("file_"), change(event).file.name) for event in await events(bus)]
+
+
+async def is_told(bus: EventBus, *expected: tuple[str, str]) -> bool:
+    """Whether these were all told, whatever else was."""
+    return set(expected) <= set(await told(bus))
+
+
+def change(event: Event) -> FileChange:
+    """What an event says of a file."""
+    return msgspec.convert(event.data, FileChange)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def final(history: list[Event]) -> dict[Path, str]:
+    """Which files there are, with their hash, to those who heard all; each event has to fit the one before."""
+    files: dict[Path, str] = {}
+    for event in history:
+        said = change(event)
+        known = files.get(said.file)
+        if event.type == EventType.FILE_CREATED.value:
+            assert known is None, f"{said.file} was told to be created twice"
+            files[said.file] = said.sha256
+        elif event.type == EventType.FILE_MODIFIED.value:
+            assert known is not None, f"{said.file} was modified before it was created"
+            assert said.sha256 != known, f"{said.file} was told twice to be modified so"
+            files[said.file] = said.sha256
+        else:
+            assert said.sha256 == files.pop(said.file, None), f"{said.file} was told to be deleted, and was not there"
+    return files
+
+
+def on_disk(folder: Path) -> dict[Path, str]:
+    """Which files there are, with their hash."""
+    return {path: digest(path) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+async def watch(url: str, namespace: str, folder: Path, lease: float) -> None:
+    """Watch a folder until SIGTERM: what a process runs that may be killed."""
+    async with EventBus(url, namespace=namespace) as bus:
+        await bus.run(ChangeDetectionAgent(folder, debounce=0.05, lease=lease))

@@ -1,0 +1,156 @@
+"""Twelve bugs that event buses have had, each as a store around a good one; the checker is to find every one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from forebay.errors import StoreUnavailable
+from forebay.event import Record
+from forebay.store import Delivery, Reader, Store
+from tests.chaos.dump import Dump
+from tests.chaos.wrapped import Wrapped
+
+
+class Counting(Wrapped):
+    """A bug that strikes each `every`-th time; twins count together."""
+
+    every = 1
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._calls: Iterator[int] = itertools.count(1)
+
+    def strikes(self) -> bool:
+        return next(self._calls) % self.every == 0
+
+
+class DropsAcknowledged(Counting):
+    """A publish in a hundred is acknowledged and not stored."""
+
+    every = 100
+
+    async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
+        if self.strikes():
+            return ["1"] * len(records)
+        return await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+
+
+class AcksBeforeHandling(Wrapped):
+    """What is read is acked at once."""
+
+    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+        deliveries = await self.store.read(reader, limit=limit, wait=wait)
+        await self.store.ack(deliveries)
+        return deliveries
+
+
+class ClaimsNothing(Wrapped):
+    """What dead consumers hold is never taken over."""
+
+    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        return []
+
+
+class DeletesConsumersWithTheirPending(Wrapped):
+    """A consumer that has fallen silent is removed, with all it holds."""
+
+    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        await self.store.ack(await self.store.claim(reader, idle=idle, limit=1000))
+        return []
+
+
+class TrimsByLength(Wrapped):
+    """Each publish trims the stream to its newest twenty, whatever anybody has read."""
+
+    async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
+        positions = await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+        await self.store.trim(stream, max_length=20, force=True)
+        return positions
+
+
+class AcksBeforeTheDeadLetter(Wrapped):
+    """The move to the dead letters is two steps, in the wrong order, and something happens in between."""
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+        await self.store.ack([delivery])
+        raise StoreUnavailable("gone between the two steps")
+
+
+class ClaimsWhatIsHeld(Wrapped):
+    """A claim does not look how long an entry has been idle."""
+
+    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        return await self.store.claim(reader, idle=0.0, limit=limit)
+
+
+class RenewsWhatOthersHold(Wrapped):
+    """A lease is renewed without a look at who holds it now."""
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        await self.store.extend(deliveries)
+        return list(deliveries)
+
+
+class SwapsTwo(Counting):
+    """A publish in fifty is acknowledged first and stored a little later, behind the next of its key."""
+
+    every = 50
+
+    async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
+        if self.strikes():
+            asyncio.get_running_loop().call_later(0.1, self._catch_up, stream, records)
+            return ["1"] * len(records)
+        return await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+
+    def _catch_up(self, stream: str, records: Sequence[Record]) -> None:
+        self._late = asyncio.ensure_future(self.store.append(stream, records))
+
+
+class RedrivesTwice(Wrapped):
+    """A dead letter that is sent round again is sent twice."""
+
+    async def redrive(self, stream: str, ids: Sequence[str]) -> int:
+        for letter in await self.store.dead_letters(stream):
+            if letter.id in ids and isinstance(letter.record, Record):
+                await self.store.append(stream, [msgspec.structs.replace(letter.record, only=letter.group)])
+        return await self.store.redrive(stream, ids)
+
+
+class CallsTimeoutsFailures(Counting):
+    """A publish in fifty is stored, and reported as surely not stored."""
+
+    every = 50
+
+    async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
+        positions = await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+        if self.strikes():
+            raise StoreUnavailable("timed out")
+        return positions
+
+
+def cut_unsynced_tail(dump: Dump) -> None:
+    """What a power failure does to a store that acknowledges before it syncs: the last events were never there."""
+    for event in list(dump.stored)[-10:]:
+        del dump.stored[event]
+        for events in dump.open.values():
+            events.discard(event)
+
+
+BUGS: dict[type[Wrapped], str] = {
+    DropsAcknowledged: "lost",
+    AcksBeforeHandling: "lost",
+    ClaimsNothing: "stuck",
+    DeletesConsumersWithTheirPending: "lost",
+    TrimsByLength: "lost",
+    AcksBeforeTheDeadLetter: "lost",
+    ClaimsWhatIsHeld: "overlap",
+    RenewsWhatOthersHold: "overlap",
+    SwapsTwo: "inversion",
+    RedrivesTwice: "redriven twice",
+    CallsTimeoutsFailures: "ghost",
+}
+"""The bugs of stores, and the breach that each of them is."""

@@ -1,0 +1,27 @@
+"""What `forebay migrate status` says where there is little to say, or nothing."""
+
+from __future__ import annotations
+
+import time
+
+from forebay.migration.counts import Counts, TypeCounts
+from forebay.migration.parity import Member, tell
+from tests.cli.conftest import Forebay
+
+
+def test_a_store_without_a_migration_does_not_pass_the_check(forebay: Forebay) -> None:
+    ended = forebay("migrate", "status")
+    checked = forebay("migrate", "status", "--check")
+
+    assert (0, True) == (ended.code, "nothing to compare yet" in ended.err)
+    assert (1, True) == (checked.code, "is this the new bus's store?" in checked.err)
+
+
+def test_a_process_that_was_killed_is_told_of(forebay: Forebay) -> None:
+    counts = Counts({"order": TypeCounts(old=1, new=1)})
+    forebay.do(lambda bus: tell(bus.store, Member("host-1-killed", time.time() - 60, {}, counts)))
+
+    ended = forebay("migrate", "status")
+
+    assert "1 process ended without finishing what the old bus had in hand there" in ended.err
+    assert "the buses agree" in ended.err
