@@ -32,7 +32,7 @@ format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/dev $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
+bench: .venv/bench $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
 	$(BIN)/python -m bench --to bench/results
 
 chaos: .venv/dev ## publish 50,000 events on each store, under kills and faults, and check that none is lost (ten minutes)
@@ -66,6 +66,11 @@ clean: ## remove everything that the other targets made
 	@echo "installing forebay and its test tools"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/plain
+
+.venv/bench: .venv/dev
+	@echo "installing what draws"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 # What forebay is measured beside lives apart: nobody else needs it, and one asks for another redis than the next.
 .venv-peers/%/made: bench/peers/on_%.txt

@@ -561,3 +561,61 @@ def test_a_wrong_url_is_refused_without_showing_its_password(url: str) -> None:
         RedisStore(url)
 
     assert "secret" not in str(refused.value)
+
+
+async def test_a_dropped_stream_leaves_no_keys(store: RedisStore, server: Server) -> None:
+    await store.append("order_placed", [order(1), order(2)])
+    await store.ack(await store.read(READER, limit=1))
+    await store.claim(READER, idle=60.0)
+
+    await store.drop("order_placed")
+
+    assert [] == server.redis.keys("*")
+
+
+# Appends of many, in one transaction.
+
+
+async def test_many_are_appended_where_the_user_may_not_use_transactions(server: Server) -> None:
+    server.redis.execute_command("ACL", "SETUSER", "modest", "on", ">secret", "~*", "+@all", "-multi")
+    async with RedisStore(server.url.replace("://", "://modest:secret@")) as store:
+        positions = await store.append("order_placed", [order(number) for number in range(3)])
+
+        assert positions == [entry.position for entry in await store.scan("order_placed")]
+        assert 3 == len(positions)
+
+
+async def test_whoever_may_use_transactions_no_more_does_not_know_whether_many_were_appended(server: Server) -> None:
+    server.redis.execute_command("ACL", "SETUSER", "modest", "on", ">secret", "~*", "+@all")
+    async with RedisStore(server.url.replace("://", "://modest:secret@")) as store:
+        await store.append("order_placed", [order(1), order(2)])
+        server.redis.execute_command("ACL", "SETUSER", "modest", "-multi")
+
+        with pytest.raises(OutcomeUnknown, match="takes no transactions any more"):
+            await store.append("order_placed", [order(3), order(4)])
+
+        assert 2 == len(await store.append("order_placed", [order(5), order(6)]))
+
+
+async def test_many_are_appended_whole_or_not_at_all_when_memory_runs_out(store: RedisStore, server: Server) -> None:
+    await store.append("order_placed", [order(1), order(2)])
+    server.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreFull):
+            await store.append("order_placed", [order(3), order(4)])
+    finally:
+        server.redis.config_set("maxmemory", 0)
+
+    assert 2 == len(await store.scan("order_placed"))
+
+
+async def test_commands_beside_an_append_of_many_get_their_own_replies(store: RedisStore) -> None:
+    many, one, more = await asyncio.gather(
+        store.append("order_placed", [order(number) for number in range(50)]),
+        store.append("order_placed", [order(50)]),
+        store.append("order_placed", [order(number) for number in range(51, 60)]),
+    )
+
+    entries = await store.scan("order_placed", limit=1000)
+    assert {entry.position for entry in entries} == {*many, *one, *more}
+    assert 60 == len(entries)

@@ -91,8 +91,10 @@ class Node:
         wire.patience = wait
         answered = False
         try:
-            sends = [wire.send(_ASKING)] if asking else []
-            *_, reply = await asyncio.gather(*sends, wire.send(command))
+            if asking:
+                _, reply = await asyncio.gather(wire.send(_ASKING), wire.send(command))
+            else:
+                reply = await wire.send(command)
             answered = True
             return reply
         except hiredis.ReplyError:

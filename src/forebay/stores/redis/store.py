@@ -30,7 +30,7 @@ from forebay.store import (
 )
 from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.client import MARGIN, Client
-from forebay.stores.redis.codec import Fields, addressee, decode, decode_dead_letter, encode, fallback
+from forebay.stores.redis.codec import Fields, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part, pack
 
@@ -271,16 +271,13 @@ class RedisStore:
 
     async def _deliver(self, reader: Reader, rows: Iterable[Row], *, recovered: bool = False) -> list[Delivery]:
         """The deliveries in these rows; entries meant for another group are finished on the way."""
-        group = reader.group.encode()
+        group = reader.group
         deliveries, passed = [], []
         for position, fields, attempt, failures in rows:
-            record = None
-            if fields is not None:
-                only = addressee(fields)
-                if only is not None and only != group:
-                    passed.append(position)
-                    continue
-                record = decode(fields)
+            record = None if fields is None else decode(fields)
+            if record is not None and record.only is not None and record.only != group:
+                passed.append(position)
+                continue
             deliveries.append(Delivery(reader, position.decode(), record, attempt, failures, recovered))
         if passed:
             await self._finish(reader, passed)

@@ -9,7 +9,9 @@ end
 if redis.call('EXISTS', stream) == 1 then
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local name = named(group)['name']
-    redis.call('UNLINK', tag .. 'waiting:' .. name, tag .. 'attempts:' .. name, tag .. 'handled:' .. name)
+    for _, companion in ipairs({'waiting:', 'attempts:', 'handled:', 'finished:'}) do
+      redis.call('UNLINK', tag .. companion .. name)
+    end
     redis.call('XGROUP', 'DESTROY', stream, name)
   end
 end
