@@ -7,6 +7,7 @@ import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+from forebay.testing import eventually
 from tests.chaos.workers import Plan, consume, write
 from tests.crash.processes import Process
 
@@ -42,7 +43,8 @@ class Staff:
         yield name, process
 
     async def dismiss(self, leaving: Mapping[str, Process]) -> None:
-        """SIGTERM to all of these, and wait for them."""
+        """SIGTERM to all of these, once they have begun, and wait for them."""
+        await eventually(lambda: all((self._plan.folder / name).exists() for name in leaving), within=60)
         codes = await asyncio.gather(*(asyncio.to_thread(process.terminate, 30.0) for process in leaving.values()))
         self.failed |= {name: code for name, code in zip(leaving, codes, strict=True) if code != 0}
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import random
 import signal
 import zlib
@@ -152,6 +153,8 @@ async def write_lane(
 
 async def consume(plan: Plan, process: str) -> None:
     """Handle the stream in every group until SIGTERM."""
+    # Until `run` listens to it: who waits for the store to open has nothing to finish.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     pen = Pen(plan.folder, process)
     keep_log(plan)
     bus = consuming_bus(open_store_of(plan), plan, pen)
