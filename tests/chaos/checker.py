@@ -15,7 +15,6 @@ Jepsen's names for queues (lost, unexpected, duplicated, recovered) are kept.
 from __future__ import annotations
 
 import itertools
-from array import array
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tests.chaos.dump import Dump
+from tests.chaos.history import Struck
 from tests.chaos.ledger import Call, Ledger, Place
 from tests.chaos.workers import ATTEMPTS
 
@@ -65,7 +65,10 @@ class Report(msgspec.Struct):
     refused_moves: int
     faults: dict[str, int]
     recovery: dict[str, float]
-    """Of each kind of fault: the longest, in seconds, from its end until all went on again."""
+    """Of each kind of fault: the longest, in seconds, from its end until all went on again.
+
+    Where another fault came in between, from the end of that one.
+    """
     reached: dict[str, int]
     """How often rare states were reached."""
 
@@ -241,30 +244,36 @@ def _victims(ledger: Ledger, what: str) -> set[str]:
 def _recovery(ledger: Ledger) -> dict[str, float]:
     worst: dict[str, float] = {}
     for fault, end in ledger.faults:
-        times = [_next(ledger.published, end), *(_next(times, end) for times in ledger.handled.values())]
-        worst[fault.kind] = max(worst.get(fault.kind, 0.0), *(time for time in times if time is not None))
+        for times in (ledger.published, *ledger.handled.values()):
+            place = bisect_right(times, end)
+            if place < len(times):
+                again = times[place]
+                seconds = (again - _undisturbed(ledger, end, again)) / 1e9
+                worst[fault.kind] = max(worst.get(fault.kind, 0.0), seconds)
     orphans = _orphans(ledger)
     if orphans:
         worst["begun by a killed consumer, begun again"] = max(orphans)
     return {kind: round(seconds, 3) for kind, seconds in worst.items()}
 
 
-def _next(times: array[int], after: int) -> float | None:
-    place = bisect_right(times, after)
-    return (times[place] - after) / 1e9 if place < len(times) else None
+def _undisturbed(ledger: Ledger, after: int, until: int, *, own: Struck | None = None) -> int:
+    """The end of the last fault that there was between two times, if it is not `own`; else the first of them."""
+    ends = [end for fault, end in ledger.faults if fault is not own and fault.time < until and after < end]
+    return min(until, max([after, *ends]))
 
 
 def _orphans(ledger: Ledger) -> list[float]:
     """For each event in a handler when its consumer was killed: seconds until it was begun again."""
-    killed = {victim: fault.time for fault, _ in ledger.faults if "killed" in fault.kind for victim in fault.victims}
+    killed = {victim: fault for fault, _ in ledger.faults if "killed" in fault.kind for victim in fault.victims}
     found = []
     for calls in ledger.calls.values():
         for call in calls:
             if call.how == "open" and call.process in killed:
-                moment = killed[call.process]
+                fault = killed[call.process]
                 later = [again.begun for again in calls if again.begun > call.begun and again is not call]
                 if later:
-                    found.append(max(0, min(later) - moment) / 1e9)
+                    again = min(later)
+                    found.append(max(0, again - _undisturbed(ledger, fault.time, again, own=fault)) / 1e9)
     return found
 
 
