@@ -3,10 +3,10 @@ BIN := .venv/bin
 PEERS := $(patsubst bench/peers/on_%.txt,.venv-peers/%/made,$(wildcard bench/peers/on_*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format bench matrix clean
+.PHONY: help demo test slow check format bench chaos chaos-long matrix clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
 	@$(BIN)/forebay demo
@@ -34,6 +34,12 @@ format: .venv/dev ## put the code in its one format, and mend what can be mended
 
 bench: .venv/bench $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
 	$(BIN)/python -m bench --to bench/results
+
+chaos: .venv/dev ## publish 50,000 events on each store, under kills and faults, and check that none is lost (ten minutes)
+	$(BIN)/python -m tests.chaos
+
+chaos-long: .venv/dev ## the same with two million events and two thousand faults on each store (hours)
+	$(BIN)/python -m tests.chaos --long
 
 matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis

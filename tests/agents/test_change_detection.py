@@ -1,5 +1,7 @@
 """Folders that are watched: each change is told once, whatever happens to the watcher."""
 
+# The files of these tests are small and near.
+
 from __future__ import annotations
 
 import asyncio
@@ -12,52 +14,29 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import EllipsisType
-from typing import Any
 
 import pytest
 
-from forebay import ConfigurationError, EventBus, ForebayError, InMemoryEventBus, OutcomeUnknown
+from forebay import ConfigurationError, EventBus, InMemoryEventBus
 from forebay.agents import ChangeDetectionAgent
 from forebay.agents.files import Unsettled, held_open, read
-from forebay.agents.leadership import Outdated
 from forebay.agents.state import notes_of
-from forebay.agents.telling import Teller
-from forebay.agents.told import Told
 from forebay.signals import LoopFailed
-from forebay.store import Store
-from forebay.testing import FaultyStore, eventually
-from tests.agents.watching import change, digest, events, final, is_told, on_disk, running, told
-
-WITHIN = 30.0
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    """An empty folder to be watched."""
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
-
-
-def watcher(*folders: Path, **options: Any) -> ChangeDetectionAgent:
-    """An agent that looks quickly."""
-    return ChangeDetectionAgent(*folders, **{"debounce": 0.05, "lease": 1.0, **options})
-
-
-async def _healthy(agent: ChangeDetectionAgent, files: int) -> bool:
-    try:
-        return await agent.health() == {"watching": True, "files": files}
-    except ForebayError:
-        return False
-
-
-async def _ails(agent: ChangeDetectionAgent, with_what: str) -> bool:
-    try:
-        await agent.health()
-    except ForebayError as error:
-        return with_what in str(error)
-    return False
+from forebay.testing import eventually
+from tests.agents.watching import (
+    WITHIN,
+    ails,
+    change,
+    digest,
+    events,
+    final,
+    healthy,
+    is_told,
+    on_disk,
+    running,
+    told,
+    watcher,
+)
 
 
 async def test_each_change_of_a_file_is_told_once_with_what_is_in_it(bus: EventBus, inbox: Path) -> None:
@@ -96,7 +75,7 @@ async def test_what_has_changed_while_it_was_down_is_told_once(bus: EventBus, in
     for _ in range(2):
         agent = watcher(inbox)
         async with running(bus, agent):
-            await eventually(lambda agent=agent: _healthy(agent, 4), within=WITHIN)
+            await eventually(lambda agent=agent: healthy(agent, 4), within=WITHIN)
             await eventually(lambda: is_told(bus, ("created", "new")), within=WITHIN)
 
     assert [("created", "new"), ("deleted", "deleted"), ("modified", "changed")] == sorted((await told(bus))[4:])
@@ -122,7 +101,7 @@ async def test_where_the_system_gives_no_notice_it_can_look_by_itself(
     async with InMemoryEventBus() as bus:
         agent = watcher(inbox, rescan=1000)
         async with running(bus, agent):
-            await eventually(lambda: _healthy(agent, 0), within=WITHIN)
+            await eventually(lambda: healthy(agent, 0), within=WITHIN)
             (inbox / "a").write_text("")
             await eventually(lambda: is_told(bus, ("created", "a")), within=WITHIN)
 
@@ -131,12 +110,12 @@ async def test_ten_thousand_files_at_once_are_told_once_each(sqlite_url: str, in
     async with EventBus(sqlite_url) as bus:
         agent = watcher(inbox)
         async with running(bus, agent):
-            await eventually(lambda: _healthy(agent, 0), within=WITHIN)
+            await eventually(lambda: healthy(agent, 0), within=WITHIN)
             for number in range(10_000):
                 folder = inbox / str(number % 100)
                 folder.mkdir(exist_ok=True)
                 (folder / f"{number}").write_text(f"{number}")
-            await eventually(lambda: _healthy(agent, 10_000), within=90)
+            await eventually(lambda: healthy(agent, 10_000), within=90)
         notes = await bus.store.notes(f"{notes_of('change_detection')}.files")
         history = await events(bus)
 
@@ -153,11 +132,11 @@ async def test_folders_that_come_and_go_are_told_with_all_that_is_in_them(inbox:
     async with InMemoryEventBus() as bus:
         agent = watcher(inbox)
         async with running(bus, agent):
-            await eventually(lambda: _healthy(agent, 0), within=WITHIN)
+            await eventually(lambda: healthy(agent, 0), within=WITHIN)
             elsewhere.rename(inbox / "moved")
-            await eventually(lambda: _healthy(agent, 3), within=WITHIN)
+            await eventually(lambda: healthy(agent, 3), within=WITHIN)
             (inbox / "moved").rename(elsewhere)
-            await eventually(lambda: _healthy(agent, 0), within=WITHIN)
+            await eventually(lambda: healthy(agent, 0), within=WITHIN)
 
         assert ["created"] * 3 + ["deleted"] * 3 == [kind for kind, _ in await told(bus)]
 
@@ -168,13 +147,13 @@ async def test_a_folder_that_vanishes_counts_as_empty_and_ails_until_it_is_back(
     bus.signals.listen(signals.append, LoopFailed)
     agent = watcher(inbox)
     async with running(bus, agent):
-        await eventually(lambda: _healthy(agent, 1), within=WITHIN)
+        await eventually(lambda: healthy(agent, 1), within=WITHIN)
         shutil.rmtree(inbox)
         await eventually(lambda: is_told(bus, ("deleted", "file")), within=WITHIN)
-        await eventually(lambda: _ails(agent, f"the folder {inbox} is gone"), within=WITHIN)
+        await eventually(lambda: ails(agent, f"the folder {inbox} is gone"), within=WITHIN)
         inbox.mkdir()
         (inbox / "file").write_text("2")
-        await eventually(lambda: _healthy(agent, 1), within=WITHIN)
+        await eventually(lambda: healthy(agent, 1), within=WITHIN)
         (inbox / "more").write_text("3")
         await eventually(lambda: is_told(bus, ("created", "more")), within=WITHIN)
 
@@ -198,7 +177,7 @@ async def test_a_folder_that_is_not_there_is_refused_unless_its_files_were_told(
     agent = watcher(inbox)
     async with running(bus, agent):
         await eventually(lambda: is_told(bus, ("deleted", "file")), within=WITHIN)
-        await eventually(lambda: _ails(agent, "is gone"), within=WITHIN)
+        await eventually(lambda: ails(agent, "is gone"), within=WITHIN)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +232,7 @@ async def test_links_are_not_followed_and_loops_do_no_harm(inbox: Path, tmp_path
     async with InMemoryEventBus() as bus:
         agent = watcher(inbox, rescan=0.3)
         async with running(bus, agent):
-            await eventually(lambda: _healthy(agent, 0), within=WITHIN)
+            await eventually(lambda: healthy(agent, 0), within=WITHIN)
             (outside / "other").write_text("")
             (inbox / "sub" / "real").write_text("1")
             await eventually(lambda: is_told(bus, ("created", "real")), within=WITHIN)
@@ -303,7 +282,7 @@ async def test_names_of_any_bytes_and_lengths_are_told(bus: EventBus, inbox: Pat
     deep.parent.mkdir(parents=True)
     agent = watcher(inbox)
     async with running(bus, agent):
-        await eventually(lambda: _healthy(agent, 0), within=WITHIN)
+        await eventually(lambda: healthy(agent, 0), within=WITHIN)
         odd.write_text("1")
         deep.write_text("2")
         await eventually(lambda: is_told(bus, ("created", odd.name), ("created", "é")), within=WITHIN)
@@ -413,138 +392,13 @@ async def test_what_cannot_be_read_ails_and_is_not_told_to_be_gone() -> None:
         async with InMemoryEventBus() as bus:
             agent = watcher(inbox, rescan=0.2)
             async with running(bus, agent):
-                await eventually(lambda: _healthy(agent, 2), within=WITHIN)
+                await eventually(lambda: healthy(agent, 2), within=WITHIN)
                 with powerless(inbox / "closed", inbox / "secret"):
-                    await eventually(lambda: _ails(agent, "3 paths cannot be read"), within=WITHIN)
-                    await eventually(lambda: _ails(agent, "PermissionError"), within=WITHIN)
-                await eventually(lambda: _healthy(agent, 2), within=WITHIN)
+                    await eventually(lambda: ails(agent, "3 paths cannot be read"), within=WITHIN)
+                    await eventually(lambda: ails(agent, "PermissionError"), within=WITHIN)
+                await eventually(lambda: healthy(agent, 2), within=WITHIN)
 
             assert [("created", "known"), ("created", "secret")] == sorted(await told(bus))
-
-
-async def test_one_of_several_watches_and_another_takes_over(durable_url: str, namespace: str, inbox: Path) -> None:
-    async with (
-        EventBus(durable_url, namespace=namespace) as bus,
-        EventBus(durable_url, namespace=namespace) as other,
-    ):
-        first, second = watcher(inbox), watcher(inbox)
-        async with running(other, second):
-            await eventually(lambda: _healthy(second, 0), within=WITHIN)
-            async with running(bus, first):
-                (inbox / "a").write_text("")
-                await eventually(lambda: is_told(bus, ("created", "a")), within=WITHIN)
-                assert {"watching": False} == await first.health()
-                other.stop()
-                await eventually(lambda: _healthy(first, 1), within=WITHIN)
-                (inbox / "b").write_text("")
-                await eventually(lambda: is_told(bus, ("created", "b")), within=WITHIN)
-
-        assert [("created", "a"), ("created", "b")] == await told(bus)
-
-
-async def test_who_has_lost_the_watch_without_knowing_writes_nothing(bus: EventBus, inbox: Path) -> None:
-    (inbox / "file").write_text("")
-    paused, successor = await _teller(bus), await _teller(bus)
-    await successor.tell([str(inbox / "file")])
-
-    with pytest.raises(Outdated):
-        await paused.tell([str(inbox / "file")])
-
-    assert [("created", "file")] == await told(bus)
-
-
-async def _teller(bus: EventBus) -> Teller:
-    teller = Teller(bus, "teller", Told(bus.store, "agent.teller.files"))
-    await teller.begin()
-    return teller
-
-
-class Breaking(FaultyStore):
-    """Fails once, before or after the step that is the `breaks_at`th of those that tell of a file."""
-
-    def __init__(self, store: Store, breaks_at: int, *, after: bool) -> None:
-        super().__init__(store)
-        self._left = breaks_at
-        self._after = after
-        self.broke = False
-
-    def _step(self, move: Any) -> None:
-        self._left -= 1
-        if not self._left:
-            self.broke = True
-            if self._after:
-                self.fail_after(move, OutcomeUnknown("ordered"))
-            else:
-                self.fail_before(move)
-
-    async def note(
-        self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
-    ) -> bool:
-        self._step("note")
-        return await super().note(stream, name, value, expected=expected)
-
-    async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
-        self._step("append")
-        return await super().append(stream, records, **options)
-
-
-def _remove(path: Path) -> None:
-    path.unlink()
-
-
-def _rewrite(path: Path) -> None:
-    path.write_text("something else")
-
-
-def _leave(path: Path) -> None:
-    pass
-
-
-@pytest.mark.parametrize("window", [86_400.0, 0.0], ids=["known-id", "forgotten-id"])
-@pytest.mark.parametrize("then", [_leave, _rewrite, _remove])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 9])
-async def test_a_crash_between_any_two_lines_is_made_good(
-    step: int, after: bool, then: Callable[[Path], None], window: float, inbox: Path
-) -> None:
-    """A file is created, modified and deleted, each told in three steps; one step fails, and the file changes then."""
-    store = Breaking(InMemoryEventBus().store, step, after=after)
-    path = inbox / "file"
-    async with EventBus(store, idempotency_window=window) as bus:
-        teller = await _teller(bus)
-        for life in (lambda: path.write_text("1"), lambda: path.write_text("22"), path.unlink):
-            life()
-            try:
-                await teller.tell([str(path)])
-            except ForebayError:
-                if path.exists():
-                    then(path)
-                teller = await _teller(bus)
-                await teller.tell([str(path)])
-            assert on_disk(inbox) == final(await events(bus))
-            if not path.exists():
-                break
-        assert store.broke or then is _remove or step > 3
-        await teller.tell([str(path)])
-        assert {} == teller.told.unfinished()
-        assert on_disk(inbox) == final(await events(bus))
-
-
-async def test_an_outage_of_the_store_loses_and_repeats_nothing(sqlite_url: str, inbox: Path) -> None:
-    store = FaultyStore(EventBus(sqlite_url).store)
-    async with EventBus(store) as bus, running(bus, watcher(inbox)):
-        for number in range(2):
-            (inbox / f"{number}").write_text(f"{number}")
-            store.fail_after("append", times=2)
-            store.fail_before("note", times=2)
-            (inbox / "same").write_text(f"{number}")
-            await eventually(lambda number=number: is_told(bus, ("created", f"{number}")), within=WITHIN)
-        store.mend()
-
-        async def agrees() -> bool:
-            return final(await events(bus)) == on_disk(inbox)
-
-        await eventually(agrees, within=WITHIN)
 
 
 def test_importing_the_agents_loads_no_watchfiles() -> None:

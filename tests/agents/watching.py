@@ -7,12 +7,15 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from forebay import Event, EventBus, EventType
+from forebay import Event, EventBus, EventType, ForebayError
 from forebay.agents import BaseAgent, ChangeDetectionAgent, FileChange
 
+WITHIN = 30.0
+"""Seconds within which what has changed is told, also on a machine that has other things to do."""
 KINDS = (EventType.FILE_CREATED, EventType.FILE_MODIFIED, EventType.FILE_DELETED)
 
 
@@ -76,6 +79,28 @@ def final(history: list[Event]) -> dict[Path, str]:
 def on_disk(folder: Path) -> dict[Path, str]:
     """Which files there are, with their hash."""
     return {path: digest(path) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def watcher(*folders: Path, **options: Any) -> ChangeDetectionAgent:
+    """An agent that looks quickly."""
+    return ChangeDetectionAgent(*folders, **{"debounce": 0.05, "lease": 1.0, **options})
+
+
+async def healthy(agent: ChangeDetectionAgent, files: int) -> bool:
+    """Whether it watches, and knows this many files."""
+    try:
+        return await agent.health() == {"watching": True, "files": files}
+    except ForebayError:
+        return False
+
+
+async def ails(agent: ChangeDetectionAgent, with_what: str) -> bool:
+    """Whether it says that it is unhealthy, and why."""
+    try:
+        await agent.health()
+    except ForebayError as error:
+        return with_what in str(error)
+    return False
 
 
 async def watch(url: str, namespace: str, folder: Path, lease: float) -> None:

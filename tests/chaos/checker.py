@@ -281,7 +281,7 @@ def _reached(ledger: Ledger, dump: Dump) -> dict[str, int]:
         ),
         "dead letter": dump.dead.total() + ledger.redriven.total(),
         "redriven": ledger.redriven.total(),
-        "lost group made again": ledger.joins - len(ledger.groups),
+        "lost group made again": max(0, ledger.joins - len(ledger.groups)),
         "unknown publish": len(unknown) + ledger.told["PublishUnknown", ""],
         "unknown publish found stored": len(unknown & dump.stored.keys()),
         "publish refused": sum(outcome == "fail" for outcome in ledger.outcomes.values()),

@@ -52,6 +52,19 @@ class Size:
         return self.seconds * self.writers * self.lanes / self.events
 
 
+REACHED = {
+    "expired lease claimed, then handled",
+    "former holder refused, or late",
+    "retry that succeeded",
+    "dead letter",
+    "redriven",
+    "publish refused",
+    "loop failed and went on",
+}
+"""Rare states that a run is there for. On a file a publish is refused, and a loop fails, where the lock is held."""
+REACHED_ON_SERVERS = REACHED | {"lost group made again", "unknown publish", "unknown publish found stored"}
+
+
 class Run(msgspec.Struct):
     """One soak: what it was, and what came of it."""
 
@@ -69,6 +82,12 @@ class Run(msgspec.Struct):
     def holds(self) -> bool:
         """Whether every promise was kept."""
         return self.report.holds and not self.failed
+
+    @property
+    def void(self) -> list[str]:
+        """The rare states that this run should have reached, and did not."""
+        wanted = REACHED if self.store.startswith("sqlite") else REACHED_ON_SERVERS
+        return sorted(state for state in wanted if not self.report.reached[state])
 
 
 async def soak_sqlite(folder: Path, size: Size, *, seed: int, say: Say = print) -> Run:

@@ -56,6 +56,7 @@ class Life:
         self._subscriptions = [(self._subscription(each), each.function) for each in self._declared]
         self.groups: list[tuple[str, str]] = [(type_name(each.event), agent.name) for each in self._declared]
         self._stop = asyncio.Event()
+        self._was_ready = False
         self._run = Run()
         self._consumers: list[Consumer] = []
         self._pulse = Pulse(agent, bus)
@@ -79,8 +80,9 @@ class Life:
     async def run(self, *, grace: float) -> None:
         """Live until `stop`; after a failure once more, with a back-off from half a second to half a minute.
 
-        That other code runs under its name is raised (`ConfigurationError`), and `AgentError` after
-        `agent.restarts` failures in a row; an unreachable store does not count.
+        Raised are a `ConfigurationError` of its first `initialize`, as it could never work, or where other code
+        runs under its name, and `AgentError` after `agent.restarts` failures in a row; an unreachable store does
+        not count.
         """
         if self.agent._bus is not None:  # noqa: SLF001  # the agent's other half
             raise ConfigurationError(f"agent {self.agent.name!r} runs already; make another object for another run")
@@ -101,6 +103,8 @@ class Life:
             except NameTaken:
                 raise
             except Exception as error:
+                if isinstance(error, ConfigurationError) and not self._was_ready:
+                    raise
                 if time.monotonic() - began > STEADY:
                     in_a_row = 0
                     backoff.reset()
@@ -130,6 +134,7 @@ class Life:
             await register(self._bus, self.agent, self._pulse.member, self._pulse.code)
             async with self._ended_by_stopped(grace):
                 await self._unless_stopped(self.agent.initialize)
+                self._was_ready = True
                 if not self._stop.is_set():
                     await self._serve(grace)
             end = "stopped"

@@ -17,7 +17,7 @@ from forebay.agents import AgentStatus, BaseAgent, roster
 from forebay.cli.commands import chosen_url, talk, with_bus
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_fast
-from forebay.cli.output import Column, Output, counts, spans
+from forebay.cli.output import Column, Output, counts
 from forebay.cli.parameters import Duration
 from forebay.cli.processes import Processes
 from forebay.cli.text import ago, on_one_line, span
@@ -209,11 +209,9 @@ COLUMNS = (
     Column("status", lambda row: row.status),
     counts("alive", lambda row: row.members),
     Column("since", lambda row: row.since, lambda since: "" if since is None else ago(since)),
-    spans("seen", lambda row: row.seen),
     counts("behind", lambda row: None if row.lag is None else row.lag + row.pending),
     counts("dead", lambda row: row.dead, alarm=True),
-    counts("handled", lambda row: row.handled),
     counts("failed", lambda row: row.failed),
-    counts("restarts", lambda row: row.restarts),
     Column("last error", lambda row: row.last_error, lambda error: on_one_line(error or ""), free=True),
 )
+"""The rest is in the JSON: more would not fit on a terminal of 80 columns."""

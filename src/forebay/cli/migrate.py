@@ -132,8 +132,13 @@ def _show(output: Output, report: Parity, table: dict[str, Route]) -> None:
     silent = sorted(table.keys() - {row.agent for row in rows})
     output.rows(TYPES, report.types)
     if output.terminal and report.types:
+        # Side by side they would not fit.
         click.echo()
-    output.rows(AGENTS, rows)
+        output.rows((*WHO, *COUNTS), rows)
+        click.echo()
+        output.rows((*WHO, *LATENCIES), rows)
+    else:
+        output.rows((*WHO, *COUNTS, *LATENCIES), rows)
     for agent in silent:
         talk(f"{agent} is on {_NAMES[table[agent]]}, and has handled nothing yet")
     if not table:
@@ -176,10 +181,12 @@ def _latency(name: str, side: str, place: int) -> Column:
     return spans(name, value)
 
 
-AGENTS: Sequence[Column] = (
+WHO: Sequence[Column] = (
     Column("agent", lambda row: row.agent),
     Column("on", lambda row: row.route),
     Column("type", lambda row: row.type),
+)
+COUNTS: Sequence[Column] = (
     counts("old", lambda row: row.old_handled),
     counts("failed", lambda row: row.old_failed),
     counts("new", lambda row: row.new_handled),
@@ -187,6 +194,8 @@ AGENTS: Sequence[Column] = (
     counts("lost", lambda row: row.lost, alarm=True),
     counts("same", lambda row: row.same),
     counts("unlike", lambda row: row.unlike, alarm=True),
+)
+LATENCIES: Sequence[Column] = (
     _latency("old p50", "old", 0),
     _latency("p99", "old", 1),
     _latency("new p50", "new", 0),

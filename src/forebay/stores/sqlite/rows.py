@@ -146,10 +146,13 @@ def _from_texts(values: Sequence[Any]) -> Record | Foreign:
     type, source, data, timestamp, id, key, headers, only, check = values
     if type is None or source is None or data is None or timestamp is None:
         return _foreign([_bytes(value) for value in values])
+    # One bit in the head of a row moves all columns, and a NULL in the checksum's place would not tell.
+    if not all(value is None or value.__class__ is str for value in values[:-1]):
+        return _damaged(values)
     record = Record(
         type, source, data.encode(), timestamp, id or "", key, None if headers is None else headers.encode(), only
     )
-    return record if check is None or check == checksum(record) else _damaged(record)
+    return record if check is None or check == checksum(record) else _damaged(values)
 
 
 def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
@@ -169,7 +172,7 @@ def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
         )
     except UnicodeDecodeError:
         return _foreign(values)
-    return record if check is None or check == str(checksum(record)).encode() else _damaged(record)
+    return record if check is None or check == str(checksum(record)).encode() else _damaged(values)
 
 
 def _foreign(values: Sequence[bytes | None]) -> Foreign:
@@ -183,10 +186,11 @@ def _foreign(values: Sequence[bytes | None]) -> Foreign:
     return Foreign(tuple((name.encode(), value) for name, value in named if value is not None), group)
 
 
-def _damaged(record: Record) -> Foreign:
+def _damaged(values: Sequence[Any]) -> Foreign:
     """Not what was published: to be kept as it is, and handled by nobody."""
     why = (b"damaged", b"the checksum says that this is not what was published")
-    return Foreign((why, *_foreign([_bytes(value) for value in to_row(record)]).fields), record.only)
+    found = _foreign([_bytes(value) for value in values])
+    return Foreign((why, *found.fields), found.only)
 
 
 def _bytes(value: str | bytes | int | None) -> bytes | None:
