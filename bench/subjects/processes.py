@@ -16,7 +16,7 @@ from bench.subjects.forebay_bus import AT_ONCE, GROUP, consuming, fill, rate_of_
 from forebay import Event, EventBus
 from forebay.store import Reader
 
-PROBE = 20_000
+PROBE = 40_000
 """Events that one probe of the cost publishes, and handles."""
 PROBES = 3
 """Probes at each size; the cheapest one counts, because a disturbance can only make them dearer."""
