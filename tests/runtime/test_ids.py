@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from datetime import UTC, datetime
+
+from forebay.event import made_at, new_id, now_in_words, parse_time
+
+FORK = """
+import os
+from forebay.event import new_id
+new_id()
+if os.fork() == 0:
+    print(new_id(), flush=True)
+    os._exit(0)
+os.wait()
+print(new_id())
+"""
+
+
+def test_an_id_is_a_uuid_of_version_7_that_tells_its_moment() -> None:
+    ids = [new_id(1_795_000_000.123) for _ in range(1000)]
+
+    assert 1000 == len(set(ids))
+    for id in ids:
+        assert id == str(uuid.UUID(id))
+        assert (7, uuid.RFC_4122) == (uuid.UUID(id).version, uuid.UUID(id).variant)
+        assert datetime.fromtimestamp(1_795_000_000.123, UTC) == made_at(id)
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    ids = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True).stdout.split()
+
+    assert 2 == len({id[14:] for id in ids})
+
+
+def test_the_time_in_words_is_now() -> None:
+    before = datetime.now(UTC)
+    told = parse_time(now_in_words())
+    after = datetime.now(UTC)
+
+    assert before <= told <= after
