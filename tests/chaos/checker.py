@@ -200,11 +200,12 @@ def _group_was_lost(ledger: Ledger, first: Call, second: Call) -> bool:
 
 def _wrongly_dead(ledger: Ledger, dump: Dump) -> Found:
     for place, letters in dump.dead.items():
-        calls = ledger.calls.get(place, ())
+        calls = sorted(ledger.calls.get(place, ()), key=lambda call: call.begun)
         tries = sum(call.how == "error" for call in calls) + ledger.claims[place]
         if tries < ATTEMPTS:
             yield "false dead", f"{place[1]} for {place[0]} after {tries} tries"
-        if letters > 1 or (_is_handled(ledger, place) and not ledger.redriven[place]):
+        twice = letters > 1 and not (calls and _group_was_lost(ledger, calls[0], calls[-1]))
+        if twice or (_is_handled(ledger, place) and not ledger.redriven[place]):
             yield "dead and handled", f"{place[1]} for {place[0]}, {letters} dead letters"
 
 

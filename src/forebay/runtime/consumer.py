@@ -309,6 +309,8 @@ class Consumer:
             self._inbox.told(deliveries, handled)
         if self._stop.is_set() or self._giving_back or asked < self._gave_back_at:
             await self._return(deliveries)
+            # A store in memory never waits: whoever gives back must come to its end all the same.
+            await asyncio.sleep(0)
         else:
             self._intake.put(deliveries, sure_until=asked + SURE * self.lease, first=first)
 
