@@ -84,9 +84,16 @@ def main() -> int:
             print(f"{run.store}: {kind}: {'; '.join(examples)}", file=sys.stderr)
         for name, code in run.failed.items():
             print(f"{run.store}: {name} ended with {code}", file=sys.stderr)
+        for kind, seconds in _late(run).items():
+            print(f"{run.store}: after '{kind}' it took {seconds:.1f} s until all went on", file=sys.stderr)
         if run.void:
             print(f"{run.store}: void, as it was never reached: {', '.join(run.void)}", file=sys.stderr)
-    return int(any(not run.holds or run.void for run in ours))
+    return int(any(not run.holds or run.void or _late(run) for run in ours))
+
+
+def _late(run: Run) -> dict[str, float]:
+    """The recoveries that took longer than promised: the lease, and two seconds more."""
+    return {kind: seconds for kind, seconds in run.report.recovery.items() if seconds > CHAOS.lease + 2.0}
 
 
 if __name__ == "__main__":
