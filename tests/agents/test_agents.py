@@ -502,9 +502,9 @@ def test_a_method_handles_what_the_one_that_it_overrides_is_marked_with() -> Non
         async def bill(self, event: Event) -> None: ...
 
         @handles("refund_paid")
-        async def inside(self, event: Event) -> None: ...  # type: ignore[override]
+        async def inside(self, event: Event) -> None: ...  # type: ignore[override]  # the mistake
 
-        of_class = None  # type: ignore[assignment]
+        of_class = None  # type: ignore[assignment]  # the mistake
 
     agent = Filled()
     declared = {str(each.event): each for each in agent.declared()}
@@ -541,7 +541,7 @@ def _with_a_text_for_types() -> BaseAgent:
 def _with_one_member_for_types() -> BaseAgent:
     class Member(BaseAgent):
         name = "member"
-        event_types = Kind.MAIL_SENT  # type: ignore[assignment]
+        event_types = Kind.MAIL_SENT  # type: ignore[assignment]  # the mistake
 
     return Member()
 
@@ -550,7 +550,7 @@ def _with_a_plain_hook() -> BaseAgent:
     class Plain(BaseAgent):
         name = "plain"
 
-        def initialize(self) -> None:  # type: ignore[override]
+        def initialize(self) -> None:  # type: ignore[override]  # the mistake
             raise AssertionError("called before it was refused")
 
     return Plain()
@@ -558,13 +558,13 @@ def _with_a_plain_hook() -> BaseAgent:
 
 def _with_restarts_that_are_no_number() -> BaseAgent:
     class Endless(Billing):
-        restarts = None  # type: ignore[assignment]
+        restarts = None  # type: ignore[assignment]  # the mistake
 
     return Endless()
 
 
 def _that_is_a_class() -> BaseAgent:
-    return Billing  # type: ignore[return-value]
+    return Billing  # type: ignore[return-value]  # the mistake
 
 
 def _with_its_own_health_check() -> BaseAgent:

@@ -185,7 +185,7 @@ async def test_a_folder_that_is_not_there_is_refused_unless_its_files_were_told(
     [
         (ChangeDetectionAgent, "name the folders"),
         (lambda: ChangeDetectionAgent(""), "a folder is named by its path"),
-        (lambda: ChangeDetectionAgent(7), r"\(7\): a folder is named by its path"),  # type: ignore[arg-type]
+        (lambda: ChangeDetectionAgent(7), r"\(7\): a folder is named by its path"),  # type: ignore[arg-type]  # wrong
         (lambda: ChangeDetectionAgent(".", ignore="*.tmp"), "give a tuple of patterns"),
         (lambda: ChangeDetectionAgent(".", debounce=-1), "debounce=-1: give a number of seconds"),
         (lambda: ChangeDetectionAgent(".", rescan=0), "rescan=0: give a number of seconds"),

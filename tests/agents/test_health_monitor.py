@@ -218,7 +218,7 @@ def test_what_makes_an_agent_ill(status: str, report: HealthReport | None, reaso
     if reason is None:
         assert {} == ill
     else:
-        assert AgentUnhealthy("a", reason, detail, NOW, NOW - timedelta(seconds=5)) == ill["a"].unhealthy  # type: ignore[arg-type]
+        assert AgentUnhealthy("a", reason, detail, NOW, NOW - timedelta(seconds=5)) == ill["a"].unhealthy  # type: ignore[arg-type]  # a word
         assert ill == judge(ill, [_status(status)], {} if report is None else {"a": report}, NOW)
 
 

@@ -36,7 +36,7 @@ class DropsAcknowledged(Counting):
     async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
         if self.strikes():
             return ["1"] * len(records)
-        return await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+        return await self.store.append(stream, records, **options)  # type: ignore[arg-type]  # passed on
 
 
 class AcksBeforeHandling(Wrapped):
@@ -67,7 +67,7 @@ class TrimsByLength(Wrapped):
     """Each publish trims the stream to its newest twenty, whatever anybody has read."""
 
     async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
-        positions = await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+        positions = await self.store.append(stream, records, **options)  # type: ignore[arg-type]  # passed on
         await self.store.trim(stream, max_length=20, force=True)
         return positions
 
@@ -104,7 +104,7 @@ class SwapsTwo(Counting):
         if self.strikes():
             asyncio.get_running_loop().call_later(0.1, self._catch_up, stream, records)
             return ["1"] * len(records)
-        return await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+        return await self.store.append(stream, records, **options)  # type: ignore[arg-type]  # passed on
 
     def _catch_up(self, stream: str, records: Sequence[Record]) -> None:
         self._late = asyncio.ensure_future(self.store.append(stream, records))
@@ -126,7 +126,7 @@ class CallsTimeoutsFailures(Counting):
     every = 50
 
     async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
-        positions = await self.store.append(stream, records, **options)  # type: ignore[arg-type]
+        positions = await self.store.append(stream, records, **options)  # type: ignore[arg-type]  # passed on
         if self.strikes():
             raise StoreUnavailable("timed out")
         return positions

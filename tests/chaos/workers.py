@@ -188,7 +188,7 @@ def handler(plan: Plan, pen: Pen, group: str, calls: itertools.count[int]) -> Ca
             how = "error"
             raise
         finally:
-            pen.write(Ended(now(), call, how))  # type: ignore[arg-type]
+            pen.write(Ended(now(), call, how))  # type: ignore[arg-type]  # one of the words
 
     return handle
 

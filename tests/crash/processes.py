@@ -112,7 +112,7 @@ class Process:
 
 
 def _main(target: Callable[..., Awaitable[None]], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    asyncio.run(target(*arguments, **options))  # type: ignore[arg-type]
+    asyncio.run(target(*arguments, **options))  # type: ignore[arg-type]  # it is a coroutine
 
 
 async def publish(

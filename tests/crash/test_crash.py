@@ -117,7 +117,7 @@ async def test_an_event_that_kills_its_process_ends_among_the_dead_letters_alone
 
         letters = await bus.dead_letters("t")
 
-    assert [ids[30]] == [letter.record.id for letter in letters]  # type: ignore[union-attr]
+    assert [ids[30]] == [letter.record.id for letter in letters]  # type: ignore[union-attr]  # events
     assert "died or fell silent" in letters[0].error
     assert [66, 66, 66, 0] == codes
 

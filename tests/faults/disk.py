@@ -61,10 +61,10 @@ class Disk(apsw.VFS):
         self.full = False
         super().__init__("watched", "unix", makedefault=True)
 
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802  # SQLite's name
         return _File(self, name, flags)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802  # SQLite's name
         super().xDelete(filename, syncdir)
         self.log.append(Delete(filename))
 
@@ -93,13 +93,13 @@ class _File(apsw.VFSFile):
         if fails:
             raise self._disk.error("the disk is broken")
 
-    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
+    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802  # SQLite's name
         self._do(Write(self._name, offset, bytes(data)), super().xWrite, data, offset)
 
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802  # SQLite's name
         self._do(Write(self._name, newsize, None), super().xTruncate, newsize)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:  # noqa: N802  # SQLite's name
         self._do(Flush(self._name), super().xSync, flags)
 
 

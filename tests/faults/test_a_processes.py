@@ -162,7 +162,7 @@ async def test_a3_a_consumer_that_dies_at_any_point_loses_and_strands_nothing(
 
             [letter] = await bus.dead_letters("t")
             [stream] = await bus.stats("t")
-            assert (b"2", 0, 0) == (letter.record.data, stream.groups[0].lag, stream.groups[0].pending), point  # type: ignore[union-attr]
+            assert (b"2", 0, 0) == (letter.record.data, stream.groups[0].lag, stream.groups[0].pending), point  # type: ignore[union-attr]  # events
 
     await asyncio.gather(*map(die_and_recover, POINTS))
 

@@ -148,7 +148,7 @@ async def test_c7_g7_while_memory_is_full_consumers_work_on_and_no_dead_letter_i
 
 
 async def _is_dead(bus: EventBus, id: str) -> bool:
-    return [id] == [letter.record.id for letter in await bus.dead_letters("t")]  # type: ignore[union-attr]
+    return [id] == [letter.record.id for letter in await bus.dead_letters("t")]  # type: ignore[union-attr]  # events
 
 
 @every_server

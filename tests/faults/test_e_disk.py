@@ -23,7 +23,7 @@ WAYS = ("nothing", "some", "some", "all")
 async def written(path: Path, synchronous: str, count: int) -> list[Operation]:
     """What goes to the disk while events are published, read and acked one by one, with a checkpoint among it."""
     with watched_disk() as disk:
-        async with SQLiteStore(path, synchronous=synchronous) as store:  # type: ignore[arg-type]
+        async with SQLiteStore(path, synchronous=synchronous) as store:  # type: ignore[arg-type]  # a mode
             await store.join("t", "g")
             for number in range(count):
                 await store.append("t", [to_record("t", source="s", data="x" * 8000, id=f"id-{number}")])
@@ -35,7 +35,7 @@ async def written(path: Path, synchronous: str, count: int) -> list[Operation]:
 
 async def lost(log: list[Operation], moment: int, folder: Path, chance: random.Random) -> set[str]:
     """The acknowledged events that are gone after a power failure; what is there must be whole."""
-    path = put(after_power_loss(log, moment, chance.choice(WAYS), chance), folder)  # type: ignore[arg-type]
+    path = put(after_power_loss(log, moment, chance.choice(WAYS), chance), folder)  # type: ignore[arg-type]  # a mode
     acknowledged = {operation.id for operation in log[:moment] if isinstance(operation, Acknowledged)}
     async with SQLiteStore(path) as store:
         entries = await store.scan("t", limit=10_000)
@@ -55,7 +55,7 @@ async def test_e2_e3_a_power_failure_loses_what_durability_says_and_leaves_the_f
     tmp_path: Path, synchronous: str, points: int
 ) -> None:
     log = await written(tmp_path / "events.db", synchronous, 220)
-    async with SQLiteStore(tmp_path / "events.db", synchronous=synchronous) as store:  # type: ignore[arg-type]
+    async with SQLiteStore(tmp_path / "events.db", synchronous=synchronous) as store:  # type: ignore[arg-type]  # a mode
         promised = (await store.durability()).power_lost
     chance = random.Random(3)
     assert sum(isinstance(operation, Write) and operation.file.endswith(".db") for operation in log[100:]) > 100

@@ -104,7 +104,7 @@ async def test_e6_readers_that_wait_and_looks_that_are_over_hold_up_no_checkpoin
                 await publisher.append("u", [record(number)] * 500)
             await store.stats()
             await store.scan("u", limit=10)
-            checkpoint = lambda: other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # noqa: E731
+            checkpoint = lambda: other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # noqa: E731  # one line says it
             await eventually(lambda checkpoint=checkpoint: checkpoint() == [(0, 0, 0)])
             assert 0 == path.with_name("events.db-wal").stat().st_size
         other.close()
@@ -268,7 +268,7 @@ async def test_e14_a_damaged_event_is_a_dead_letter_and_the_others_are_handled(s
 
     assert [10, 11, 13, 14] == sorted(handled)
     assert "damaged" in letter.error
-    assert (b"data", b"99") in letter.record.fields  # type: ignore[union-attr]
+    assert (b"data", b"99") in letter.record.fields  # type: ignore[union-attr]  # events, as the test knows
 
 
 async def _serve(path: Path, events: list[Record]) -> str:

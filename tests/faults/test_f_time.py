@@ -65,9 +65,9 @@ async def test_f4_times_are_in_utc_with_their_zone_wherever_the_publisher_is(sql
     """
     for zone in ("Europe/Paris", "Asia/Kathmandu", "UTC"):
         environment = {**os.environ, "TZ": zone}
-        subprocess.run([sys.executable, "-c", program, sqlite_url], env=environment, check=True)  # noqa: ASYNC221
+        subprocess.run([sys.executable, "-c", program, sqlite_url], env=environment, check=True)  # noqa: ASYNC221  # nothing else waits meanwhile
     async with EventBus(sqlite_url) as bus:
-        times = [entry.record.timestamp for entry in await bus.store.scan("t")]  # type: ignore[union-attr]
+        times = [entry.record.timestamp for entry in await bus.store.scan("t")]  # type: ignore[union-attr]  # events, as the test knows
 
     for text in times:
         moment = datetime.fromisoformat(text)

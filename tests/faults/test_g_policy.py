@@ -41,7 +41,7 @@ async def test_g1_events_that_always_fail_are_dead_once_after_their_attempts_and
     letters = await bus.dead_letters("t")
     assert Counter(n for n in range(1000) if n % 100) == done
     assert Counter(dict.fromkeys(poison, 5)) == tries
-    assert sorted(f"{n}".encode() for n in poison) == sorted(letter.record.data for letter in letters)  # type: ignore[union-attr]
+    assert sorted(f"{n}".encode() for n in poison) == sorted(letter.record.data for letter in letters)  # type: ignore[union-attr]  # events, as the test knows
     for attempt, found in waits.items():
         assert max(found) <= 0.01 * 2 ** (attempt - 1)
         assert len(set(found)) == len(found) == 10

@@ -445,16 +445,16 @@ async def test_wrong_uses_are_refused_in_words(bus: EventBus) -> None:
     with pytest.raises(ConfigurationError, match="'billing' handles 'order' already"):
         dual.subscribe("order", Agent("billing").handle)
     with pytest.raises(ConfigurationError, match="give 'old' or 'new'"):
-        DualBus(PlainBus(), bus, primary="both")  # type: ignore[arg-type]
+        DualBus(PlainBus(), bus, primary="both")  # type: ignore[arg-type]  # the mistake that is tested
     with pytest.raises(ConfigurationError, match="the same bus"):
         DualBus(bus, bus)
     with pytest.raises(NotFound, match="no agent 'nobody' in this migration"):
         await switch(bus.store, "nobody", "new")
     with pytest.raises(ConfigurationError, match="no route"):
-        await switch(bus.store, "billing", "both")  # type: ignore[arg-type]
+        await switch(bus.store, "billing", "both")  # type: ignore[arg-type]  # the mistake that is tested
     async with dual:
         with pytest.raises(InvalidEvent, match="publishes dicts"):
-            await dual.publish("order", "shop", [1])  # type: ignore[arg-type]
+            await dual.publish("order", "shop", [1])  # type: ignore[arg-type]  # the mistake that is tested
         with pytest.raises(ConfigurationError, match="opened once"):
             await dual.__aenter__()
 
@@ -808,7 +808,7 @@ async def test_the_old_buss_publish_may_be_plain_and_its_subscribe_must_be() -> 
         assert [1] == [type.old for type in (await report(dual)).types]
 
     class Async(PlainBus):
-        async def subscribe(self, event_type: str, handler: Any) -> None:  # type: ignore[override]
+        async def subscribe(self, event_type: str, handler: Any) -> None:  # type: ignore[override]  # the mistake that is tested
             super().subscribe(event_type, handler)
 
     with pytest.raises(ConfigurationError, match="subscribe is async"):

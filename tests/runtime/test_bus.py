@@ -102,7 +102,7 @@ async def test_after_its_attempts_an_event_is_a_dead_letter_with_the_reason(bus:
 
     (letter,) = await bus.dead_letters("t")
     assert ("g", 3, "ValueError: no such order") == (letter.group, letter.attempts, letter.error)
-    assert (id, b'{"a":1}', "k") == (letter.record.id, letter.record.data, letter.record.key)  # type: ignore[union-attr]
+    assert (id, b'{"a":1}', "k") == (letter.record.id, letter.record.data, letter.record.key)  # type: ignore[union-attr]  # events, as the test knows
     assert [] == await bus.pending("t", "g")
 
 
@@ -195,7 +195,7 @@ async def test_typed_payloads_are_decoded_and_misfits_are_dead_at_once(bus: Even
     assert [(OrderPlaced(1), "shop")] == seen
     (letter,) = await bus.dead_letters(OrderPlaced)
     assert "does not fit OrderPlaced" in letter.error
-    assert b'{"order_id":"seven"}' == letter.record.data  # type: ignore[union-attr]
+    assert b'{"order_id":"seven"}' == letter.record.data  # type: ignore[union-attr]  # events, as the test knows
     assert 1 == letter.attempts
 
 
@@ -227,7 +227,7 @@ async def test_batches_are_lists_and_one_bad_event_does_not_spoil_its_neighbours
 
     assert 50 == max(sizes)
     (letter,) = await bus.dead_letters("t")
-    assert b"7" == letter.record.data  # type: ignore[union-attr]
+    assert b"7" == letter.record.data  # type: ignore[union-attr]  # events, as the test knows
 
 
 async def test_a_handler_that_takes_too_long_has_failed(bus: EventBus) -> None:
@@ -287,7 +287,7 @@ async def test_publishing_an_id_again_stores_nothing_more(bus: EventBus) -> None
     assert "order-1" == await bus.publish("t", source="s", data=1, id="order-1")
     await bus.publish_many("t", source="s", data=[1, 2], ids=["order-1", "order-2"])
 
-    assert ["order-1", "order-2"] == [event.id async for event in bus.events("t")]  # type: ignore[union-attr]
+    assert ["order-1", "order-2"] == [event.id async for event in bus.events("t")]  # type: ignore[union-attr]  # events, as the test knows
 
 
 async def test_a_delayed_event_comes_when_it_is_due(bus: EventBus) -> None:

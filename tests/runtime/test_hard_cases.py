@@ -84,7 +84,7 @@ async def test_threads_that_hang_keep_their_place_and_no_event_dies_unhandled(bu
     await run
 
     assert set(range(12)) == called
-    assert {b"0", b"1"} == {letter.record.data for letter in await bus.dead_letters("t")}  # type: ignore[union-attr]
+    assert {b"0", b"1"} == {letter.record.data for letter in await bus.dead_letters("t")}  # type: ignore[union-attr]  # events, as the test knows
 
 
 async def _dead(bus: EventBus, count: int) -> bool:

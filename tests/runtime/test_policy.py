@@ -61,7 +61,7 @@ def test_rules_per_error_take_the_nearest_base_class() -> None:
 @pytest.mark.parametrize("options", [{"attempts": 0}, {"attempts": 2.5}, {"base": -1}, {"base": 5, "cap": 1}])
 def test_an_impossible_policy_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
-        Retry(**options)  # type: ignore[arg-type]
+        Retry(**options)  # type: ignore[arg-type]  # the mistake that is tested
 
 
 def test_an_error_is_described_in_one_bounded_line() -> None:

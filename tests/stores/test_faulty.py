@@ -107,4 +107,4 @@ async def test_a_twin_has_the_same_faults(store: FaultyStore) -> None:
 
 async def test_a_move_that_does_not_exist_is_refused(store: FaultyStore) -> None:
     with pytest.raises(ConfigurationError, match="no move 'apend'; there are append"):
-        store.fail_before("apend")  # type: ignore[arg-type]
+        store.fail_before("apend")  # type: ignore[arg-type]  # the mistake that is tested

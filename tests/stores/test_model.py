@@ -321,7 +321,7 @@ class Stores(RuleBasedStateMachine):
     @invariant()
     def the_pending_are_those_begun_and_not_finished(self) -> None:
         for group in sorted(self.joined):
-            found = self.both(lambda side, group=group: _pending(side, group)) or []  # type: ignore[misc]
+            found = self.both(lambda side, group=group: _pending(side, group)) or []  # type: ignore[misc]  # bound in the loop
             assert sorted(self.begun[group]) == [number for number, *_ in found]
 
     @invariant()
@@ -333,7 +333,7 @@ class Stores(RuleBasedStateMachine):
             self.both(_contents)
             self.both(_letters)
             for group in sorted(self.joined):
-                self.both(lambda side, group=group: side.store.handled(STREAM, group, ["one", "two", "three"]))  # type: ignore[misc]
+                self.both(lambda side, group=group: side.store.handled(STREAM, group, ["one", "two", "three"]))  # type: ignore[misc]  # bound in the loop
                 self.read(group, "a", ALL)
                 self._nothing_is_lost(group)
         finally:

@@ -57,7 +57,7 @@ async def store(server: Server) -> AsyncIterator[RedisStore]:
 
 
 def order(number: int = 1, **options: str) -> Record:
-    return to_record("order_placed", source="shop", data={"order_id": number}, **options)  # type: ignore[arg-type]
+    return to_record("order_placed", source="shop", data={"order_id": number}, **options)  # type: ignore[arg-type]  # passed on
 
 
 # The wire format.

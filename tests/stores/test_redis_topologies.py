@@ -210,7 +210,7 @@ async def test_a_lost_master_takes_only_its_own_streams_along(
                 with pytest.raises((StoreUnavailable, OutcomeUnknown)):
                     await store.append(stream, [order()])
             else:
-                assert await insist(lambda stream=stream: store.append(stream, [order()]))  # type: ignore[misc]
+                assert await insist(lambda stream=stream: store.append(stream, [order()]))  # type: ignore[misc]  # bound in the loop
 
 
 async def test_a_cluster_is_not_mistaken_for_one_server(nodes: list[Server]) -> None:
@@ -245,8 +245,8 @@ def _cluster(started: list[Server], binary: str, folder: Path, *options: str) ->
     for node in nodes[1:]:
         nodes[0].redis.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
     for node in nodes:
-        eventually(lambda node=node: b"cluster_slots_ok:16384" in _info(node), "the cluster does not form")  # type: ignore[misc]
-        eventually(lambda node=node: b"cluster_state:ok" in _info(node), "the cluster is not well")  # type: ignore[misc]
+        eventually(lambda node=node: b"cluster_slots_ok:16384" in _info(node), "the cluster does not form")  # type: ignore[misc]  # bound in the loop
+        eventually(lambda node=node: b"cluster_state:ok" in _info(node), "the cluster is not well")  # type: ignore[misc]  # bound in the loop
     return nodes
 
 

@@ -478,7 +478,7 @@ class FailingSync(apsw.VFS):
         gc.collect()
         self.unregister()
 
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802  # SQLite's name
         return FailingSyncFile(self, name, flags)
 
 
@@ -487,7 +487,7 @@ class FailingSyncFile(apsw.VFSFile):
         self._vfs = vfs
         super().__init__("unix", name, flags)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:  # noqa: N802  # SQLite's name
         if self._vfs.on:
             raise apsw.IOError("the disk is broken")
         super().xSync(flags)

@@ -86,11 +86,11 @@ class Life:
         """
         if self.agent._bus is not None:  # noqa: SLF001  # the agent's other half
             raise ConfigurationError(f"agent {self.agent.name!r} runs already; make another object for another run")
-        self.agent._bus = self._bus  # noqa: SLF001
+        self.agent._bus = self._bus  # noqa: SLF001  # the agent's other half
         try:
             await self._live_again_and_again(grace)
         finally:
-            self.agent._bus = None  # noqa: SLF001
+            self.agent._bus = None  # noqa: SLF001  # the agent's other half
 
     async def _live_again_and_again(self, grace: float) -> None:
         backoff = Backoff(base=0.5, cap=30.0)

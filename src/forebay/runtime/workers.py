@@ -162,7 +162,7 @@ class Workers:
             raise
         except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
             error = raised
-        except BaseException as raised:  # noqa: BLE001
+        except BaseException as raised:  # noqa: BLE001  # as above
             error = ForebayError(f"the handler raised {describe(raised)}")
         for delivery in deliveries:
             if error is not None:

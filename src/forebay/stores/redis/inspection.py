@@ -163,8 +163,8 @@ async def _durability_of(client: Client, node: Node) -> Durability:
         notes.append("Replicas follow with a delay: a failover can lose the last moments before it.")
     order = ("lost", "at risk", "kept")
     return Durability(
-        client_killed=client_killed,  # type: ignore[arg-type]
-        store_killed=min(client_killed, store_killed, key=order.index),  # type: ignore[arg-type]
-        power_lost=min(client_killed, power_lost, key=order.index),  # type: ignore[arg-type]
+        client_killed=client_killed,  # type: ignore[arg-type]  # one of the four words
+        store_killed=min(client_killed, store_killed, key=order.index),  # type: ignore[arg-type]  # one of the four words
+        power_lost=min(client_killed, power_lost, key=order.index),  # type: ignore[arg-type]  # one of the four words
         notes=tuple(notes),
     )

@@ -124,7 +124,7 @@ class Node:
     async def _connect(self) -> Wire:
         connection = self._new_connection()
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it without types
         except BusyLoadingError as error:
             raise StoreUnavailable(f"{self.name} is reading its data from disk; try again") from error
         except (AuthenticationError, AuthorizationError, ResponseError) as error:
@@ -178,8 +178,8 @@ class Node:
 
 def _take_over(connection: AbstractConnection, name: str, timeout: float) -> Wire:
     """A wire on the socket that redis-py opened, encrypted and authenticated."""
-    writer = connection._writer  # noqa: SLF001
+    writer = connection._writer  # noqa: SLF001  # the socket is taken over
     assert writer is not None
     # Else redis-py would close the socket together with its own connection object.
-    connection._reader = connection._writer = None  # noqa: SLF001
+    connection._reader = connection._writer = None  # noqa: SLF001  # the socket is taken over
     return Wire(writer.transport, name, timeout, owner=writer)

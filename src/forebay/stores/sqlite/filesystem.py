@@ -9,7 +9,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 """What is mounted where, by Linux. Elsewhere nothing is known, and nothing refused."""
 
 FAR = frozenset(
-    "9p afs beegfs ceph cifs coda glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 gfs2 smb2 smb3 smbfs".split()  # noqa: SIM905
+    "9p afs beegfs ceph cifs coda glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 gfs2 smb2 smb3 smbfs".split()  # noqa: SIM905  # shorter
 )
 """Types whose locks and shared memory other machines do not see, or see late. All of FUSE counts as well."""
 

@@ -18,7 +18,7 @@ FORGOTTEN_AT_ONCE = 1_000
 _SCHEDULE = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"  # noqa: S608  # constants
 _LAUNCH = f"""
     INSERT INTO entries (appended, stream_id, {COLUMNS})
-    SELECT ?, stream_id, {COLUMNS} FROM scheduled WHERE stream_id = ? AND due <= ? ORDER BY due, number"""  # noqa: S608
+    SELECT ?, stream_id, {COLUMNS} FROM scheduled WHERE stream_id = ? AND due <= ? ORDER BY due, number"""  # noqa: S608  # constants
 
 
 @dataclass(frozen=True, slots=True)

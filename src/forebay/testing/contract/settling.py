@@ -183,7 +183,7 @@ class SettlingContract(Contract):
         assert 2 == await store.release(held)
 
         again = await store.due(B, limit=10)
-        assert [(1, 1, 0), (2, 1, 0)] == [(int(d.record.data), d.attempt, d.failures) for d in again]  # type: ignore[union-attr]
+        assert [(1, 1, 0), (2, 1, 0)] == [(int(d.record.data), d.attempt, d.failures) for d in again]  # type: ignore[union-attr]  # events
 
     async def test_a_release_takes_back_the_last_delivery_only(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
