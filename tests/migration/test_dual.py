@@ -417,6 +417,34 @@ async def test_what_a_process_took_with_it_counts_as_lost(bus: EventBus) -> None
     assert not found.agrees
 
 
+async def test_what_a_process_took_with_it_a_moment_ago_counts_as_lost(bus: EventBus) -> None:
+    billing = Agent("billing")
+    name = await name_of(bus.store)
+    # It spoke so lately that it seems to be alive yet.
+    await tell(bus.store, Member("host-1-dead", time.time() - 9, {}, Counts()))
+    dead = {"forebay-by": f"{name}/host-1-dead/7", "forebay-old": "billing"}
+    await bus.publish("order", "shop", {"n": 1}, headers=dead)
+    async with both(bus_of(bus), billing) as dual:
+        await eventually(lambda: quiet(bus))
+        found = await report(dual)
+
+    assert 1 == found.agents[0].lost
+
+
+async def test_what_a_living_process_has_in_hand_counts_as_lost_by_nobody_else(bus: EventBus) -> None:
+    billing, other = Agent("billing"), Member("host-1-alive", time.time(), {}, Counts())
+    name = await name_of(bus.store)
+    await tell(bus.store, other)
+    alive = {"forebay-by": f"{name}/host-1-alive/7", "forebay-old": "billing"}
+    await bus.publish("order", "shop", {"n": 1}, headers=alive)
+    async with both(bus_of(bus), billing) as dual:
+        await tell(bus.store, Member("host-1-alive", time.time(), {}, Counts()))
+        await eventually(lambda: quiet(bus))
+        found = await report(dual)
+
+    assert 0 == sum(agent.lost for agent in found.agents)
+
+
 async def test_counts_of_processes_that_ended_are_kept_in_one_place(bus: EventBus) -> None:
     async def run_once(n: int) -> Counts:
         billing = Agent("billing")

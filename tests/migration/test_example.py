@@ -187,6 +187,7 @@ def test_a_shop_that_is_killed_loses_nothing_of_what_was_the_new_buss(shop: Shop
         shop.trades()
         eventually(lambda: not shop.has_lost_or_doubled()["billing"][0], "billing has lost orders")
         eventually(lambda: not shop.has_lost_or_doubled()["mail"][0], "mail has lost orders")
+    # What waited for the killed one to be known as dead was waited for at the end.
     report = shop.status()
 
     found = shop.has_lost_or_doubled()

@@ -24,7 +24,8 @@ from forebay.event import Event, new_id
 from forebay.migration.counts import Counts
 from forebay.migration.observer import Observer
 from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
-from forebay.migration.parity import Fate, Member, fates, fold, tell
+from forebay.migration.parity import Member, fold, tell
+from forebay.migration.peers import Peers
 from forebay.migration.routes import Route, Stamp, introduce, name_of, routes
 from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
@@ -81,12 +82,11 @@ class DualBus:
         self.new = new
         self.id = consumer_name()
         self.counts = Counts()
+        self.peers = Peers(new.store)
         self._primary = primary
         self._options = Options.parse({"concurrency": CONCURRENCY, **options})
         self._published = 0
         self._migration = ""
-        self._fates: dict[str, Fate] = {}
-        self._looked_at = float("-inf")
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
         self._table: dict[str, Route] = {}
         self._observer = Observer(new, self.id, self.counts)
@@ -247,6 +247,7 @@ class DualBus:
             await stack.enter_async_context(self.new)
             self._migration = await name_of(self.new.store)
             self._table = await routes(self.new.store)
+            await self.peers.open()
             # Else it is closed again: it cannot be opened a second time.
             await self._stack.enter_async_context(stack.pop_all())
 
@@ -282,13 +283,6 @@ class DualBus:
         """The stamp on an event; an empty one where it is of another migration, or there is none."""
         stamp = Stamp.of(event)
         return stamp if stamp.by == self.id or (stamp.by and stamp.migration == self._migration) else Stamp()
-
-    async def fate(self, by: str) -> Fate:
-        """What has become of a DualBus, as far as was known a second ago."""
-        if time.monotonic() - self._looked_at > TELL:
-            self._fates = await fates(self.new.store)
-            self._looked_at = time.monotonic()
-        return self._fates.get(by, "died")
 
     async def _settle(self) -> None:
         """Wait for what is on its way to finish on both buses, as far as it does within AT_THE_END."""

@@ -34,6 +34,13 @@ Fate = Literal["alive", "ended", "died"]
 """What has become of a DualBus; one that has ended left nothing unfinished on the old bus."""
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """What has become of a DualBus, and the Unix time of its last word, 0 where that is not kept."""
+
+    fate: Fate
+    at: float = 0.0
+
+
 class Member(msgspec.Struct):
     """What one DualBus tells: who it is, what it has seen of the switch, and its counts.
 
@@ -126,9 +133,9 @@ async def members(store: Notes) -> list[Member]:
     return [member for member in _members(notes) if member.id not in _ended(notes).folded]
 
 
-async def fates(store: Notes) -> dict[str, Fate]:
-    """What has become of each DualBus, of those that are remembered."""
-    return _fates(await store.notes(STREAM))
+async def standings(store: Notes) -> dict[str, Standing]:
+    """Where each DualBus stands, of those that are remembered."""
+    return _standings(await store.notes(STREAM))
 
 
 async def parity(store: Notes) -> Parity:
@@ -149,7 +156,7 @@ async def parity(store: Notes) -> Parity:
         agents=tuple(_agent_parity(total, agent, type, table.get(agent, "old")) for agent, type in agents),
         processes=alive,
         outstanding=outstanding,
-        killed=sum(fate == "died" for fate in _fates(notes).values()),
+        killed=sum(standing.fate == "died" for standing in _standings(notes).values()),
     )
 
 
@@ -196,8 +203,9 @@ async def fold(store: Notes) -> None:
         await store.note(STREAM, _PROCESS + member.id, None)
 
 
-def _fates(notes: Mapping[str, bytes]) -> dict[str, Fate]:
-    return {**_ended(notes).folded, **{member.id: member.fate for member in _members(notes)}}
+def _standings(notes: Mapping[str, bytes]) -> dict[str, Standing]:
+    folded = {id: Standing(fate) for id, fate in _ended(notes).folded.items()}
+    return folded | {member.id: Standing(member.fate, member.at) for member in _members(notes)}
 
 
 def _over(members: list[Member]) -> list[Member]:

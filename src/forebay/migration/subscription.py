@@ -172,7 +172,7 @@ class Subscription:
                     await asyncio.wait_for(asyncio.shield(future), max(0.0, PATIENCE - _age(event)))
             if stamp.key in self.outstanding:
                 self._give_up(stamp.key)
-        elif await self._dual.fate(stamp.by) == "died":
+        elif await self._dual.peers.fate(stamp.by) == "died":
             # It stood here unfinished when its process died, and the old bus with it.
             self._counts.lost += 1
             logger.warning("migration: %s %s was lost by the old bus, for %s", self.stream, event.id, self.agent)

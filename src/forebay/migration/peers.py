@@ -1,0 +1,49 @@
+"""What has become of the other processes that run both buses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from forebay.migration.parity import Fate, Standing, standings
+from forebay.store import Notes
+
+LOOK = 0.5
+"""Seconds between two looks at what they tell."""
+QUIET = 3.0
+"""Seconds after its last word for which a process is taken to be alive; it tells about once a second."""
+
+
+class Peers:
+    """Knows of a process whether it lives, and waits where that cannot be told yet.
+
+    A word that was there before this process opened proves nothing: whoever said it may be the one that was
+    killed, and whose place this process takes.
+    """
+
+    def __init__(self, store: Notes) -> None:
+        self._store = store
+        self._standings: dict[str, Standing] = {}
+        self._before: dict[str, Standing] = {}
+        self._looked_at = float("-inf")
+
+    async def open(self) -> None:
+        """Remember what was said before."""
+        self._before = await standings(self._store)
+
+    async def fate(self, id: str) -> Fate:
+        """What has become of one; of one that is silent, once it speaks or has been silent for long enough."""
+        first = await self._standing(id)
+        standing = first
+        while standing.fate == "alive" and standing in (first, self._before.get(id)):
+            if standing != self._before.get(id) and time.time() - standing.at < QUIET:
+                break
+            await asyncio.sleep(LOOK)
+            standing = await self._standing(id)
+        return standing.fate
+
+    async def _standing(self, id: str) -> Standing:
+        if time.monotonic() - self._looked_at > LOOK:
+            self._standings = await standings(self._store)
+            self._looked_at = time.monotonic()
+        return self._standings.get(id, Standing("died"))
