@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from forebay.store import START, Trimmed
 from forebay.stores.sqlite.rows import COLUMNS, ID, MARKS, Row, insert
@@ -21,8 +22,7 @@ _LAUNCH = f"""
     SELECT ?, stream_id, {COLUMNS} FROM scheduled WHERE stream_id = ? AND due <= ? ORDER BY due, number"""  # noqa: S608  # constants
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """A plain append. Those that stand next to each other in a transaction become one statement."""
 
     stream: str
@@ -34,17 +34,19 @@ class Append:
 
 def append(turn: Turn, moves: Sequence[Append]) -> list[list[str]]:
     """Carry out several appends in their order; return the positions of each."""
-    ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys(move.stream for move in moves)}
+    ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys([move.stream for move in moves])}
     rows = [(ids[move.stream], row) for move in moves for row in move.rows]
     last = insert(turn.connection, turn.wall, rows)
     # This transaction is the only writer, so that its positions follow one another.
-    position = last - len(rows)
-    turn.before = position if turn.before is None else turn.before
+    before = last - len(rows)
+    turn.before = before if turn.before is None else turn.before
+    numbers = [str(number) for number in range(before + 1, last + 1)]
     positions = []
+    end = 0
     for move in moves:
-        end = position + len(move.rows)
-        positions.append([str(number) for number in range(position + 1, end + 1)])
-        turn.news[move.stream] = position = end
+        start, end = end, end + len(move.rows)
+        positions.append(numbers[start:end])
+        turn.news[move.stream] = before + end
     return positions
 
 

@@ -31,7 +31,7 @@ MARKS = ", ".join("?" for _ in FIELDS)
 
 # Nothing but constants goes into the texts of statements.
 # ruff: noqa: S608
-_AT_ONCE = 250
+_AT_ONCE = 256
 """Rows in one statement: the longer it is, the fewer steps; SQLite takes 32,766 values."""
 
 
@@ -101,14 +101,27 @@ def _to_text(text: bytes) -> str | bytes:
 
 def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[int, Row]]) -> int:
     """Append rows, each with its stream's id, to `entries`; return the position of the last one."""
-    for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
+    start = 0
+    while start < len(rows):
+        end = start + _step(len(rows) - start)
         values: list[str | bytes | float | None] = [appended]
-        for stream_id, row in some:
+        for stream_id, row in rows[start:end]:
             values.append(stream_id)
             values += row
-        connection.execute(_insert_statement(len(some)), values)
+        connection.execute(_insert_statement(end - start), values)
+        start = end
     return connection.last_insert_rowid()
+
+
+def _step(rows: int) -> int:
+    """How many of so many rows the next statement takes: a number whose first three binary digits say it all.
+
+    To prepare a statement takes longer than to run it, and there are few enough of these for SQLite to keep them.
+    """
+    if rows >= _AT_ONCE:
+        return _AT_ONCE
+    tail = max(rows.bit_length() - 3, 0)
+    return rows >> tail << tail
 
 
 def select(
