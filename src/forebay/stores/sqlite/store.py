@@ -112,9 +112,11 @@ class SQLiteStore:
     ) -> list[str]:
         if not records:
             return []
-        rows = [to_row(record) for record in records]
+        rows = list(map(to_row, records))
         if unless_seen is None and since is None:
-            return await self._move(Append(stream, rows))
+            # The hot path: without the detour by way of `_move`.
+            positions: list[str] = await self._opened().writer.submit(Append(stream, rows))
+            return positions
         return await self._move(
             partial(log.append_once, stream=stream, rows=rows, unless_seen=unless_seen, since=since)
         )

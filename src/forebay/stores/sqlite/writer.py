@@ -176,7 +176,8 @@ class Writer:
                 self._halve(jobs, error, news)
             return
         for job, result in zip(jobs, results, strict=True):
-            job.settle(result)
+            job.result = result
+            job.is_settled = True
         news |= turn.news
 
     def _halve(self, jobs: list[Job], error: Exception, news: dict[str, int]) -> None:
