@@ -139,8 +139,15 @@ class EventBus:
         stream, payload = self._type_and_payload(event, data)
         headers = with_cause(headers)
         record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
-        wait = None if delay is None and at is None else _delay(delay, at)
-        await self._store(stream, (record,), known=id is not None, delay=wait)
+        if id is None and delay is None and at is None and not self.signals.wanted(Published):
+            # The usual way, without the cost of one more coroutine.
+            self._begin(stream)
+            try:
+                await self.store.append(stream, (record,))
+            except OutcomeUnknown as error:
+                raise self._unknown((record,), error) from error
+        else:
+            await self._store(stream, (record,), known=id is not None, delay=_delay(delay, at))
         return record.id
 
     async def publish_many(
@@ -185,8 +192,7 @@ class EventBus:
         return [record.id for record in records]
 
     async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
-        self._require_open()
-        self._caretaker.touched.add(stream)
+        self._begin(stream)
         is_wanted = self.signals.wanted(Published)
         started = time.perf_counter() if is_wanted else 0.0
         try:
@@ -201,15 +207,22 @@ class EventBus:
             else:
                 await self.store.append(stream, records)
         except OutcomeUnknown as error:
-            for record in records:
-                self._unsure.setdefault(record.id, error.since)
-            while len(self._unsure) > UNSURE:
-                del self._unsure[next(iter(self._unsure))]
-            ids = [record.id for record in records]
-            raise PublishUnknown(f"{error}; to be sure, publish again with the same id", ids) from error
+            raise self._unknown(records, error) from error
         if is_wanted:
             ids = [record.id for record in records]
             self.signals.emit(Published(stream, tuple(ids), time.perf_counter() - started))
+
+    def _begin(self, stream: str) -> None:
+        self._require_open()
+        self._caretaker.touched.add(stream)
+
+    def _unknown(self, records: Sequence[Record], error: OutcomeUnknown) -> PublishUnknown:
+        for record in records:
+            self._unsure.setdefault(record.id, error.since)
+        while len(self._unsure) > UNSURE:
+            del self._unsure[next(iter(self._unsure))]
+        ids = [record.id for record in records]
+        return PublishUnknown(f"{error}; to be sure, publish again with the same id", ids)
 
     def _require_open(self) -> None:
         if not self._open:

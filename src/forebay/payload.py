@@ -90,8 +90,7 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
         raise InvalidEvent(f"the data is nested deeper than {limits.max_depth} levels, or holds itself") from error
     except Exception as error:  # a payload's own class may raise anything while it is encoded
         raise InvalidEvent(f"the data is not JSON: {error}") from error
-    fault = _fault(text, limits)
-    if fault:
+    if fault := _fault(text, limits):
         raise PayloadTooLarge(fault) if len(text) > limits.max_bytes else InvalidEvent(fault)
     # msgspec writes NaN and infinities as null, so only a text with null can hide one.
     if b"null" in text and _holds_non_finite(msgspec.to_builtins(data)):
@@ -105,8 +104,7 @@ def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
         raw = text.encode() if isinstance(text, str) else text
     except UnicodeEncodeError as error:
         raise MalformedEvent("the data is not UTF-8") from error
-    fault = _fault(raw, limits)
-    if fault:
+    if fault := _fault(raw, limits):
         raise MalformedEvent(fault)
     try:
         if kind is Any:  # asked first: to look for an attribute of Any takes longer than to decode a small payload
@@ -124,6 +122,9 @@ _decode_any = msgspec.json.Decoder().decode
 
 
 def _fault(text: bytes, limits: Limits) -> str | None:
+    # A level takes two brackets, so a short text need not be looked into.
+    if len(text) <= 2 * limits.max_depth and len(text) <= limits.max_bytes:
+        return None
     if len(text) > limits.max_bytes:
         return f"the data is {len(text):,} bytes of JSON; the limit is {limits.max_bytes:,}"
     # Brackets inside strings count too, so the cheap count can only be too high.

@@ -46,11 +46,11 @@ class Client:
 
     def call(self, key: str, *command: Part) -> Awaitable[Any]:
         """The reply to a command on `key`."""
-        return self._send(key, pack(*command))
+        return self.send(key, pack(*command))
 
     def block(self, key: str, wait: float, *command: Part) -> Awaitable[Any]:
         """The reply to a command on `key` that may block for `wait` seconds."""
-        return self._send(key, pack(*command), wait)
+        return self.send(key, pack(*command), wait)
 
     async def transact(self, key: str, commands: Sequence[bytes]) -> list[Any] | None:
         """The replies to packed commands on `key` that are carried out as one.
@@ -85,9 +85,9 @@ class Client:
         """The reply of a script. Its keys live on one node."""
         move = script(name)
         try:
-            return await self._send(keys[0], pack("EVALSHA", move.sha, len(keys), *keys, *arguments))
+            return await self.send(keys[0], pack("EVALSHA", move.sha, len(keys), *keys, *arguments))
         except _UnknownScript:
-            return await self._send(keys[0], pack("EVAL", move.source, len(keys), *keys, *arguments))
+            return await self.send(keys[0], pack("EVAL", move.source, len(keys), *keys, *arguments))
 
     async def ask(self, node: Node, *command: Part) -> Any:
         """The reply of this very node."""
@@ -115,7 +115,8 @@ class Client:
         """Close all connections."""
         await self.topology.close()
 
-    async def _send(self, key: str, command: bytes, wait: float | None = None) -> Any:
+    async def send(self, key: str, command: bytes, wait: float | None = None) -> Any:
+        """The reply to a packed command on `key`, which may block for `wait` seconds."""
         node = self.topology.find(key) or await self._look(key)
         asking = False
         for _ in range(HOPS):

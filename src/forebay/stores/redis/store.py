@@ -30,9 +30,9 @@ from forebay.store import (
 )
 from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.client import MARGIN, Client
-from forebay.stores.redis.codec import Fields, decode, decode_dead_letter, encode, fallback
+from forebay.stores.redis.codec import Fields, add, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
-from forebay.stores.redis.node import Part, pack
+from forebay.stores.redis.node import Part
 
 CHUNK = 500
 """Entries that one script call handles at most; a server does nothing else meanwhile."""
@@ -102,12 +102,12 @@ class RedisStore:
         started = time.monotonic()
         try:
             if len(records) == 1 and unless_seen is None and since is None:
-                return [(await self._client.call(keys.stream, "XADD", keys.stream, "*", *encode(records[0]))).decode()]
+                return [(await self._client.send(keys.stream, add(keys.stream, records[0]))).decode()]
             if not records:
                 return []
             positions = None
             if unless_seen is None and since is None:
-                adds = [pack("XADD", keys.stream, "*", *encode(record)) for record in records]
+                adds = [add(keys.stream, record) for record in records]
                 positions = await self._client.transact(keys.stream, adds)
             if positions is None:
                 positions = await self._client.run(
