@@ -12,8 +12,8 @@ from forebay.errors import ConfigurationError
 from forebay.event import check_seconds
 from forebay.policy import Retry
 
-LARGEST_FETCH = 1000
-"""The most entries that a consumer holds unless `prefetch` says otherwise."""
+READ_AHEAD = 1500
+"""The most events that a consumer reads ahead unless `prefetch` says otherwise."""
 
 MOST = 10_000
 """The largest `concurrency`, `prefetch` and `batch`: a worker is a task, and what is held is in memory."""
@@ -26,7 +26,7 @@ class Options:
     `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime; it
     means nothing for a group that exists. `concurrency`: handlers running at once. `prefetch`: the
     most events read ahead, and the most retries beside them; by default it follows the speed of the
-    handler, up to 1,000. `batch`:
+    handler, up to 1,500. `batch`:
     hand over lists of up to so many events. `timeout`: the longest a handler may run. `lease`: how
     long a silent consumer keeps its events before another one takes them over. `ordered`: events of
     one key one after the other, in the order of the stream, a failing one first to its end (events

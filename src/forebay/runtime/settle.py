@@ -57,8 +57,9 @@ class Settler:
     def done(self, delivery: Delivery) -> None:
         """The delivery was handled."""
         self._intake.done(delivery)
+        if not self._acks:
+            self._more.set()
         self._acks.append(delivery)
-        self._more.set()
 
     async def failed(self, delivery: Delivery, error: BaseException) -> None:
         """The handler raised: the retry policy says what follows."""

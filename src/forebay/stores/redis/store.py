@@ -296,13 +296,9 @@ class RedisStore:
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
         done = 0
         for reader, some in _batches(deliveries):
-            ids = [delivery.record.id for delivery in some if isinstance(delivery.record, Record)]
-            done += await self._finish(
-                reader,
-                [delivery.position for delivery in some],
-                ids=[] if remember is None else [id for id in ids if id],
-                remember=remember,
-            )
+            positions = [delivery.position for delivery in some]
+            ids = [] if remember is None else [each.record.id for each in some if isinstance(each.record, Record)]
+            done += await self._finish(reader, positions, ids=[id for id in ids if id], remember=remember)
         return done
 
     async def _finish(
