@@ -136,12 +136,13 @@ class EventBus:
         Raises `InvalidEvent` for a payload that breaks the limits, `StoreError` where surely nothing
         was stored, and `PublishUnknown` where the answer was lost: publish again with its `id`.
         """
-        stream, payload = self._type_and_payload(event, data)
+        stream, payload = (type_name(event), data) if type(event) is str else self._type_and_payload(event, data)
         headers = with_cause(headers)
         record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
         if id is None and delay is None and at is None and not self.signals.wanted(Published):
             # The usual way, without the cost of one more coroutine.
-            self._begin(stream)
+            self._require_open()
+            self._caretaker.touched.add(stream)
             try:
                 await self.store.append(stream, (record,))
             except OutcomeUnknown as error:
@@ -192,7 +193,8 @@ class EventBus:
         return [record.id for record in records]
 
     async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
-        self._begin(stream)
+        self._require_open()
+        self._caretaker.touched.add(stream)
         is_wanted = self.signals.wanted(Published)
         started = time.perf_counter() if is_wanted else 0.0
         try:
@@ -211,10 +213,6 @@ class EventBus:
         if is_wanted:
             ids = [record.id for record in records]
             self.signals.emit(Published(stream, tuple(ids), time.perf_counter() - started))
-
-    def _begin(self, stream: str) -> None:
-        self._require_open()
-        self._caretaker.touched.add(stream)
 
     def _unknown(self, records: Sequence[Record], error: OutcomeUnknown) -> PublishUnknown:
         for record in records:

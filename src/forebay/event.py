@@ -173,12 +173,6 @@ def to_event(
     if isinstance(record, Foreign):
         names = ", ".join(repr(name)[2:-1] for name, _ in record.fields[:8]) or "none"
         raise MalformedEvent(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
-    headers: Mapping[str, str] = {}
-    if record.headers is not None:
-        try:
-            headers = msgspec.json.decode(record.headers, type=dict[str, str])
-        except ValueError as error:
-            raise MalformedEvent(f"the headers are not a JSON object of strings: {error}") from error
     return Event(
         record.id or position,
         record.type,
@@ -186,7 +180,7 @@ def to_event(
         decode(record.data, kind, limits),
         parse_time(record.timestamp),
         record.key,
-        headers,
+        {} if record.headers is None else _decode_headers(record.headers),
         attempt,
         position,
     )
@@ -222,6 +216,13 @@ def check_seconds(what: str, seconds: object, *, least: float = 0.0) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds < MOST_SECONDS:
         raise ConfigurationError(f"{what}={seconds!r}: give a number of seconds from {least:g}")
     return float(seconds)
+
+
+def _decode_headers(text: bytes) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except ValueError as error:
+        raise MalformedEvent(f"the headers are not a JSON object of strings: {error}") from error
 
 
 def _encode_headers(headers: Mapping[str, str], limits: Limits) -> bytes:

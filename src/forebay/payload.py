@@ -100,21 +100,26 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
 
 def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
     """The payload in a JSON text, as `kind`; `MalformedEvent` says what is wrong with it."""
-    try:
-        raw = text.encode() if isinstance(text, str) else text
-    except UnicodeEncodeError as error:
-        raise MalformedEvent("the data is not UTF-8") from error
-    if fault := _fault(raw, limits):
+    if isinstance(text, str):
+        text = _to_bytes(text)
+    if fault := _fault(text, limits):
         raise MalformedEvent(fault)
     try:
         if kind is Any:  # asked first: to look for an attribute of Any takes longer than to decode a small payload
-            return _decode_any(raw)
+            return _decode_any(text)
         if hasattr(kind, "model_validate_json"):
-            return kind.model_validate_json(raw)
-        return msgspec.json.decode(raw, type=kind)
+            return kind.model_validate_json(text)
+        return msgspec.json.decode(text, type=kind)
     except (ValueError, RecursionError) as error:
         fault = "is not JSON" if kind is Any else f"does not fit {kind.__name__}"
         raise MalformedEvent(f"the data {fault}: {error}") from error
+
+
+def _to_bytes(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedEvent("the data is not UTF-8") from error
 
 
 _encode = msgspec.json.Encoder().encode
