@@ -118,8 +118,9 @@ class Client:
     async def send(self, key: str, command: bytes, wait: float | None = None) -> Any:
         """The reply to a packed command on `key`, which may block for `wait` seconds."""
         node = self.topology.find(key) or await self._look(key)
+        hops = 0
         asking = False
-        for _ in range(HOPS):
+        while True:
             try:
                 if wait is not None:
                     return await node.block(command, wait, asking=asking)
@@ -133,6 +134,11 @@ class Client:
                     raise _UnknownScript from reply
                 if word not in ("MOVED", "ASK"):
                     raise self._meaning(reply, node) from reply
+                hops += 1
+                if hops == HOPS:
+                    raise StoreUnavailable(
+                        f"{node.name} was the end of {HOPS} redirections; the cluster is changing, try again"
+                    ) from reply
                 asking = word == "ASK"
                 slot, _, place = rest.partition(" ")
                 host, _, port = place.rpartition(":")
@@ -141,7 +147,6 @@ class Client:
             except (StoreUnavailable, OutcomeUnknown):
                 self.topology.doubt(node)
                 raise
-        raise StoreUnavailable(f"{node.name} was the end of {HOPS} redirections; the cluster is changing, try again")
 
     async def _look(self, key: str) -> Node:
         await self.topology.look()

@@ -23,6 +23,9 @@ from forebay.errors import OutcomeUnknown, StoreUnavailable
 WRITE_BUFFER = 1024 * 1024
 """Bytes that may wait in the transport; what exceeds them counts as not sent."""
 
+EARLY = 50
+"""Commands of one turn of the loop that go out before its end, for the server to begin with."""
+
 
 class Wire(asyncio.Protocol):
     """A pipelined connection, made by taking over an open transport.
@@ -48,6 +51,7 @@ class Wire(asyncio.Protocol):
         self._sent = 0
         self._answered = 0
         self._paused = False
+        self._early = EARLY
         # When how many commands had been sent: enough to tell a late reply, without a timer for each.
         self._marks: deque[tuple[float, int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -68,10 +72,13 @@ class Wire(asyncio.Protocol):
         if self._transport is None:
             raise StoreUnavailable(f"the connection to {self.name} is closed")
         if not self._unsent and not self._paused:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._end_turn)
         self._unsent.append(command)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append(future)
+        if len(self._unsent) == self._early:
+            self._early = 0
+            self._flush()
         return future
 
     def send_together(self, commands: Sequence[bytes]) -> asyncio.Future[Any]:
@@ -96,6 +103,10 @@ class Wire(asyncio.Protocol):
     async def wait_closed(self) -> None:
         """Wait until the transport has let go of its socket."""
         await asyncio.shield(self._closed)
+
+    def _end_turn(self) -> None:
+        self._early = EARLY
+        self._flush()
 
     def _flush(self) -> None:
         if self._paused or not self._unsent or self._transport is None:
