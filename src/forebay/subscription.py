@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import msgspec
+from msgspec.structs import replace
 
 from forebay.payload import Limits, check_name, is_payload_class, type_name
 from forebay.replay import check_place, last_position, resolve
-from forebay.runtime import Around, Consumer, Handler, LeaseKeeper, Options, Run, Runnable
+from forebay.runtime import Around, Handler, LeaseKeeper, Options, Run, Runnable
 from forebay.signals import Signals
 from forebay.store import END, Reader, Store
+
+if TYPE_CHECKING:
+    from forebay.runtime.consumer import Consumer
 
 
 class Engine(msgspec.Struct):
@@ -81,7 +85,12 @@ class EventStreamConsumer:
         around: Around | None = None,
     ) -> Consumer:
         """A consumer that is ready to run; `ConfigurationError` where the function cannot be a handler."""
-        options = self.options if concurrency is None else msgspec.structs.replace(self.options, concurrency=concurrency)
+        # Who only publishes need not wait for it.
+        from forebay.runtime.consumer import Consumer
+
+        options = self.options
+        if concurrency is not None:
+            options = replace(options, concurrency=concurrency)
         engine = self._engine
         handler = self.handler(function, options, around=around)
         start = await resolve(engine.store, self.stream, options.start)
