@@ -8,7 +8,7 @@ lease keeper (a thread): renews what the intake holds
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -287,7 +287,7 @@ class Consumer:
             if self._options.ordered:
                 # It may have leased events that nobody knows of. Under another name this consumer waits, as all
                 # others do, until they can be claimed; under its own it would read on behind them.
-                name = f"{reader.consumer[:119]}-{secrets.token_hex(4)}"
+                name = f"{reader.consumer[:119]}-{os.urandom(4).hex()}"
                 self.reader = msgspec.structs.replace(reader, consumer=name)
             raise
         if reader is self.reader:
