@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Sequence
@@ -115,38 +116,58 @@ class Client:
         """Close all connections."""
         await self.topology.close()
 
+    def begin(self, key: str, command: bytes) -> asyncio.Future[Any] | None:
+        """The reply to a packed command on `key`, which is on its way; None where it is not, and `send` must be asked.
+
+        The usual way, without the cost of one more coroutine. A refusal is raised as it is, for `follow`;
+        where the connection is lost, `doubt` is to be called.
+        """
+        node = self.topology.find(key)
+        wire = None if node is None else node.wire
+        return None if wire is None or not wire.is_open else wire.send(command)
+
     async def send(self, key: str, command: bytes, wait: float | None = None) -> Any:
         """The reply to a packed command on `key`, which may block for `wait` seconds."""
         node = self.topology.find(key) or await self._look(key)
-        hops = 0
-        asking = False
-        while True:
+        try:
+            return await self._put(node, command, wait)
+        except hiredis.ReplyError as reply:
+            return await self.follow(reply, key, command, wait, node)
+
+    async def follow(
+        self, reply: hiredis.ReplyError, key: str, command: bytes, wait: float | None = None, node: Node | None = None
+    ) -> Any:
+        """What comes of a refusal by the node of `key`: the reply of the one it names, or the error that it means."""
+        node = node or self.topology.find(key) or await self._look(key)
+        for _ in range(HOPS - 1):
+            word, _, rest = str(reply).partition(" ")
+            if word == "NOSCRIPT":
+                raise _UnknownScript from reply
+            if word not in ("MOVED", "ASK"):
+                raise self._meaning(reply, node) from reply
+            slot, _, place = rest.partition(" ")
+            host, _, port = place.rpartition(":")
+            address = Address(host or node.address.host, int(port))
+            node = self.topology.redirect(address, None if word == "ASK" else int(slot))
             try:
-                if wait is not None:
-                    return await node.block(command, wait, asking=asking)
-                # The usual way, without the cost of one more coroutine.
-                if (wire := node.wire) is not None and wire.is_open and not asking:
-                    return await wire.send(command)
-                return await node.send(command, asking=asking)
-            except hiredis.ReplyError as reply:
-                word, _, rest = str(reply).partition(" ")
-                if word == "NOSCRIPT":
-                    raise _UnknownScript from reply
-                if word not in ("MOVED", "ASK"):
-                    raise self._meaning(reply, node) from reply
-                hops += 1
-                if hops == HOPS:
-                    raise StoreUnavailable(
-                        f"{node.name} was the end of {HOPS} redirections; the cluster is changing, try again"
-                    ) from reply
-                asking = word == "ASK"
-                slot, _, place = rest.partition(" ")
-                host, _, port = place.rpartition(":")
-                address = Address(host or node.address.host, int(port))
-                node = self.topology.redirect(address, None if asking else int(slot))
-            except (StoreUnavailable, OutcomeUnknown):
-                self.topology.doubt(node)
-                raise
+                return await self._put(node, command, wait, asking=word == "ASK")
+            except hiredis.ReplyError as another:
+                reply = another
+        raise StoreUnavailable(f"{node.name} was the end of {HOPS} redirections; the cluster is changing, try again")
+
+    def doubt(self, key: str) -> None:
+        """The node of `key` was lost."""
+        if (node := self.topology.find(key)) is not None:
+            self.topology.doubt(node)
+
+    async def _put(self, node: Node, command: bytes, wait: float | None, *, asking: bool = False) -> Any:
+        try:
+            if wait is not None:
+                return await node.block(command, wait, asking=asking)
+            return await node.send(command, asking=asking)
+        except (StoreUnavailable, OutcomeUnknown):
+            self.topology.doubt(node)
+            raise
 
     async def _look(self, key: str) -> Node:
         await self.topology.look()

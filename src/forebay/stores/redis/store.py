@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Self
 
-from forebay.errors import ConfigurationError, OutcomeUnknown
+import hiredis
+
+from forebay.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
 from forebay.event import Record
 from forebay.payload import check_name
 from forebay.store import (
@@ -102,7 +104,16 @@ class RedisStore:
         started = time.monotonic()
         try:
             if len(records) == 1 and unless_seen is None and since is None:
-                return [(await self._client.send(keys.stream, add(keys.stream, records[0]))).decode()]
+                key, command = keys.stream, add(keys.stream, records[0])
+                begun = self._client.begin(key, command)
+                try:
+                    position = await (begun or self._client.send(key, command))
+                except hiredis.ReplyError as reply:
+                    position = await self._client.follow(reply, key, command)
+                except (StoreUnavailable, OutcomeUnknown):
+                    self._client.doubt(key)
+                    raise
+                return [position.decode()]
             if not records:
                 return []
             positions = None
