@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -53,7 +54,7 @@ class Client:
         """The reply to a command on `key` that may block for `wait` seconds."""
         return self.send(key, pack(*command), wait)
 
-    async def transact(self, key: str, commands: Sequence[bytes]) -> list[Any] | None:
+    async def transact(self, key: str, commands: Iterable[bytes]) -> list[Any] | None:
         """The replies to packed commands on `key` that are carried out as one.
 
         None where they surely were not: refused, redirected, or not even sent. A script then finds the
@@ -68,7 +69,7 @@ class Client:
                 wire.may_transact = await _succeeds(wire.send_together((_MULTI, _EXEC)))
             if not wire.may_transact:
                 return None
-            replies: list[Any] = await wire.send_together((_MULTI, *commands, _EXEC))
+            replies: list[Any] = await wire.send_together(itertools.chain((_MULTI,), commands, (_EXEC,)))
         except hiredis.ReplyError as refusal:
             if "without MULTI" in str(refusal):
                 wire.may_transact = False

@@ -118,7 +118,7 @@ class RedisStore:
                 return []
             positions = None
             if unless_seen is None and since is None:
-                adds = [add(keys.stream, record) for record in records]
+                adds = (add(keys.stream, record) for record in records)
                 positions = await self._client.transact(keys.stream, adds)
             if positions is None:
                 positions = await self._client.run(

@@ -13,7 +13,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import hiredis
@@ -25,6 +25,9 @@ WRITE_BUFFER = 1024 * 1024
 
 EARLY = 50
 """Commands of one turn of the loop that go out before its end, for the server to begin with."""
+
+TOGETHER = 100
+"""Commands that go out together, of many that belong together."""
 
 
 class Wire(asyncio.Protocol):
@@ -69,10 +72,7 @@ class Wire(asyncio.Protocol):
 
         An error reply is raised by the future as a `hiredis.ReplyError`.
         """
-        if self._transport is None:
-            raise StoreUnavailable(f"the connection to {self.name} is closed")
-        if not self._unsent and not self._paused:
-            self._loop.call_soon(self._end_turn)
+        self._begin()
         self._unsent.append(command)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append(future)
@@ -81,14 +81,30 @@ class Wire(asyncio.Protocol):
             self._flush()
         return future
 
-    def send_together(self, commands: Sequence[bytes]) -> asyncio.Future[Any]:
-        """The future reply to the last of several packed commands; those to the others are thrown away."""
-        last = self.send(commands[-1])
-        self._unsent[-1:] = commands
-        self._waiting.pop()
-        self._waiting.extend([None] * (len(commands) - 1))
-        self._waiting.append(last)
+    def send_together(self, commands: Iterable[bytes]) -> asyncio.Future[Any]:
+        """The future reply to the last of several packed commands; those to the others are thrown away.
+
+        The first ones go out while the others are being packed.
+        """
+        self._begin()
+        try:
+            for command in commands:
+                self._unsent.append(command)
+                self._waiting.append(None)
+                if len(self._unsent) >= TOGETHER:
+                    self._flush()
+        except BaseException:
+            # What comes next must not become part of what was not finished.
+            self.close("a command could not be packed")
+            raise
+        self._waiting[-1] = last = self._loop.create_future()
         return last
+
+    def _begin(self) -> None:
+        if self._transport is None:
+            raise StoreUnavailable(f"the connection to {self.name} is closed")
+        if not self._unsent and not self._paused:
+            self._loop.call_soon(self._end_turn)
 
     def close(self, why: str = "it was closed") -> None:
         """Close at once; what is outstanding fails."""
