@@ -162,9 +162,10 @@ class Settler:
                 # An ack repeated does no harm; one forgotten is a duplicate.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
                 await asyncio.sleep(backoff.next())
-        late = sum(delivery.record is not None for delivery in batch) - count
-        if late > 0 and not unsure:
-            self._signals.emit(LateAck(self._reader.stream, self._reader.group, late))
+        if count < len(batch) and not unsure:
+            late = sum(delivery.record is not None for delivery in batch) - count
+            if late > 0:
+                self._signals.emit(LateAck(self._reader.stream, self._reader.group, late))
 
     def close(self) -> None:
         """Let `flush` end once all acks are sent."""

@@ -137,7 +137,8 @@ class Workers:
         if self._signals.wanted(Delivered):
             for delivery in deliveries:
                 self._signals.emit(Delivered(delivery))
-        started = time.perf_counter()
+        is_timed = self._signals.wanted(Finished)
+        started = time.perf_counter() if is_timed else 0.0
         error: BaseException | None = None
         try:
             await self._handler.call(event)
@@ -148,7 +149,7 @@ class Workers:
                 await self._settler.failed(delivery, error)
             else:
                 self._settler.done(delivery)
-                if self._signals.wanted(Finished):
+                if is_timed:
                     self._signals.emit(Finished(delivery, time.perf_counter() - started))
                 if self._options.dedup:
                     self._inbox.handled(delivery)

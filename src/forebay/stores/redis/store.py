@@ -282,16 +282,20 @@ class RedisStore:
 
     async def _deliver(self, reader: Reader, rows: Iterable[Row], *, recovered: bool = False) -> list[Delivery]:
         """The deliveries in these rows; entries meant for another group are finished on the way."""
-        group = reader.group
-        deliveries, passed = [], []
-        for position, fields, attempt, failures in rows:
-            record = None if fields is None else decode(fields)
-            if record is not None and record.only is not None and record.only != group:
-                passed.append(position)
-                continue
-            deliveries.append(Delivery(reader, position.decode(), record, attempt, failures, recovered))
+        deliveries = [
+            Delivery(
+                reader, position.decode(), None if fields is None else decode(fields), attempt, failures, recovered
+            )
+            for position, fields, attempt, failures in rows
+        ]
+        passed = [
+            delivery
+            for delivery in deliveries
+            if delivery.record is not None and delivery.record.only is not None and delivery.record.only != reader.group
+        ]
         if passed:
-            await self._finish(reader, passed)
+            await self._finish(reader, [delivery.position for delivery in passed])
+            deliveries = [delivery for delivery in deliveries if delivery not in passed]
         return deliveries
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
