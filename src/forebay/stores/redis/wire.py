@@ -78,7 +78,7 @@ class Wire(asyncio.Protocol):
         self._waiting.append(future)
         if len(self._unsent) == self._early:
             self._early = 0
-            self._flush()
+            self.flush()
         return future
 
     def send_together(self, commands: Iterable[bytes]) -> asyncio.Future[Any]:
@@ -92,7 +92,7 @@ class Wire(asyncio.Protocol):
                 self._unsent.append(command)
                 self._waiting.append(None)
                 if len(self._unsent) >= TOGETHER:
-                    self._flush()
+                    self.flush()
         except BaseException:
             # What comes next must not become part of what was not finished.
             self.close("a command could not be packed")
@@ -105,6 +105,16 @@ class Wire(asyncio.Protocol):
             raise StoreUnavailable(f"the connection to {self.name} is closed")
         if not self._unsent and not self._paused:
             self._loop.call_soon(self._end_turn)
+
+    def flush(self) -> None:
+        """Send what waits now, and not at the end of this turn of the loop."""
+        if self._paused or not self._unsent or self._transport is None:
+            return
+        unsent, self._unsent = self._unsent, []
+        self._sent += len(unsent)
+        self._transport.write(b"".join(unsent))
+        if self._timer is None:
+            self._watch()
 
     def close(self, why: str = "it was closed") -> None:
         """Close at once; what is outstanding fails."""
@@ -122,16 +132,7 @@ class Wire(asyncio.Protocol):
 
     def _end_turn(self) -> None:
         self._early = EARLY
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._paused or not self._unsent or self._transport is None:
-            return
-        unsent, self._unsent = self._unsent, []
-        self._sent += len(unsent)
-        self._transport.write(b"".join(unsent))
-        if self._timer is None:
-            self._watch()
+        self.flush()
 
     def _watch(self) -> None:
         self._timer = None
@@ -190,7 +191,7 @@ class Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._flush()
+        self.flush()
 
     def eof_received(self) -> None:
         self._fail("the server closed it")
