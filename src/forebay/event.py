@@ -155,12 +155,13 @@ def to_record(
     if key is not None:
         check_text("key", key, 512)
     now = time.time_ns() // 1000
+    moment = now // 1000
     return Record(
         type,
         source,
         encode(data, limits),
-        timestamp or _in_words(now),
-        _id_at(now // 1000) if id is None else check_id(id),
+        timestamp or _head_of_time(moment) + _ENDS_OF_TIME[now % 1000],
+        _id_at(moment) if id is None else check_id(id),
         key,
         _encode_headers(headers, limits) if headers else None,
     )

@@ -92,8 +92,8 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
         raise InvalidEvent(f"the data is not JSON: {error}") from error
     if fault := _fault(text, limits):
         raise PayloadTooLarge(fault) if len(text) > limits.max_bytes else InvalidEvent(fault)
-    # msgspec writes NaN and infinities as null, so only a text with null can hide one.
-    if b"null" in text and _holds_non_finite(msgspec.to_builtins(data)):
+    # msgspec writes NaN and infinities as null, so only a text with null can hide one. One letter is found faster.
+    if _N in text and text.find(b"null") >= 0 and _holds_non_finite(msgspec.to_builtins(data)):
         raise InvalidEvent("the data holds NaN or an infinity, which JSON has no word for")
     return text
 
@@ -122,6 +122,7 @@ def _to_bytes(text: str) -> bytes:
         raise MalformedEvent("the data is not UTF-8") from error
 
 
+_N = ord("n")
 _encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
 
