@@ -72,7 +72,8 @@ class Wire(asyncio.Protocol):
 
         An error reply is raised by the future as a `hiredis.ReplyError`.
         """
-        self._begin()
+        if not self._unsent:
+            self._begin()
         self._unsent.append(command)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append(future)
@@ -86,7 +87,8 @@ class Wire(asyncio.Protocol):
 
         The first ones go out while the others are being packed.
         """
-        self._begin()
+        if not self._unsent:
+            self._begin()
         try:
             for command in commands:
                 self._unsent.append(command)
@@ -103,7 +105,7 @@ class Wire(asyncio.Protocol):
     def _begin(self) -> None:
         if self._transport is None:
             raise StoreUnavailable(f"the connection to {self.name} is closed")
-        if not self._unsent and not self._paused:
+        if not self._paused:
             self._loop.call_soon(self._end_turn)
 
     def flush(self) -> None:
