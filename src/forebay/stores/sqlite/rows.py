@@ -8,10 +8,10 @@ it waits up to 5 ms to get it back.
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final
+from zlib import crc32
 
 import apsw
 import msgspec
@@ -20,6 +20,8 @@ from forebay.event import Foreign, Record
 
 FIELDS = ("type", "source", "data", "timestamp", "id", "key", "headers", "only_group", "checksum")
 """The columns of a record, in the order in which they go on every wire, and what vouches for them."""
+ID: Final = 4
+"""The place of `id` among them: a number that the type checker can follow."""
 FOREIGN = FIELDS[:-2]
 """What other programs may write: `only_group` and `checksum` are forebay's own marks on an entry."""
 
@@ -29,7 +31,7 @@ MARKS = ", ".join("?" for _ in FIELDS)
 
 # Nothing but constants goes into the texts of statements.
 # ruff: noqa: S608
-_AT_ONCE = 250
+_AT_ONCE = 256
 """Rows in one statement: the longer it is, the fewer steps; SQLite takes 32,766 values."""
 
 
@@ -39,30 +41,21 @@ def _insert_statement(rows: int) -> str:
     return f"INSERT INTO entries (appended, stream_id, {COLUMNS}) VALUES {', '.join([row] * rows)}"
 
 
-class Row(NamedTuple):
-    """The values of FIELDS. `data` and `headers` are `bytes` where they are not UTF-8."""
-
-    type: str
-    source: str
-    data: str | bytes
-    timestamp: str
-    id: str
-    key: str | None
-    headers: str | bytes | None
-    only_group: str | None
-    checksum: int | None
+Row = tuple[str, str, str | bytes, str, str, str | None, str | bytes | None, str | None, int]
+"""The values of FIELDS. `data` and `headers` are `bytes` where they are not UTF-8."""
 
 
 def to_row(record: Record) -> Row:
     """The values of FIELDS for a record."""
-    return Row(
+    headers = record.headers
+    return (
         record.type,
         record.source,
         _to_text(record.data),
         record.timestamp,
         record.id,
         record.key,
-        None if record.headers is None else _to_text(record.headers),
+        None if headers is None else _to_text(headers),
         record.only,
         checksum(record),
     )
@@ -71,7 +64,8 @@ def to_row(record: Record) -> Row:
 def checksum(record: Record) -> int:
     """CRC-32 of all that was published: who is to see it may change."""
     names = f"{record.type}\0{record.source}\0{record.timestamp}\0{record.id}\0{record.key or ''}\0"
-    return zlib.crc32(record.headers or b"", zlib.crc32(record.data, zlib.crc32(names.encode())))
+    check = crc32(record.data, crc32(names.encode()))
+    return crc32(record.headers, check) if record.headers else check
 
 
 def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | int | None, ...]:
@@ -107,14 +101,27 @@ def _to_text(text: bytes) -> str | bytes:
 
 def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[int, Row]]) -> int:
     """Append rows, each with its stream's id, to `entries`; return the position of the last one."""
-    for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
+    start = 0
+    while start < len(rows):
+        end = start + _step(len(rows) - start)
         values: list[str | bytes | float | None] = [appended]
-        for stream_id, row in some:
+        for stream_id, row in rows[start:end]:
             values.append(stream_id)
             values += row
-        connection.execute(_insert_statement(len(some)), values)
+        connection.execute(_insert_statement(end - start), values)
+        start = end
     return connection.last_insert_rowid()
+
+
+def _step(rows: int) -> int:
+    """How many of so many rows the next statement takes: a number whose first three binary digits say it all.
+
+    To prepare a statement takes longer than to run it, and there are few enough of these for SQLite to keep them.
+    """
+    if rows >= _AT_ONCE:
+        return _AT_ONCE
+    tail = max(rows.bit_length() - 3, 0)
+    return rows >> tail << tail
 
 
 def select(
@@ -132,23 +139,37 @@ def select(
         f" {source})"
     )
     try:
-        rows = msgspec.json.decode(connection.execute(query, bindings).get)
+        text = connection.execute(query, bindings).get
+        try:
+            rows, make = _decoder(len(lead)).decode(text), _from_texts
+        except msgspec.ValidationError:
+            rows, make = msgspec.json.decode(text), _from_values
     except (apsw.SQLError, apsw.TooBigError, UnicodeDecodeError, msgspec.DecodeError):
         # JSON holds neither BLOBs nor text that is not UTF-8.
         raw = ", ".join(f"CAST(e.{name} AS BLOB)" for name in FIELDS)
         query = f"SELECT {', '.join(lead)}, {raw} {source}"
-        found: list[tuple[Any, ...]] = connection.execute(query, bindings).fetchall()
-        return [(*row[: len(lead)], _from_bytes(row[len(lead) :])) for row in found]
-    return [(*row[: len(lead)], _from_texts(row[len(lead) :])) for row in rows]
+        rows, make = connection.execute(query, bindings).fetchall(), _from_bytes
+    return [(*row[: len(lead)], make(row[len(lead) :])) for row in rows]
+
+
+@cache
+def _decoder(lead: int) -> msgspec.json.Decoder[list[tuple[Any, ...]]]:
+    """Of rows as they should be. The decoder looks at the types faster than anybody could behind it."""
+    texts = (str | None,) * (len(FIELDS) - 1)
+    row: Any = tuple[*(Any,) * lead, *texts, Any]  # type: ignore[misc]  # made from a number
+    return msgspec.json.Decoder(list[row])
+
+
+def _from_values(values: Sequence[Any]) -> Record | Foreign:
+    # One bit in the head of a row moves all columns, and a NULL in the checksum's place would not tell.
+    is_text = all(value is None or value.__class__ is str for value in values[:-1])
+    return _from_texts(values) if is_text or None in values[:4] else _damaged(values)
 
 
 def _from_texts(values: Sequence[Any]) -> Record | Foreign:
     type, source, data, timestamp, id, key, headers, only, check = values
     if type is None or source is None or data is None or timestamp is None:
         return _foreign([_bytes(value) for value in values])
-    # One bit in the head of a row moves all columns, and a NULL in the checksum's place would not tell.
-    if not all(value is None or value.__class__ is str for value in values[:-1]):
-        return _damaged(values)
     record = Record(
         type, source, data.encode(), timestamp, id or "", key, None if headers is None else headers.encode(), only
     )

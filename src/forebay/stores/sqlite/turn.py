@@ -105,4 +105,4 @@ def parse(position: str) -> int:
         raise ConfigurationError(
             f"{position!r} is no position: in an SQLite store those are whole numbers, and {END!r}"
         )
-    return min(int(position), LAST)
+    return int(position) if len(position) < 19 else min(int(position), LAST)

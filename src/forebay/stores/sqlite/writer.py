@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import apsw
+import msgspec
 
 from forebay.errors import OutcomeUnknown, StoreError
 from forebay.stores.sqlite.database import Database
@@ -25,24 +25,21 @@ MOST = 1_000
 """Moves in one transaction; those of one turn of the event loop stay together all the same."""
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A move, and who waits for its result."""
 
-    __slots__ = ("error", "future", "is_settled", "look", "move", "result")
-
-    def __init__(self, future: asyncio.Future[Any], move: Move, look: Look | None) -> None:
-        self.future = future
-        self.move = move
-        self.look = look
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.is_settled = False
+    future: asyncio.Future[Any]
+    move: Move
+    look: Look | None = None
+    is_settled: bool = False
+    result: Any = None
+    error: Exception | None = None
 
     def settle(self, result: Any = None, error: Exception | None = None) -> None:
         """Note how it ended, for the event loop to report."""
+        self.is_settled = True
         self.result = result
         self.error = error
-        self.is_settled = True
 
 
 class Writer:
@@ -235,9 +232,15 @@ class Writer:
 
 def _perform(turn: Turn, jobs: list[Job]) -> list[Any]:
     results: list[Any] = []
-    for is_append, group in itertools.groupby(jobs, key=lambda job: isinstance(job.move, Append)):
-        if is_append:
-            results += append(turn, [cast(Append, job.move) for job in group])
-        else:
-            results += [job.move(turn) for job in group]
+    appends: list[Append] = []
+    for job in jobs:
+        if isinstance(job.move, Append):
+            appends.append(job.move)
+            continue
+        if appends:
+            results += append(turn, appends)
+            appends = []
+        results.append(job.move(turn))
+    if appends:
+        results += append(turn, appends)
     return results
