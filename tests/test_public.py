@@ -44,6 +44,24 @@ def test_importing_forebay_loads_no_driver_and_no_command_line() -> None:
     assert not {"redis", "hiredis", "apsw", "click", "rich", "pydantic", "starlette", "prometheus_client"} & set(loaded)
 
 
+def test_who_only_publishes_loads_no_consumer() -> None:
+    publish = """
+import asyncio, sys, forebay
+
+async def main():
+    async with forebay.connect("memory://") as bus:
+        await bus.publish("order_placed", "shop", {"order_id": 1})
+
+asyncio.run(main())
+print(*sys.modules)
+"""
+
+    loaded = subprocess.run([sys.executable, "-c", publish], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "forebay.runtime.handler" in loaded
+    assert not {"forebay.runtime.consumer", "forebay.runtime.workers", "difflib", "secrets"} & set(loaded)
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_code_in_the_readme_runs_as_written(block: str, tmp_path: Path) -> None:
     done = subprocess.run(

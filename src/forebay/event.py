@@ -67,16 +67,19 @@ class Foreign(msgspec.Struct, frozen=True):
 
 def new_id(now: float | None = None) -> str:
     """A UUIDv7 (RFC 9562): 36 characters, sortable by millisecond, 74 random bits."""
-    moment = time.time_ns() // 1_000_000 if now is None else int(now * 1000)
+    return _id_at(time.time_ns() // 1_000_000 if now is None else int(now * 1000))
+
+
+def _id_at(milliseconds: int) -> str:
     while True:
         try:
-            return _moment_in_words(moment) + _chances.pop()
+            return _head_of_id(milliseconds) + _chances.pop()
         except IndexError:
             _draw()
 
 
 @lru_cache(maxsize=2)
-def _moment_in_words(milliseconds: int) -> str:
+def _head_of_id(milliseconds: int) -> str:
     return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-"
 
 
@@ -90,14 +93,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _draw() -> None:
-    drawn = bytearray(os.urandom(10 * _DRAWN))
-    drawn[0::10] = drawn[0::10].translate(_AS_VERSION_7)
-    drawn[2::10] = drawn[2::10].translate(_AS_VARIANT)
-    digits, quartets = drawn.hex(), drawn.hex("-", 2)
-    # Such as 7abc-9def-, and 12 digits.
-    _chances.extend(
-        quartets[25 * place : 25 * place + 10] + digits[20 * place + 8 : 20 * place + 20] for place in range(_DRAWN)
-    )
+    heads = bytearray(os.urandom(4 * _DRAWN))
+    heads[0::4] = heads[0::4].translate(_AS_VERSION_7)
+    heads[2::4] = heads[2::4].translate(_AS_VARIANT)
+    # Such as 7abc-9def- of one, and 12 digits of the other.
+    quartets, ends = heads.hex("-", 2) + "-", os.urandom(6 * _DRAWN).hex(" ", 6).split()
+    _chances.extend(quartets[10 * place : 10 * place + 10] + end for place, end in enumerate(ends))
 
 
 _AS_VERSION_7 = bytes(0x70 | byte & 0x0F for byte in range(256))
@@ -106,13 +107,20 @@ _AS_VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
 
 def now_in_words() -> str:
     """The time now, in UTC, as RFC 3339 with microseconds."""
-    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_second(seconds)}.{rest // 1000:06d}+00:00"
+    return _in_words(time.time_ns() // 1000)
+
+
+def _in_words(microseconds: int) -> str:
+    return _head_of_time(microseconds // 1000) + _ENDS_OF_TIME[microseconds % 1000]
 
 
 @lru_cache(maxsize=2)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+def _head_of_time(milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}"
+
+
+_ENDS_OF_TIME = [f"{microseconds:03d}+00:00" for microseconds in range(1000)]
 
 
 def made_at(id: str) -> datetime | None:
@@ -146,14 +154,16 @@ def to_record(
     check_text("source", source, 256)
     if key is not None:
         check_text("key", key, 512)
+    now = time.time_ns() // 1000
+    moment = now // 1000
     return Record(
-        type=type,
-        source=source,
-        data=encode(data, limits),
-        timestamp=timestamp or now_in_words(),
-        id=new_id() if id is None else check_id(id),
-        key=key,
-        headers=_encode_headers(headers, limits) if headers else None,
+        type,
+        source,
+        encode(data, limits),
+        timestamp or _head_of_time(moment) + _ENDS_OF_TIME[now % 1000],
+        _id_at(moment) if id is None else check_id(id),
+        key,
+        _encode_headers(headers, limits) if headers else None,
     )
 
 
@@ -164,12 +174,6 @@ def to_event(
     if isinstance(record, Foreign):
         names = ", ".join(repr(name)[2:-1] for name, _ in record.fields[:8]) or "none"
         raise MalformedEvent(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
-    headers: Mapping[str, str] = {}
-    if record.headers is not None:
-        try:
-            headers = msgspec.json.decode(record.headers, type=dict[str, str])
-        except ValueError as error:
-            raise MalformedEvent(f"the headers are not a JSON object of strings: {error}") from error
     return Event(
         record.id or position,
         record.type,
@@ -177,7 +181,7 @@ def to_event(
         decode(record.data, kind, limits),
         parse_time(record.timestamp),
         record.key,
-        headers,
+        {} if record.headers is None else _decode_headers(record.headers),
         attempt,
         position,
     )
@@ -189,6 +193,8 @@ def parse_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise MalformedEvent(f"the timestamp {text[:64]!r} is not an RFC 3339 time") from error
+    if moment.tzinfo is UTC:
+        return moment
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -211,6 +217,13 @@ def check_seconds(what: str, seconds: object, *, least: float = 0.0) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds < MOST_SECONDS:
         raise ConfigurationError(f"{what}={seconds!r}: give a number of seconds from {least:g}")
     return float(seconds)
+
+
+def _decode_headers(text: bytes) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except ValueError as error:
+        raise MalformedEvent(f"the headers are not a JSON object of strings: {error}") from error
 
 
 def _encode_headers(headers: Mapping[str, str], limits: Limits) -> bytes:

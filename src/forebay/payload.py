@@ -90,40 +90,47 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
         raise InvalidEvent(f"the data is nested deeper than {limits.max_depth} levels, or holds itself") from error
     except Exception as error:  # a payload's own class may raise anything while it is encoded
         raise InvalidEvent(f"the data is not JSON: {error}") from error
-    fault = _fault(text, limits)
-    if fault:
+    if fault := _fault(text, limits):
         raise PayloadTooLarge(fault) if len(text) > limits.max_bytes else InvalidEvent(fault)
-    # msgspec writes NaN and infinities as null, so only a text with null can hide one.
-    if b"null" in text and _holds_non_finite(msgspec.to_builtins(data)):
+    # msgspec writes NaN and infinities as null, so only a text with null can hide one. One letter is found faster.
+    if _N in text and text.find(b"null") >= 0 and _holds_non_finite(msgspec.to_builtins(data)):
         raise InvalidEvent("the data holds NaN or an infinity, which JSON has no word for")
     return text
 
 
 def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
     """The payload in a JSON text, as `kind`; `MalformedEvent` says what is wrong with it."""
-    try:
-        raw = text.encode() if isinstance(text, str) else text
-    except UnicodeEncodeError as error:
-        raise MalformedEvent("the data is not UTF-8") from error
-    fault = _fault(raw, limits)
-    if fault:
+    if isinstance(text, str):
+        text = _to_bytes(text)
+    if fault := _fault(text, limits):
         raise MalformedEvent(fault)
     try:
         if kind is Any:  # asked first: to look for an attribute of Any takes longer than to decode a small payload
-            return _decode_any(raw)
+            return _decode_any(text)
         if hasattr(kind, "model_validate_json"):
-            return kind.model_validate_json(raw)
-        return msgspec.json.decode(raw, type=kind)
+            return kind.model_validate_json(text)
+        return msgspec.json.decode(text, type=kind)
     except (ValueError, RecursionError) as error:
         fault = "is not JSON" if kind is Any else f"does not fit {kind.__name__}"
         raise MalformedEvent(f"the data {fault}: {error}") from error
 
 
+def _to_bytes(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedEvent("the data is not UTF-8") from error
+
+
+_N = ord("n")
 _encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
 
 
 def _fault(text: bytes, limits: Limits) -> str | None:
+    # A level takes two brackets, so a short text need not be looked into.
+    if len(text) <= 2 * limits.max_depth and len(text) <= limits.max_bytes:
+        return None
     if len(text) > limits.max_bytes:
         return f"the data is {len(text):,} bytes of JSON; the limit is {limits.max_bytes:,}"
     # Brackets inside strings count too, so the cheap count can only be too high.

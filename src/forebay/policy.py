@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, MalformedEvent, Reject, RetryAfter
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """How often, and how far apart, an event is tried before it becomes a dead letter.
 
     `attempts` counts every try, the first included; at least 1. After the n-th failure the
@@ -31,7 +31,7 @@ class Retry:
     attempts: int = 5
     base: float = 0.2
     cap: float = 60.0
-    on: Errors | Mapping[type[BaseException], Retry | None] = field(default=Exception, repr=False)
+    on: Errors | Mapping[type[BaseException], Retry | None] = Exception
 
     def __post_init__(self) -> None:
         attempts: object = self.attempts
@@ -44,6 +44,9 @@ class Retry:
             raise ConfigurationError(
                 f"Retry(on={self.on!r}): give an exception class, a tuple of them, or a dict of class to Retry or None"
             )
+
+    def __repr__(self) -> str:
+        return f"Retry(attempts={self.attempts!r}, base={self.base!r}, cap={self.cap!r})"
 
     def rule(self, error: BaseException) -> Retry | None:
         """The rule for this error, or None where it is not worth another try."""
@@ -59,15 +62,13 @@ class Retry:
         return float(min(self.cap, self.base * 2.0 ** min(failures - 1, 60)))
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(msgspec.Struct, frozen=True):
     """Try the event again after `delay` seconds."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
+class Dead(msgspec.Struct, frozen=True):
     """Move the event to the dead letters, with the reason."""
 
     reason: str

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
+
+import msgspec
+from msgspec.structs import replace
 
 from forebay.payload import Limits, check_name, is_payload_class, type_name
 from forebay.replay import check_place, last_position, resolve
-from forebay.runtime import Around, Consumer, Handler, LeaseKeeper, Options, Run, Runnable
+from forebay.runtime import Around, Handler, LeaseKeeper, Options, Run, Runnable
 from forebay.signals import Signals
 from forebay.store import END, Reader, Store
 
+if TYPE_CHECKING:
+    from forebay.runtime.consumer import Consumer
 
-@dataclass(slots=True)
-class Engine:
+
+class Engine(msgspec.Struct):
     """What the consumers of one bus share."""
 
     store: Store
     signals: Signals
     keeper: LeaseKeeper
     limits: Limits
-    runs: WeakSet[Run] = field(default_factory=WeakSet)
+    runs: WeakSet[Run] = msgspec.field(default_factory=WeakSet)
 
     def begin(self) -> Run:
         """A run that `stop` ends from now on, also before it has any parts."""
@@ -82,7 +85,12 @@ class EventStreamConsumer:
         around: Around | None = None,
     ) -> Consumer:
         """A consumer that is ready to run; `ConfigurationError` where the function cannot be a handler."""
-        options = self.options if concurrency is None else replace(self.options, concurrency=concurrency)
+        # Who only publishes need not wait for it.
+        from forebay.runtime.consumer import Consumer
+
+        options = self.options
+        if concurrency is not None:
+            options = replace(options, concurrency=concurrency)
         engine = self._engine
         handler = self.handler(function, options, around=around)
         start = await resolve(engine.store, self.stream, options.start)
@@ -124,4 +132,4 @@ def consumer_name(name: str | None = None) -> str:
     if name is None:
         host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())[:64].strip("-")
         name = f"{host or 'host'}-{os.getpid()}"
-    return f"{name[:119]}-{secrets.token_hex(4)}"
+    return f"{name[:119]}-{os.urandom(4).hex()}"

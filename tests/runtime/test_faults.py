@@ -420,7 +420,7 @@ async def test_what_a_worker_is_about_to_begin_is_given_back_with_the_rest(store
     deliveries = await store.read(consumer.reader, limit=1)
     consumer._intake.put(deliveries, sure_until=math.inf)
     consumer._intake.pop()
-    consumer._is_shaken = True
+    consumer._intake.is_shaken = True
 
     lapsed, _ = await asyncio.gather(consumer._have_lapsed(deliveries), consumer._give_back())
 

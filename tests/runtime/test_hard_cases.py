@@ -28,6 +28,26 @@ async def test_more_failures_than_a_consumer_holds_do_not_stop_it(bus: EventBus,
     assert 60 == len(await bus.dead_letters("t"))
 
 
+@pytest.mark.parametrize("options", [{}, {"prefetch": 4}, {"prefetch": 5}])
+async def test_a_hand_that_is_free_gets_work_while_all_others_are_busy(bus: EventBus, options: dict[str, Any]) -> None:
+    free = asyncio.Event()
+    done: set[int] = set()
+
+    @bus.on("t", group="g", concurrency=4, **options)
+    async def handle(event: Event) -> None:
+        if event.data < 3:
+            await free.wait()
+        done.add(event.data)
+
+    await bus.publish_many("t", source="s", data=range(30))
+    running = asyncio.create_task(bus.run(until_idle=True))
+    await eventually(lambda: len(done) == 27)
+    free.set()
+    await running
+
+    assert set(range(30)) == done
+
+
 class Odd(BaseException):
     """What no `except Exception` catches."""
 

@@ -24,7 +24,8 @@ from forebay.errors import AgentError, ConfigurationError, ForebayError, RetryAf
 from forebay.event import Event
 from forebay.payload import encode, type_name
 from forebay.policy import describe
-from forebay.runtime import Consumer, Options, Run, Runnable
+from forebay.runtime import Options, Run, Runnable
+from forebay.runtime.consumer import Consumer
 from forebay.runtime.supervise import PASSING, Backoff, wait_for
 from forebay.signals import AgentChanged, AgentFailed, LoopFailed
 from forebay.subscription import EventStreamConsumer, consumer_name

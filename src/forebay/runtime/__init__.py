@@ -1,6 +1,5 @@
-"""The engine between a store and a handler."""
+"""The engine between a store and a handler. `consumer` and what only it needs wait until something is consumed."""
 
-from forebay.runtime.consumer import Consumer
 from forebay.runtime.handler import Around, Handler, handler_name
 from forebay.runtime.lease import LeaseKeeper
 from forebay.runtime.options import Options
@@ -8,7 +7,6 @@ from forebay.runtime.together import Run, Runnable, stopped_by_signals
 
 __all__ = [
     "Around",
-    "Consumer",
     "Handler",
     "LeaseKeeper",
     "Options",

@@ -8,7 +8,7 @@ lease keeper (a thread): renews what the intake holds
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +23,7 @@ from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox, id_of
 from forebay.runtime.intake import Intake, Lane
 from forebay.runtime.lease import LeaseKeeper
-from forebay.runtime.options import LARGEST_FETCH, Options
+from forebay.runtime.options import READ_AHEAD, Options
 from forebay.runtime.settle import Settler
 from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
@@ -36,6 +36,10 @@ GAPS = 5.0
 """Seconds between looks whether somebody trimmed the stream under the group."""
 POLL = 0.5
 """Seconds between looks for due retries; also the longest that one read waits."""
+PARTS = 3
+"""Reads that fill the window: one part is handled, the acks of another and the read of a third are on their way."""
+SOON = 0.05
+"""Seconds after a read in which the next one waits until it is worth its while."""
 SURE = 0.8
 """The part of a lease, from the moment before it was asked for, in which an event may be begun."""
 
@@ -85,8 +89,9 @@ class Consumer:
         self._look = asyncio.Event()
         self._room = asyncio.Event()
         self._joined = asyncio.Event()
-        self._smallest = options.prefetch or min(options.concurrency * (options.batch or 1), LARGEST_FETCH)
-        self._largest = options.prefetch or LARGEST_FETCH
+        self._hands = options.concurrency * (options.batch or 1)
+        self._smallest = options.prefetch or min(self._hands, READ_AHEAD)
+        self._largest = options.prefetch or READ_AHEAD
         self._window = self._smallest
         self._read_at = 0.0
         self._scan_at = 0.0
@@ -107,7 +112,6 @@ class Consumer:
             self._inbox,
             signals,
             limits,
-            is_sure=self._is_sure,
             have_lapsed=self._have_lapsed,
             on_begun=self._begun,
             on_over=self._over,
@@ -116,7 +120,6 @@ class Consumer:
         # What was asked for before something was given back may stand behind it, and goes back too.
         self._giving_back = 0
         self._gave_back_at = 0.0
-        self._is_shaken = False
 
     @property
     def held(self) -> dict[str, Delivery]:
@@ -222,26 +225,29 @@ class Consumer:
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=True))
 
     async def _read(self) -> None:
+        part = -(-self._window // PARTS)
         room = self._window - len(self.held) - self._settler.unacked
-        if room < max(1, self._window // 2) or self._workers.all_hang:
+        least = part if time.monotonic() < self._read_at + SOON else 1
+        if room < least or self._workers.all_hang:
             self._room.clear()
-            await wait_for(self._room, self._wait)
+            await wait_for(self._room, SOON if room > 0 else self._wait)
             self.last_read = time.monotonic()
             return
+        limit = min(room, max(part, self._hands))
         asked = uptime()
-        deliveries = await self._lease(self._store.read(self.reader, limit=room, wait=self._wait))
+        deliveries = await self._lease(self._store.read(self.reader, limit=limit, wait=self._wait))
         self.last_read = time.monotonic()
         self._empty = not deliveries
         if deliveries:
             self._forget_finished_reads()
             self._reads.append((self._position, [delivery.position for delivery in deliveries]))
             self._position = deliveries[-1].position
-            self._adapt(full=len(deliveries) == room, elapsed=self.last_read - self._read_at)
+            self._adapt(full=len(deliveries) == limit >= part, elapsed=self.last_read - self._read_at)
             self._read_at = self.last_read
             await self._take(deliveries, asked)
 
     def _forget_finished_reads(self) -> None:
-        while self._reads and not any(position in self.held for position in self._reads[0][1]):
+        while self._reads and self.held.keys().isdisjoint(self._reads[0][1]):
             self._reads.popleft()
 
     def _adapt(self, *, full: bool, elapsed: float) -> None:
@@ -252,7 +258,7 @@ class Consumer:
             self._window = max(self._smallest, self._window // 2)
 
     async def _claim(self) -> None:
-        if self._is_shaken:
+        if self._intake.is_shaken:
             await self._give_back()
         room = 0 if self._workers.all_hang else self._window - len(self.held)
         self._starved = room <= 0
@@ -281,7 +287,7 @@ class Consumer:
             if self._options.ordered:
                 # It may have leased events that nobody knows of. Under another name this consumer waits, as all
                 # others do, until they can be claimed; under its own it would read on behind them.
-                name = f"{reader.consumer[:119]}-{secrets.token_hex(4)}"
+                name = f"{reader.consumer[:119]}-{os.urandom(4).hex()}"
                 self.reader = msgspec.structs.replace(reader, consumer=name)
             raise
         if reader is self.reader:
@@ -331,11 +337,8 @@ class Consumer:
     def _shake(self) -> None:
         """A lease is lost: in an ordered group, what is not begun comes after what another consumer has now."""
         if self._options.ordered:
-            self._is_shaken = True
+            self._intake.is_shaken = True
             self._look.set()
-
-    def _is_sure(self, delivery: Delivery) -> bool:
-        return not self._is_shaken and self._intake.is_sure(delivery, uptime())
 
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
@@ -343,14 +346,14 @@ class Consumer:
         looked = uptime()
         await asyncio.sleep(0)
         # Where all that is not begun was given back meanwhile, these belong to it.
-        if all(map(self._is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
+        if all(map(self._intake.is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
             return False
         await self._give_back(deliveries)
         return True
 
     async def _give_back(self, deliveries: Sequence[Delivery] = ()) -> None:
         """Give back these and all that no worker has begun."""
-        self._is_shaken = False
+        self._intake.is_shaken = False
         for delivery in deliveries:
             self._intake.done(delivery)
         self._giving_back += 1

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 
+from forebay.runtime.uptime import uptime
 from forebay.store import Delivery
 
 Lane = Callable[[Delivery], Hashable]
@@ -16,11 +17,13 @@ class Intake:
     """Deliveries on their way to the workers.
 
     With `lane`, deliveries of one lane are handed out one after the other: the next one when the one
-    before is `done`. `held` has all that is leased and not yet settled, by position.
+    before is `done`. `held` has all that is leased and not yet settled, by position. While `is_shaken`,
+    no lease is sure.
     """
 
     def __init__(self, lane: Lane | None = None) -> None:
         self.held: dict[str, Delivery] = {}
+        self.is_shaken = False
         self._sure_until: dict[str, float] = {}
         self._lane = lane
         self._lanes: dict[Hashable, deque[Delivery]] = {}
@@ -57,9 +60,9 @@ class Intake:
             if self.held.get(delivery.position) is delivery:
                 self._sure_until[delivery.position] = sure_until
 
-    def is_sure(self, delivery: Delivery, now: float) -> bool:
-        """Whether the lease of this delivery surely holds."""
-        return now < self._sure_until.get(delivery.position, 0.0)
+    def is_sure(self, delivery: Delivery) -> bool:
+        """Whether the lease of this delivery surely holds, and nothing speaks against beginning it."""
+        return uptime() < self._sure_until.get(delivery.position, 0.0) and not self.is_shaken
 
     def pop(self) -> Delivery | None:
         """The next delivery, if there is one."""
@@ -102,7 +105,8 @@ class Intake:
 
     def done(self, delivery: Delivery) -> None:
         """The delivery is held no more; the next of its lane may go."""
-        self.forget(delivery)
+        self.held.pop(delivery.position, None)
+        self._sure_until.pop(delivery.position, None)
         if self._lane is None:
             return
         lane = self._lanes.get(key := self._lane(delivery))

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
+
+import msgspec
 
 from forebay.errors import ConfigurationError
 from forebay.event import check_seconds
 from forebay.policy import Retry
 
-LARGEST_FETCH = 1000
-"""The most entries that a consumer holds unless `prefetch` says otherwise."""
+READ_AHEAD = 1500
+"""The most events that a consumer reads ahead unless `prefetch` says otherwise."""
 
 MOST = 10_000
 """The largest `concurrency`, `prefetch` and `batch`: a worker is a task, and what is held is in memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a consumer takes and handles events. Times are seconds, as floats.
 
     `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime; it
     means nothing for a group that exists. `concurrency`: handlers running at once. `prefetch`: the
     most events read ahead, and the most retries beside them; by default it follows the speed of the
-    handler, up to 1,000. `batch`:
+    handler, up to 1,500. `batch`:
     hand over lists of up to so many events. `timeout`: the longest a handler may run. `lease`: how
     long a silent consumer keeps its events before another one takes them over. `ordered`: events of
     one key one after the other, in the order of the stream, a failing one first to its end (events
@@ -36,7 +35,7 @@ class Options:
     """
 
     start: str | datetime = "earliest"
-    retry: Retry = field(default_factory=Retry)
+    retry: Retry = Retry()
     concurrency: int = 16
     prefetch: int | None = None
     batch: int | None = None
@@ -64,16 +63,18 @@ class Options:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """The options under these names; `ConfigurationError` says which name there is not."""
-        unknown = sorted(set(options) - set(cls.__slots__))
+        unknown = sorted(set(options) - set(cls.__struct_fields__))
         if unknown:
-            near = difflib.get_close_matches(unknown[0], cls.__slots__, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.__slots__)}"
+            import difflib
+
+            near = difflib.get_close_matches(unknown[0], cls.__struct_fields__, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.__struct_fields__)}"
             raise ConfigurationError(f"unknown option {unknown[0]!r}; {hint}")
         return cls(**options)
 
     def given(self) -> dict[str, Any]:
         """The options by their names, as `parse` takes them."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__struct_fields__}
 
     @property
     def remember(self) -> float | None:

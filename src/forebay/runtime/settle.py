@@ -57,8 +57,9 @@ class Settler:
     def done(self, delivery: Delivery) -> None:
         """The delivery was handled."""
         self._intake.done(delivery)
+        if not self._acks:
+            self._more.set()
         self._acks.append(delivery)
-        self._more.set()
 
     async def failed(self, delivery: Delivery, error: BaseException) -> None:
         """The handler raised: the retry policy says what follows."""
@@ -161,9 +162,10 @@ class Settler:
                 # An ack repeated does no harm; one forgotten is a duplicate.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
                 await asyncio.sleep(backoff.next())
-        late = sum(delivery.record is not None for delivery in batch) - count
-        if late > 0 and not unsure:
-            self._signals.emit(LateAck(self._reader.stream, self._reader.group, late))
+        if count < len(batch) and not unsure:
+            late = sum(delivery.record is not None for delivery in batch) - count
+            if late > 0:
+                self._signals.emit(LateAck(self._reader.stream, self._reader.group, late))
 
     def close(self) -> None:
         """Let `flush` end once all acks are sent."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def uptime() -> float:
-    """Seconds by a clock that runs on while the process stands still, and, on Linux, while the machine sleeps."""
-    return time.clock_gettime(_CLOCK)
+uptime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds by a clock that runs on while the process stands still, and, on Linux, while the machine sleeps."""

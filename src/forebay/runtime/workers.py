@@ -26,8 +26,8 @@ TURN = 64
 class Workers:
     """As many tasks as the consumer's `concurrency`. Each takes a delivery, handles it and has it settled.
 
-    `is_sure` says whether a lease surely holds; where it does not, `have_lapsed` says, in more time, whether
-    the deliveries were given back instead. `on_hung` is called when a worker begins or ends to wait for a thread
+    Where a lease does not surely hold, `have_lapsed` says, in more time, whether the deliveries were given
+    back instead. `on_hung` is called when a worker begins or ends to wait for a thread
     that runs over its time.
     """
 
@@ -41,7 +41,6 @@ class Workers:
         signals: Signals,
         limits: Limits,
         *,
-        is_sure: Callable[[Delivery], bool],
         have_lapsed: Callable[[Sequence[Delivery]], Awaitable[bool]],
         on_begun: Callable[[Delivery], None],
         on_over: Callable[[Delivery], None],
@@ -54,7 +53,6 @@ class Workers:
         self._inbox = inbox
         self._signals = signals
         self._limits = limits
-        self._is_sure = is_sure
         self._have_lapsed = have_lapsed
         self._on_begun = on_begun
         self._on_over = on_over
@@ -89,20 +87,16 @@ class Workers:
         intake, batch = self._intake, self._options.batch
         turns = 0
         while (delivery := intake.pop() or await intake.next()) is not None:
-            if batch is None:
-                await self._handle(delivery)
-            else:
+            if batch is not None:
                 await self._handle_batch([delivery, *intake.more(batch - 1, beside=delivery)])
+            elif isinstance(event := self._open(delivery), Event):
+                if intake.is_sure(delivery) or not await self._have_lapsed((delivery,)):
+                    await self._call(event, (delivery,))
+            elif event is not None:
+                await self._settle_dead(delivery, event)
             turns += 1
             if not turns % TURN:
                 await asyncio.sleep(0)
-
-    async def _handle(self, delivery: Delivery) -> None:
-        event = self._open(delivery)
-        if isinstance(event, str):
-            await self._settle_dead(delivery, event)
-        elif event is not None and (self._is_sure(delivery) or not await self._have_lapsed((delivery,))):
-            await self._call(event, [delivery])
 
     async def _handle_batch(self, deliveries: list[Delivery]) -> None:
         opened = [(self._open(delivery), delivery) for delivery in deliveries]
@@ -111,7 +105,7 @@ class Workers:
                 await self._settle_dead(delivery, event)
         events = [event for event, _ in opened if isinstance(event, Event)]
         deliveries = [delivery for event, delivery in opened if isinstance(event, Event)]
-        if events and (all(map(self._is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
+        if events and (all(map(self._intake.is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
             await self._call(events, deliveries)
 
     def _open(self, delivery: Delivery) -> Event | str | None:
@@ -139,43 +133,47 @@ class Workers:
         except MalformedEvent as error:
             return str(error)
 
-    async def _call(self, event: Event | list[Event], deliveries: list[Delivery]) -> None:
+    async def _call(self, event: Event | list[Event], deliveries: Sequence[Delivery]) -> None:
         if self._signals.wanted(Delivered):
             for delivery in deliveries:
                 self._signals.emit(Delivered(delivery))
-        started = time.perf_counter()
+        is_timed = self._signals.wanted(Finished)
+        started = time.perf_counter() if is_timed else 0.0
         error: BaseException | None = None
         try:
             await self._handler.call(event)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            # Where the whole loop is torn down, all its tasks are cancelled at once, the acks' too;
-            # a handler that cancels itself is alone.
-            if self._abandoned or task is None or self._is_torn_down():
-                raise
-            task.uncancel()
-            error = ForebayError("the handler was cancelled from within")
-        except (KeyboardInterrupt, SystemExit):
-            # The process ends: an attempt was made, so nothing is given back as if it had not been.
-            for delivery in deliveries:
-                self._intake.forget(delivery)
-            raise
-        except Exception as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
-            error = raised
-        except BaseException as raised:  # noqa: BLE001  # as above
-            error = ForebayError(f"the handler raised {describe(raised)}")
+        except BaseException as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
+            error = self._meaning(raised, deliveries)
         for delivery in deliveries:
             if error is not None:
                 await self._settler.failed(delivery, error)
             else:
                 self._settler.done(delivery)
-                if self._signals.wanted(Finished):
+                if is_timed:
                     self._signals.emit(Finished(delivery, time.perf_counter() - started))
                 if self._options.dedup:
                     self._inbox.handled(delivery)
-            self._on_over(delivery)
+            if delivery.recovered:
+                self._on_over(delivery)
         if isinstance(error, HandlerTimeout) and error.still_running is not None:
             await self._outlast(error.still_running)
+
+    def _meaning(self, raised: BaseException, deliveries: Sequence[Delivery]) -> BaseException:
+        """What a handler's error means for its events; raised again where the process or the consumer ends."""
+        if isinstance(raised, asyncio.CancelledError):
+            task = asyncio.current_task()
+            # Where the whole loop is torn down, all its tasks are cancelled at once, the acks' too;
+            # a handler that cancels itself is alone.
+            if self._abandoned or task is None or self._is_torn_down():
+                raise raised
+            task.uncancel()
+            return ForebayError("the handler was cancelled from within")
+        if isinstance(raised, (KeyboardInterrupt, SystemExit)):
+            # An attempt was made, so nothing is given back as if it had not been.
+            for delivery in deliveries:
+                self._intake.forget(delivery)
+            raise raised
+        return raised if isinstance(raised, Exception) else ForebayError(f"the handler raised {describe(raised)}")
 
     async def _outlast(self, thread: asyncio.Future[Any]) -> None:
         """Wait for a thread that nothing can stop: its event is settled, but its worker's place is taken."""
@@ -187,8 +185,10 @@ class Workers:
 
     def _settle_unhandled(self, delivery: Delivery) -> None:
         self._settler.done(delivery)
-        self._on_over(delivery)
+        if delivery.recovered:
+            self._on_over(delivery)
 
     async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
         await self._settler.dead(delivery, reason)
-        self._on_over(delivery)
+        if delivery.recovered:
+            self._on_over(delivery)

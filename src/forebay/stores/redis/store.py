@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Self
 
-from forebay.errors import ConfigurationError, OutcomeUnknown
+import hiredis
+
+from forebay.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
 from forebay.event import Record
 from forebay.payload import check_name
 from forebay.store import (
@@ -30,9 +32,9 @@ from forebay.store import (
 )
 from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.client import MARGIN, Client
-from forebay.stores.redis.codec import Fields, decode, decode_dead_letter, encode, fallback
+from forebay.stores.redis.codec import Fields, add, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
-from forebay.stores.redis.node import Part, pack
+from forebay.stores.redis.node import Part
 
 CHUNK = 500
 """Entries that one script call handles at most; a server does nothing else meanwhile."""
@@ -102,12 +104,21 @@ class RedisStore:
         started = time.monotonic()
         try:
             if len(records) == 1 and unless_seen is None and since is None:
-                return [(await self._client.call(keys.stream, "XADD", keys.stream, "*", *encode(records[0]))).decode()]
+                key, command = keys.stream, add(keys.stream, records[0])
+                begun = self._client.begin(key, command)
+                try:
+                    position = await (begun or self._client.send(key, command))
+                except hiredis.ReplyError as reply:
+                    position = await self._client.follow(reply, key, command)
+                except (StoreUnavailable, OutcomeUnknown):
+                    self._client.doubt(key)
+                    raise
+                return [position.decode()]
             if not records:
                 return []
             positions = None
             if unless_seen is None and since is None:
-                adds = [pack("XADD", keys.stream, "*", *encode(record)) for record in records]
+                adds = (add(keys.stream, record) for record in records)
                 positions = await self._client.transact(keys.stream, adds)
             if positions is None:
                 positions = await self._client.run(
@@ -271,16 +282,20 @@ class RedisStore:
 
     async def _deliver(self, reader: Reader, rows: Iterable[Row], *, recovered: bool = False) -> list[Delivery]:
         """The deliveries in these rows; entries meant for another group are finished on the way."""
-        group = reader.group
-        deliveries, passed = [], []
-        for position, fields, attempt, failures in rows:
-            record = None if fields is None else decode(fields)
-            if record is not None and record.only is not None and record.only != group:
-                passed.append(position)
-                continue
-            deliveries.append(Delivery(reader, position.decode(), record, attempt, failures, recovered))
+        deliveries = [
+            Delivery(
+                reader, position.decode(), None if fields is None else decode(fields), attempt, failures, recovered
+            )
+            for position, fields, attempt, failures in rows
+        ]
+        passed = [
+            delivery
+            for delivery in deliveries
+            if delivery.record is not None and delivery.record.only is not None and delivery.record.only != reader.group
+        ]
         if passed:
-            await self._finish(reader, passed)
+            await self._finish(reader, [delivery.position for delivery in passed])
+            deliveries = [delivery for delivery in deliveries if delivery not in passed]
         return deliveries
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -296,13 +311,9 @@ class RedisStore:
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
         done = 0
         for reader, some in _batches(deliveries):
-            ids = [delivery.record.id for delivery in some if isinstance(delivery.record, Record)]
-            done += await self._finish(
-                reader,
-                [delivery.position for delivery in some],
-                ids=[] if remember is None else [id for id in ids if id],
-                remember=remember,
-            )
+            positions = [delivery.position for delivery in some]
+            ids = [] if remember is None else [each.record.id for each in some if isinstance(each.record, Record)]
+            done += await self._finish(reader, positions, ids=[id for id in ids if id], remember=remember)
         return done
 
     async def _finish(

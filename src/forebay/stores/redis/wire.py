@@ -13,7 +13,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import hiredis
@@ -22,6 +22,12 @@ from forebay.errors import OutcomeUnknown, StoreUnavailable
 
 WRITE_BUFFER = 1024 * 1024
 """Bytes that may wait in the transport; what exceeds them counts as not sent."""
+
+EARLY = 50
+"""Commands of one turn of the loop that go out before its end, for the server to begin with."""
+
+TOGETHER = 100
+"""Commands that go out together, of many that belong together."""
 
 
 class Wire(asyncio.Protocol):
@@ -48,6 +54,7 @@ class Wire(asyncio.Protocol):
         self._sent = 0
         self._answered = 0
         self._paused = False
+        self._early = EARLY
         # When how many commands had been sent: enough to tell a late reply, without a timer for each.
         self._marks: deque[tuple[float, int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,23 +72,51 @@ class Wire(asyncio.Protocol):
 
         An error reply is raised by the future as a `hiredis.ReplyError`.
         """
-        if self._transport is None:
-            raise StoreUnavailable(f"the connection to {self.name} is closed")
-        if not self._unsent and not self._paused:
-            self._loop.call_soon(self._flush)
+        if not self._unsent:
+            self._begin()
         self._unsent.append(command)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append(future)
+        if len(self._unsent) == self._early:
+            self._early = 0
+            self.flush()
         return future
 
-    def send_together(self, commands: Sequence[bytes]) -> asyncio.Future[Any]:
-        """The future reply to the last of several packed commands; those to the others are thrown away."""
-        last = self.send(commands[-1])
-        self._unsent[-1:] = commands
-        self._waiting.pop()
-        self._waiting.extend([None] * (len(commands) - 1))
-        self._waiting.append(last)
+    def send_together(self, commands: Iterable[bytes]) -> asyncio.Future[Any]:
+        """The future reply to the last of several packed commands; those to the others are thrown away.
+
+        The first ones go out while the others are being packed.
+        """
+        if not self._unsent:
+            self._begin()
+        try:
+            for command in commands:
+                self._unsent.append(command)
+                self._waiting.append(None)
+                if len(self._unsent) >= TOGETHER:
+                    self.flush()
+        except BaseException:
+            # What comes next must not become part of what was not finished.
+            self.close("a command could not be packed")
+            raise
+        self._waiting[-1] = last = self._loop.create_future()
         return last
+
+    def _begin(self) -> None:
+        if self._transport is None:
+            raise StoreUnavailable(f"the connection to {self.name} is closed")
+        if not self._paused:
+            self._loop.call_soon(self._end_turn)
+
+    def flush(self) -> None:
+        """Send what waits now, and not at the end of this turn of the loop."""
+        if self._paused or not self._unsent or self._transport is None:
+            return
+        unsent, self._unsent = self._unsent, []
+        self._sent += len(unsent)
+        self._transport.write(b"".join(unsent))
+        if self._timer is None:
+            self._watch()
 
     def close(self, why: str = "it was closed") -> None:
         """Close at once; what is outstanding fails."""
@@ -97,14 +132,9 @@ class Wire(asyncio.Protocol):
         """Wait until the transport has let go of its socket."""
         await asyncio.shield(self._closed)
 
-    def _flush(self) -> None:
-        if self._paused or not self._unsent or self._transport is None:
-            return
-        unsent, self._unsent = self._unsent, []
-        self._sent += len(unsent)
-        self._transport.write(b"".join(unsent))
-        if self._timer is None:
-            self._watch()
+    def _end_turn(self) -> None:
+        self._early = EARLY
+        self.flush()
 
     def _watch(self) -> None:
         self._timer = None
@@ -163,7 +193,7 @@ class Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._flush()
+        self.flush()
 
     def eof_received(self) -> None:
         self._fail("the server closed it")
