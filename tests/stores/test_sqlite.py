@@ -37,6 +37,7 @@ from forebay.errors import (
 from forebay.event import Foreign, Record, to_event, to_record
 from forebay.store import END, START, Reader
 from forebay.stores.sqlite import SQLiteStore
+from forebay.stores.sqlite.rows import _step, select
 from forebay.testing import eventually
 
 READER = Reader("order_placed", "billing", "worker-1")
@@ -173,6 +174,21 @@ async def test_text_with_quotes_controls_and_every_plane_comes_back_as_it_went(s
     [entry] = await store.scan("order_placed")
 
     assert record == entry.record
+
+
+async def test_a_number_in_the_place_of_a_text_is_damage_and_stays_with_its_row(store: SQLiteStore, path: Path) -> None:
+    await store.append("order_placed", [order(1), order(2)])
+    connection = apsw.Connection(str(path))
+    source = "FROM (SELECT seq, type, source, iif(seq = 1, 5, data) AS data, timestamp, id, key, headers, only_group,"
+    source += " NULL AS checksum FROM entries) e ORDER BY e.seq"
+
+    (_, damaged), (_, whole) = select(connection, ["e.seq"], source, ())
+    connection.close()
+
+    assert isinstance(damaged, Foreign)
+    assert b"damaged" == damaged.fields[0][0]
+    assert isinstance(whole, Record)
+    assert b'{"order_id":2}' == whole.data
 
 
 async def test_a_new_file_and_those_beside_it_are_for_their_owner_only(store: SQLiteStore, path: Path) -> None:
@@ -379,6 +395,37 @@ async def test_appends_to_several_streams_in_one_transaction_keep_their_own_posi
     assert (["1", "2"], ["3"], ["4"]) == (one, two, three)
     assert [*one, *three] == [entry.position for entry in await store.scan("a")]
     assert two == [entry.position for entry in await store.scan("b")]
+
+
+async def test_appends_of_any_size_come_back_whole_and_in_order(store: SQLiteStore) -> None:
+    sizes = (1, 7, 8, 9, 31, 33, 100, 255, 256, 257, 600)
+    records = [[order(100_000 * size + number) for number in range(size)] for size in sizes]
+
+    positions = await asyncio.gather(*(store.append("order_placed", some) for some in records))
+    entries = await store.scan("order_placed", limit=10_000)
+
+    assert list(sizes) == [len(some) for some in positions]
+    assert [record for some in records for record in some] == [entry.record for entry in entries]
+    assert [position for some in positions for position in some] == [entry.position for entry in entries]
+
+
+def test_few_statements_are_enough_for_appends_of_all_sizes() -> None:
+    sizes = {_step(rows) for rows in range(1, 10_000)}
+
+    assert len(sizes) < 40
+    assert all(_step(rows) > rows * 0.75 for rows in range(1, 256))
+
+
+async def test_an_ack_finishes_what_it_names_and_nothing_between(store: SQLiteStore) -> None:
+    await store.append("order_placed", [order(number) for number in range(10)])
+    deliveries = await store.read(READER, limit=10)
+    row, apart, twice = deliveries[2:5], [deliveries[6], deliveries[8]], [deliveries[0], deliveries[0]]
+
+    finished = [await store.ack(some) for some in (row, apart, twice)]
+    left = await store.pending("order_placed", "billing")
+
+    assert [3, 2, 1] == finished
+    assert [deliveries[place].position for place in (1, 5, 7, 9)] == [pending.position for pending in left]
 
 
 async def test_a_caller_who_stops_waiting_neither_stops_nor_repeats_the_move(store: SQLiteStore) -> None:
