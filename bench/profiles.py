@@ -61,7 +61,9 @@ class Part:
         return re.search(self.pattern, call.text) is not None
 
 
-WAITING = Part("waiting: for the server, the other thread, or work", r"selectors\.py select|\.recv\(1 << 20|_queue\.get\(")
+WAITING = Part(
+    "waiting: for the server, the other thread, or work", r"selectors\.py select|\.recv\(1 << 20|_queue\.get\("
+)
 PARTS = (
     WAITING,
     Part("the kernel: read and write the socket", r"selector_events\.py .*\.(send|recv)\(|\.sendall\(", is_needed=True),
@@ -111,7 +113,10 @@ def part_of(calls: Iterable[Call]) -> Part:
 
 def take(figures: Iterable[Figure], found: Findings) -> dict[Figure, Profile]:
     """Run each once more, while samples are taken."""
-    with tempfile.TemporaryDirectory(prefix="forebay-bench-", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="forebay-bench-", ignore_cleanup_errors=True) as folder,
+        ExitStack() as stack,
+    ):
         places = Places(Path(folder), stack)
         return {figure: _take(figure, places, found.median(figure)) for figure in dict.fromkeys(figures)}
 
@@ -119,13 +124,13 @@ def take(figures: Iterable[Figure], found: Findings) -> dict[Figure, Profile]:
 def _take(figure: Figure, places: Places, rate: float) -> Profile:
     subject = replace(figure.subject, events=1000 * max(1, round(SECONDS * rate / 1000)))
     # In memory, so that writing samples is cheap, and no other flush of the disk waits for it.
-    with tempfile.TemporaryDirectory(prefix="forebay-bench-", dir="/dev/shm") as folder:  # noqa: S108  # a new folder
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-", dir="/dev/shm") as folder:  # a new folder
+        samples: dict[str, list[list[Call]]] = {}
         for number in range(MOST):
-            say(f"profile {number + 1}: {figure.name}")
-            run(subject, places, Path(folder))
-            samples = {file.stem: stacks(file.read_text()) for file in sorted(Path(folder).iterdir())}
-            if len(samples.get(LOOP, ())) >= ENOUGH:
-                break
+            if len(samples.get(LOOP, ())) < ENOUGH:
+                say(f"profile {number + 1}: {figure.name}")
+                run(subject, places, Path(folder))
+                samples = {file.stem: stacks(file.read_text()) for file in sorted(Path(folder).iterdir())}
     assert samples.get(LOOP), f"no samples of {figure.name}"
     return Profile({thread: Counter(map(part_of, calls)) for thread, calls in samples.items() if calls})
 
@@ -150,7 +155,12 @@ def section(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> st
     """A row: where the time goes, and what that proves."""
     assert row.yardstick is not None
     columns = [
-        (f"{who}{', the writer thread' if thread == WRITER else ''}", profiles[figure], thread, 1e6 / found.median(figure))
+        (
+            f"{who}{', the writer thread' if thread == WRITER else ''}",
+            profiles[figure],
+            thread,
+            1e6 / found.median(figure),
+        )
         for who, figure in (("forebay", row.figure), (row.yardstick.name, row.yardstick))
         if figure in profiles
         for thread in THREADS
@@ -174,12 +184,12 @@ def proof(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> str:
     beside = 1e6 / found.median(row.yardstick)
     left = beside / row.least
     needed = {thread: profile.needed(thread, each) for thread in profile.counts}
-    said = f"The target leaves {left:.2f} µs ({beside:.2f} µs of {row.yardstick.name}, divided by {row.least:g})."
     loop, both = needed[LOOP], sum(needed.values())
-    if len(needed) == 1:
-        said += f" The parts that cannot be left out take {loop:.2f} µs"
-    else:
-        said += f" The parts that cannot be left out take {loop:.2f} µs on the loop and {needed[WRITER]:.2f} µs on the writer"
+    where = f" on the loop and {needed[WRITER]:.2f} µs on the writer" if WRITER in needed else ""
+    said = (
+        f"The target leaves {left:.2f} µs ({beside:.2f} µs of {row.yardstick.name}, divided by {row.least:g})."
+        f" The parts that cannot be left out take {loop:.2f} µs{where}"
+    )
     if max(needed.values()) > left:
         return f"{said}: more than that, with nothing for all the others."
     if both > left:
