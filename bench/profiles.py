@@ -24,6 +24,7 @@ from bench.rows import Figure, Row, rows
 from bench.samples import THREADS
 
 LOOP, WRITER = THREADS
+NAMES = {LOOP: "loop", WRITER: "writer"}
 SECONDS = 5.0
 """How long a run takes about, while samples are taken."""
 ENOUGH = 1_000
@@ -62,7 +63,9 @@ class Part:
 
 
 WAITING = Part(
-    "waiting: for the server, the other thread, or work", r"selectors\.py select|\.recv\(1 << 20|_queue\.get\("
+    "waiting: for the server, the other thread, or work",
+    # The writer wakes the loop with a byte, and waits for the interpreter's lock, which the loop has then.
+    r"selectors\.py select|\.recv\(1 << 20|_queue\.get\(|_write_to_self: csock\.send",
 )
 PARTS = (
     WAITING,
@@ -124,7 +127,7 @@ def take(figures: Iterable[Figure], found: Findings) -> dict[Figure, Profile]:
 def _take(figure: Figure, places: Places, rate: float) -> Profile:
     subject = replace(figure.subject, events=1000 * max(1, round(SECONDS * rate / 1000)))
     # In memory, so that writing samples is cheap, and no other flush of the disk waits for it.
-    with tempfile.TemporaryDirectory(prefix="forebay-bench-", dir="/dev/shm") as folder:  # a new folder
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-", dir="/dev/shm") as folder:
         samples: dict[str, list[list[Call]]] = {}
         for number in range(MOST):
             if len(samples.get(LOOP, ())) < ENOUGH:
@@ -148,7 +151,8 @@ _HEAD = f"""\
 Microseconds for each event: the share of samples times what an event takes without them, the median of table.md.
 Samples are taken of each thread every 4 ms of real time, {ENOUGH:,} or more of a program, so a share is right
 to some 3 %. Parts in *italics* are those that nobody could leave out who keeps the promises and awaits each event.
-bench/profiles.py says which calls make up a part."""
+What a thread waits for the interpreter's lock counts for the call that wants it back. bench/profiles.py says which
+calls make up a part."""
 
 
 def section(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> str:
@@ -184,18 +188,20 @@ def proof(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> str:
     beside = 1e6 / found.median(row.yardstick)
     left = beside / row.least
     needed = {thread: profile.needed(thread, each) for thread in profile.counts}
-    loop, both = needed[LOOP], sum(needed.values())
+    busy = {thread: each - profile.spent(thread, WAITING, each) for thread in profile.counts}
+    busiest, both = max(busy, key=busy.__getitem__), sum(needed.values())
     where = f" on the loop and {needed[WRITER]:.2f} µs on the writer" if WRITER in needed else ""
     said = (
         f"The target leaves {left:.2f} µs ({beside:.2f} µs of {row.yardstick.name}, divided by {row.least:g})."
-        f" The parts that cannot be left out take {loop:.2f} µs{where}"
+        f" The parts that cannot be left out take {needed[LOOP]:.2f} µs{where}"
     )
     if max(needed.values()) > left:
         return f"{said}: more than that, with nothing for all the others."
-    if both > left:
-        return f"{said}: more than that, {both:.2f} µs, since who awaits an event cannot go on before it is committed."
-    rest = sum(each - profile.spent(thread, WAITING, each) for thread in needed) - both
-    return f"{said}. The others take {rest:.2f} µs, and would have to make do with {left - both:.2f} µs."
+    if both > left and row.figure.subject.measure != "handle":
+        return f"{said}: more than that together, and the two take turns, because an event is awaited until its commit."
+    whose = "The others" if len(busy) == 1 else f"The busier thread is the {NAMES[busiest]}; its others"
+    rest, room = busy[busiest] - needed[busiest], left - needed[busiest]
+    return f"{said}. {whose} take {rest:.2f} µs, and would have to make do with {room:.2f} µs."
 
 
 def main() -> None:
