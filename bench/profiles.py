@@ -187,21 +187,28 @@ def proof(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> str:
     profile, each = profiles[row.figure], 1e6 / found.median(row.figure)
     beside = 1e6 / found.median(row.yardstick)
     left = beside / row.least
-    needed = {thread: profile.needed(thread, each) for thread in profile.counts}
-    busy = {thread: each - profile.spent(thread, WAITING, each) for thread in profile.counts}
-    busiest, both = max(busy, key=busy.__getitem__), sum(needed.values())
-    where = f" on the loop and {needed[WRITER]:.2f} µs on the writer" if WRITER in needed else ""
+    # Who publishes waits for the commit, so the threads take turns; handlers go on while the writer works.
+    threads = list(profile.counts)
+    busy = {thread: each - profile.spent(thread, WAITING, each) for thread in threads}
+    where = ""
+    if len(threads) > 1 and row.figure.subject.measure == "handle":
+        threads = [max(threads, key=busy.__getitem__)]
+        where = f" on the {NAMES[threads[0]]}, which has more to do than the other thread"
+    elif len(threads) > 1:
+        where = " on both threads, which take turns, because an event is awaited until its commit"
+    needed = sum(profile.needed(thread, each) for thread in threads)
+    others = sum(busy[thread] for thread in threads) - needed
+    waiting = max(0.0, each - needed - others)
     said = (
         f"The target leaves {left:.2f} µs ({beside:.2f} µs of {row.yardstick.name}, divided by {row.least:g})."
-        f" The parts that cannot be left out take {needed[LOOP]:.2f} µs{where}"
+        f" The parts that cannot be left out take {needed:.2f} µs{where}"
     )
-    if max(needed.values()) > left:
+    if needed > left:
         return f"{said}: more than that, with nothing for all the others."
-    if both > left and row.figure.subject.measure != "handle":
-        return f"{said}: more than that together, and the two take turns, because an event is awaited until its commit."
-    whose = "The others" if len(busy) == 1 else f"The busier thread is the {NAMES[busiest]}; its others"
-    rest, room = busy[busiest] - needed[busiest], left - needed[busiest]
-    return f"{said}. {whose} take {rest:.2f} µs, and would have to make do with {room:.2f} µs."
+    return (
+        f"{said}. The others take {others:.2f} µs, and {waiting:.2f} µs pass in waiting:"
+        f" both together would have to make do with {left - needed:.2f} µs."
+    )
 
 
 def main() -> None:
