@@ -1,6 +1,6 @@
 """Where the time of one event goes, for each rate that misses its target, and what that proves.
 
-    python -m bench.profiles [--only PATTERN] [--all] [--to FILE]
+    python -m bench.profiles [--only PATTERN] [--all] [--quick] [--to FILE]
 
 Measures like `python -m bench`, then runs what missed once more, and its yardstick, while samples are taken:
 see samples.py. `--all` shows what met its target too.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench.harness import Findings, Places, measure, run, say
 from bench.rows import Figure, Row, rows
-from bench.samples import THREADS
+from bench.samples import INTERVAL, THREADS
 
 LOOP, WRITER = THREADS
 NAMES = {LOOP: "loop", WRITER: "writer"}
@@ -148,10 +148,11 @@ def report(chosen: list[Row], found: Findings) -> str:
 _HEAD = f"""\
 # Where the time of a missed target goes
 
-Microseconds for each event: the share of samples times what an event takes without them, the median of table.md.
-Samples are taken of each thread every 4 ms of real time, {ENOUGH:,} or more of a program, so a share is right
-to some 3 %. Parts in *italics* are those that nobody could leave out who keeps the promises and awaits each event.
-What a thread waits for the interpreter's lock counts for the call that wants it back. bench/profiles.py says which
+Microseconds for each event: the share of samples times what an event takes without them, the median of the rounds.
+Samples are taken of each thread every {1000 * INTERVAL:g} ms of real time, {ENOUGH:,} or more of a program, so a share
+is right to some three hundredths of the whole. Parts in *italics* are those that nobody can leave out who keeps the
+promises and awaits each event; they may become faster, not go away. What a thread waits for the interpreter's lock
+counts for the call that wants it back, apart from the byte that wakes the loop. bench/profiles.py says which
 calls make up a part."""
 
 
