@@ -2,8 +2,8 @@
 
     python -m bench [--quick] [--only TEXT] [--no-peers] [--to FOLDER]
 
-Writes table.md, results.json, throughput.png and latency.png to FOLDER. Exits with 1 where a target is
-missed by more than 10 %.
+Writes table.md, results.json, throughput.png and latency.png to FOLDER, and profiles.md for what missed
+its target. Exits with 1 where one is missed by more than 10 %.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench import plots, report
+from bench import plots, profiles, report
 from bench.harness import measure
 from bench.rows import Row, rows
 
@@ -44,6 +44,8 @@ def main() -> None:
         (asked.to / "results.json").write_text(json.dumps(report.as_json(chosen, found), indent=1) + "\n")
         plots.throughput(found, asked.to / "throughput.png")
         plots.latency(found, asked.to / "latency.png")
+        slow = [row for row in chosen if row.is_profiled and row.misses(found.measured(row))]
+        (asked.to / "profiles.md").write_text(profiles.report(slow, found))
     missed = report.missed(chosen, found)
     for row in missed:
         print(f"missed: {row.what}", file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 from bench import servers
 from bench.rows import Figure, Row, Subject
+from bench.samples import FOLDER
 from bench.subject import FIELDS
 
 ROOT = Path(__file__).parent.parent
@@ -80,8 +82,8 @@ def measure(rows: Iterable[Row], *, quick: bool = False) -> Findings:
         for number in range(most):
             for subject in subjects:
                 if number < subject.rounds:
-                    _say(f"round {number + 1}: {subject.name}")
-                    outcome = _run(replace(subject, events=subject.events // 5) if quick else subject, places)
+                    say(f"round {number + 1}: {subject.name}")
+                    outcome = run(replace(subject, events=subject.events // 5) if quick else subject, places)
                     found.outcomes[subject].append(outcome)
     found.seconds = time.monotonic() - started
     ours = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -130,26 +132,30 @@ class Places:
                 yield ""
 
 
-def _run(subject: Subject, places: Places) -> Any:
+def run(subject: Subject, places: Places, samples: Path | None = None) -> Any:
+    """What the subject finds, on an empty store; None where it crashed while it put samples into the folder."""
     with places.empty(subject) as url:
         if subject.module == "redis-benchmark":
             return _redis_benchmark(url, subject.events)
         if subject.first is not None:
             _call(subject.first, url)
-        return _call(subject, url)
+        return _call(subject, url, samples)
 
 
-def _call(subject: Subject, url: str) -> Any:
+def _call(subject: Subject, url: str, samples: Path | None = None) -> Any:
     python = str(_peer_python(subject.module.partition("on_")[2])) if subject.is_peer else sys.executable
     command = [python, "-m", subject.module, subject.measure, "--url", url, "--events", str(subject.events)]
     done = subprocess.run(
         [*command, *subject.arguments],
         cwd=ROOT,
+        env=os.environ if samples is None else os.environ | {FOLDER: str(samples)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
+    if samples is not None and done.returncode == -signal.SIGSEGV:
+        return None
     if done.returncode:
         raise SystemExit(f"{subject.name} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -175,7 +181,8 @@ def _redis_benchmark(url: str, events: int) -> float:
     return float(figure[1])
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell what is going on now."""
     print(
         f"\r\033[K{text}" if sys.stderr.isatty() else text,
         end="" if sys.stderr.isatty() else "\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,7 +66,13 @@ def _verdict(row: Row, measured: float) -> str:
         return ""
     if not row.misses(measured):
         return "met"
-    return "**missed**" if row.misses(measured, margin=MARGIN) else "just missed"
+    verdict = "**missed**" if row.misses(measured, margin=MARGIN) else "just missed"
+    return f"{verdict}: [profile](profiles.md#{_anchor(row.what)})" if row.is_profiled else verdict
+
+
+def _anchor(heading: str) -> str:
+    """Where Markdown's readers find a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def missed(rows: list[Row], found: Findings) -> list[Row]:

@@ -47,6 +47,11 @@ class Figure:
         """Such as "Huey, handle"."""
         return f"{self.subject.name}, {self.pick}" if self.pick else self.subject.name
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it is a rate of a program that can be asked where its time goes."""
+        return self.unit == "events/s" and not self.pick and self.subject.module in _SAMPLED
+
 
 @dataclass(frozen=True)
 class Row:
@@ -61,6 +66,11 @@ class Row:
     yardstick: Figure | None = None
     least: float | None = None
     most: float | None = None
+
+    @property
+    def is_profiled(self) -> bool:
+        """Whether results/profiles.md shows where the time goes, should this miss its bound."""
+        return self.least is not None and self.yardstick is not None and self.figure.is_sampled
 
     def misses(self, measured: float, *, margin: float = 0.0) -> bool:
         """Whether this breaks the bound by more than `margin`, a part of it."""
@@ -78,6 +88,7 @@ _OURS = "bench.subjects.forebay_bus"
 _PROCESSES = "bench.subjects.processes"
 _BARE_REDIS = "bench.subjects.bare_redis"
 _BARE_SQLITE = "bench.subjects.bare_sqlite"
+_SAMPLED = _OURS, _BARE_REDIS, _BARE_SQLITE
 
 
 def _publish(place: Place, tasks: int, events: int) -> Figure:

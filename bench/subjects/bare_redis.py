@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import hiredis
+from bench.samples import sampled
 from bench.subject import DATA, FIELDS, SOURCE, TYPE, Options, main
 
 STREAM = "bare"
@@ -124,9 +125,10 @@ async def _publish(options: Options, event: Callable[[], bytes]) -> float:
 
     await bare.send(add())
     started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(options.tasks):
-            group.create_task(publisher())
+    with sampled():
+        async with asyncio.TaskGroup() as group:
+            for _ in range(options.tasks):
+                group.create_task(publisher())
     elapsed = time.perf_counter() - started
     bare.close()
     return options.events / elapsed
@@ -150,9 +152,10 @@ def handle(options: Options) -> float:
     read = pack("XREADGROUP", "GROUP", "group", "consumer", "COUNT", 500, "STREAMS", STREAM, ">")
     handled = 0
     started = time.perf_counter()
-    while reply := bare.ask(read):
-        entries = reply[0][1]
-        handled += bare.ask(pack("XACK", STREAM, "group", *[entry[0] for entry in entries]))
+    with sampled():
+        while reply := bare.ask(read):
+            entries = reply[0][1]
+            handled += bare.ask(pack("XACK", STREAM, "group", *[entry[0] for entry in entries]))
     elapsed = time.perf_counter() - started
     assert handled == options.events
     return handled / elapsed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import apsw
+from bench.samples import sampled
 from bench.subject import FIELDS, Options, main
 
 VALUES = FIELDS[1::2]
@@ -33,7 +34,8 @@ def publish(options: Options) -> float:
     """Rows a second, in transactions of `tasks`."""
     database = _open(options.url)
     started = time.perf_counter()
-    _insert(database, options.events, options.tasks)
+    with sampled():
+        _insert(database, options.events, options.tasks)
     return options.events / (time.perf_counter() - started)
 
 
@@ -43,24 +45,25 @@ def handle(options: Options) -> float:
     _insert(database, options.events, 1000)
     cursor = 0
     started = time.perf_counter()
-    while True:
-        database.execute("BEGIN IMMEDIATE")
-        rows = database.execute(
-            "SELECT seq, type, source, data, timestamp FROM entries WHERE seq > ? ORDER BY seq LIMIT ?",
-            (cursor, CLAIMED_AT_ONCE),
-        ).fetchall()
-        if not rows:
-            database.execute("ROLLBACK")
-            break
-        first, cursor = int(rows[0][0]), int(rows[-1][0])  # type: ignore[arg-type]  # the key is a number
-        database.execute(
-            "INSERT INTO pending SELECT seq, 'consumer', 1, ? FROM entries WHERE seq BETWEEN ? AND ?",
-            (time.time(), first, cursor),
-        )
-        database.execute("COMMIT")
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("DELETE FROM pending WHERE seq BETWEEN ? AND ?", (first, cursor))
-        database.execute("COMMIT")
+    with sampled():
+        while True:
+            database.execute("BEGIN IMMEDIATE")
+            rows = database.execute(
+                "SELECT seq, type, source, data, timestamp FROM entries WHERE seq > ? ORDER BY seq LIMIT ?",
+                (cursor, CLAIMED_AT_ONCE),
+            ).fetchall()
+            if not rows:
+                database.execute("ROLLBACK")
+                break
+            first, cursor = int(rows[0][0]), int(rows[-1][0])  # type: ignore[arg-type]  # the key is a number
+            database.execute(
+                "INSERT INTO pending SELECT seq, 'consumer', 1, ? FROM entries WHERE seq BETWEEN ? AND ?",
+                (time.time(), first, cursor),
+            )
+            database.execute("COMMIT")
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("DELETE FROM pending WHERE seq BETWEEN ? AND ?", (first, cursor))
+            database.execute("COMMIT")
     elapsed = time.perf_counter() - started
     assert cursor == options.events
     return options.events / elapsed

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from bench.samples import sampled
 from bench.subject import DATA, SOURCE, TYPE, Options, main
 
 from forebay import Event, EventBus, StoreError
@@ -29,9 +30,10 @@ async def rate_of_publishing(bus: EventBus, events: int, tasks: int) -> float:
             await bus.publish(TYPE, SOURCE, DATA)
 
     started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(tasks):
-            group.create_task(publisher())
+    with sampled():
+        async with asyncio.TaskGroup() as group:
+            for _ in range(tasks):
+                group.create_task(publisher())
     return events / (time.perf_counter() - started)
 
 
@@ -46,7 +48,8 @@ async def publish_many(options: Options) -> float:
     async with EventBus(options.url) as bus:
         await bus.publish(TYPE, SOURCE, DATA)
         started = time.perf_counter()
-        await fill(bus, options.events)
+        with sampled():
+            await fill(bus, options.events)
         return options.events / (time.perf_counter() - started)
 
 
@@ -70,7 +73,8 @@ async def rate_of_handling(bus: EventBus, events: int) -> float:
 
     started = time.perf_counter()
     async with consuming(bus, handler):
-        await done.wait()
+        with sampled():
+            await done.wait()
         return events / (time.perf_counter() - started)
 
 
