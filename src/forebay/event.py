@@ -93,16 +93,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _draw() -> None:
-    heads = bytearray(os.urandom(4 * _DRAWN))
-    heads[0::4] = heads[0::4].translate(_AS_VERSION_7)
-    heads[2::4] = heads[2::4].translate(_AS_VARIANT)
-    # Such as 7abc-9def- of one, and 12 digits of the other.
-    quartets, ends = heads.hex("-", 2) + "-", os.urandom(6 * _DRAWN).hex(" ", 6).split()
-    _chances.extend(quartets[10 * place : 10 * place + 10] + end for place, end in enumerate(ends))
-
-
-_AS_VERSION_7 = bytes(0x70 | byte & 0x0F for byte in range(256))
-_AS_VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
+    start = bytearray(os.urandom(4))
+    start[0] = 0x70 | start[0] & 0x0F
+    start[2] = 0x80 | start[2] & 0x3F
+    # Such as 7abc-9def- for all of them, and 12 digits that are different in each.
+    head = start.hex("-", 2) + "-"
+    _chances.extend([head + end for end in set(os.urandom(6 * _DRAWN).hex(" ", 6).split())])
 
 
 def now_in_words() -> str:
@@ -151,7 +147,8 @@ def to_record(
 
     Raises `InvalidEvent` where no store would keep it faithfully.
     """
-    check_text("source", source, 256)
+    if source.__class__ is not str or len(source) > 256 or not source.isascii():
+        check_text("source", source, 256)
     if key is not None:
         check_text("key", key, 512)
     now = time.time_ns() // 1000
