@@ -52,7 +52,6 @@ class Wire(asyncio.Protocol):
         # None for a reply that nobody waits for.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._sent = 0
-        self._answered = 0
         self._paused = False
         self._early = EARLY
         # When how many commands had been sent: enough to tell a late reply, without a timer for each.
@@ -102,6 +101,11 @@ class Wire(asyncio.Protocol):
         self._waiting[-1] = last = self._loop.create_future()
         return last
 
+    @property
+    def _outstanding(self) -> int:
+        """How many commands were sent and not answered."""
+        return len(self._waiting) - len(self._unsent)
+
     def _begin(self) -> None:
         if self._transport is None:
             raise StoreUnavailable(f"the connection to {self.name} is closed")
@@ -139,7 +143,8 @@ class Wire(asyncio.Protocol):
     def _watch(self) -> None:
         self._timer = None
         marks = self._marks
-        while marks and marks[0][1] <= self._answered:
+        answered = self._sent - self._outstanding
+        while marks and marks[0][1] <= answered:
             marks.popleft()
         if not self._waiting:
             return
@@ -155,8 +160,8 @@ class Wire(asyncio.Protocol):
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
+        outstanding = self._outstanding
         self._unsent.clear()
-        outstanding = self._sent - self._answered
         for place, future in enumerate(self._waiting):
             if future is None or future.done():
                 continue
@@ -177,7 +182,6 @@ class Wire(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not False:
                 future = waiting.popleft()
-                self._answered += 1
                 if future is None or future.done():
                     continue
                 if isinstance(reply, hiredis.ReplyError):
