@@ -18,7 +18,7 @@ import msgspec
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
-from forebay.event import Event, Foreign, Record, check_seconds, now_in_words, to_event, to_record
+from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record, to_records
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, is_payload_class, type_name
 from forebay.policy import Retry
@@ -174,20 +174,9 @@ class EventBus:
         for name, column in (("keys", keys), ("ids", ids)):
             if column is not None and len(column) != len(payloads):
                 raise InvalidEvent(f"{len(payloads)} payloads, but {len(column)} {name}: give one for each")
-        timestamp = now_in_words()
-        records = [
-            to_record(
-                stream,
-                source=source,
-                data=payload,
-                id=ids[index] if ids is not None else None,
-                key=keys[index] if keys is not None else None,
-                headers=headers,
-                limits=self._limits,
-                timestamp=timestamp,
-            )
-            for index, payload in enumerate(payloads)
-        ]
+        records = to_records(
+            stream, source=source, data=payloads, ids=ids, keys=keys, headers=headers, limits=self._limits
+        )
         if records:
             await self._store(stream, records, known=ids is not None, delay=_delay(delay, at))
         return [record.id for record in records]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -75,7 +76,12 @@ def _id_at(milliseconds: int) -> str:
         try:
             return _head_of_id(milliseconds) + _chances.pop()
         except IndexError:
-            _draw()
+            _chances.extend(_draw(_DRAWN))
+
+
+def _ids_at(milliseconds: int, count: int) -> list[str]:
+    head = _head_of_id(milliseconds)
+    return [head + chance for chance in _draw(count)]
 
 
 @lru_cache(maxsize=2)
@@ -92,21 +98,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_chances.clear)
 
 
-def _draw() -> None:
+def _draw(count: int) -> list[str]:
     start = bytearray(os.urandom(4))
     start[0] = 0x70 | start[0] & 0x0F
     start[2] = 0x80 | start[2] & 0x3F
     # Such as 7abc-9def- for all of them, and 12 digits that are different in each.
     head = start.hex("-", 2) + "-"
-    _chances.extend([head + end for end in set(os.urandom(6 * _DRAWN).hex(" ", 6).split())])
-
-
-def now_in_words() -> str:
-    """The time now, in UTC, as RFC 3339 with microseconds."""
-    return _in_words(time.time_ns() // 1000)
+    ends: set[str] = set()
+    while len(ends) < count:
+        ends.update(os.urandom(6 * (count - len(ends))).hex(" ", 6).split())
+    return [head + end for end in ends]
 
 
 def _in_words(microseconds: int) -> str:
+    """A moment in UTC, as RFC 3339."""
     return _head_of_time(microseconds // 1000) + _ENDS_OF_TIME[microseconds % 1000]
 
 
@@ -141,9 +146,8 @@ def to_record(
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
     limits: Limits = LIMITS,
-    timestamp: str | None = None,
 ) -> Record:
-    """The record of a new event, stamped with `timestamp`, else now.
+    """The record of a new event, stamped with the time now.
 
     Raises `InvalidEvent` where no store would keep it faithfully.
     """
@@ -157,11 +161,35 @@ def to_record(
         type,
         source,
         encode(data, limits),
-        timestamp or _head_of_time(moment) + _ENDS_OF_TIME[now % 1000],
+        _in_words(now),
         _id_at(moment) if id is None else check_id(id),
         key,
         _encode_headers(headers, limits) if headers else None,
     )
+
+
+def to_records(
+    type: str,
+    *,
+    source: str,
+    data: Sequence[Any],
+    ids: Sequence[str] | None = None,
+    keys: Sequence[str | None] | None = None,
+    headers: Mapping[str, str] | None = None,
+    limits: Limits = LIMITS,
+) -> list[Record]:
+    """The records of new events of one moment: what is alike in all of them is checked and made once."""
+    check_text("source", source, 256)
+    now = time.time_ns() // 1000
+    ids = _ids_at(now // 1000, len(data)) if ids is None else [check_id(id) for id in ids]
+    for key in keys or ():
+        if key is not None:
+            check_text("key", key, 512)
+    timestamp, header = _in_words(now), _encode_headers(headers, limits) if headers else None
+    return [
+        Record(type, source, encode(payload, limits), timestamp, id, key, header)
+        for payload, id, key in zip(data, ids, keys or itertools.repeat(None), strict=False)
+    ]
 
 
 def to_event(
