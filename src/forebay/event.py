@@ -110,11 +110,6 @@ def _draw(count: int) -> list[str]:
     return [head + end for end in ends]
 
 
-def _in_words(microseconds: int) -> str:
-    """A moment in UTC, as RFC 3339."""
-    return _head_of_time(microseconds // 1000) + _ENDS_OF_TIME[microseconds % 1000]
-
-
 @lru_cache(maxsize=2)
 def _head_of_time(milliseconds: int) -> str:
     seconds, rest = divmod(milliseconds, 1000)
@@ -161,7 +156,7 @@ def to_record(
         type,
         source,
         encode(data, limits),
-        _in_words(now),
+        _head_of_time(moment) + _ENDS_OF_TIME[now % 1000],
         _id_at(moment) if id is None else check_id(id),
         key,
         _encode_headers(headers, limits) if headers else None,
@@ -185,7 +180,8 @@ def to_records(
     for key in keys or ():
         if key is not None:
             check_text("key", key, 512)
-    timestamp, header = _in_words(now), _encode_headers(headers, limits) if headers else None
+    timestamp = _head_of_time(now // 1000) + _ENDS_OF_TIME[now % 1000]
+    header = _encode_headers(headers, limits) if headers else None
     return [
         Record(type, source, encode(payload, limits), timestamp, id, key, header)
         for payload, id, key in zip(data, ids, keys or itertools.repeat(None), strict=False)

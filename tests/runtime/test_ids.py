@@ -5,7 +5,7 @@ import sys
 import uuid
 from datetime import UTC, datetime
 
-from forebay.event import made_at, new_id, now_in_words, parse_time
+from forebay.event import made_at, new_id, parse_time, to_record
 
 FORK = """
 import os
@@ -37,7 +37,7 @@ def test_a_forked_process_makes_ids_of_its_own() -> None:
 
 def test_the_time_in_words_is_now() -> None:
     before = datetime.now(UTC)
-    told = parse_time(now_in_words())
+    told = parse_time(to_record("t", source="s", data=1).timestamp)
     after = datetime.now(UTC)
 
     assert before <= told <= after
