@@ -35,12 +35,12 @@ class Append(msgspec.Struct, frozen=True):
 def append(turn: Turn, moves: Sequence[Append]) -> list[list[str]]:
     """Carry out several appends in their order; return the positions of each."""
     ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys([move.stream for move in moves])}
-    rows = [(ids[move.stream], row) for move in moves for row in move.rows]
+    rows = [(ids[move.stream], *row) for move in moves for row in move.rows]
     last = insert(turn.connection, turn.wall, rows)
     # This transaction is the only writer, so that its positions follow one another.
     before = last - len(rows)
     turn.before = before if turn.before is None else turn.before
-    numbers = [str(number) for number in range(before + 1, last + 1)]
+    numbers = list(map(str, range(before + 1, last + 1)))
     positions = []
     end = 0
     for move in moves:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, Final
 from zlib import crc32
 
@@ -99,16 +100,12 @@ def _to_text(text: bytes) -> str | bytes:
         return text
 
 
-def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[int, Row]]) -> int:
-    """Append rows, each with its stream's id, to `entries`; return the position of the last one."""
+def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Append rows, each behind its stream's id, to `entries`; return the position of the last one."""
     start = 0
     while start < len(rows):
         end = start + _step(len(rows) - start)
-        values: list[str | bytes | float | None] = [appended]
-        for stream_id, row in rows[start:end]:
-            values.append(stream_id)
-            values += row
-        connection.execute(_insert_statement(end - start), values)
+        connection.execute(_insert_statement(end - start), [appended, *chain.from_iterable(rows[start:end])])
         start = end
     return connection.last_insert_rowid()
 
