@@ -391,7 +391,8 @@ class Consumer:
             self._look.set()
 
     def _over(self, delivery: Delivery) -> None:
-        if self._suspects.over(delivery):
+        # Of any delivery: what this consumer took over may have been its own, which a worker had begun before.
+        if not self._suspects.are_none and self._suspects.over(delivery):
             self._look.set()
 
 
