@@ -212,11 +212,12 @@ def parse_time(text: str) -> datetime:
     """An RFC 3339 time as an aware datetime in UTC. A time without a zone is taken as UTC."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        if moment.tzinfo is UTC:
+            return moment
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        # Some first and last hours of the calendar are outside of it in UTC.
         raise MalformedEvent(f"the timestamp {text[:64]!r} is not an RFC 3339 time") from error
-    if moment.tzinfo is UTC:
-        return moment
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def check_text(what: str, text: object, longest: int) -> None:

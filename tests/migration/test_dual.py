@@ -445,6 +445,42 @@ async def test_what_a_living_process_has_in_hand_counts_as_lost_by_nobody_else(b
     assert 0 == sum(agent.lost for agent in found.agents)
 
 
+async def test_what_a_process_whose_clock_ran_ahead_took_with_it_counts_as_lost(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.migration.peers.FRESH", 0.5)
+    billing = Agent("billing")
+    name = await name_of(bus.store)
+    await tell(bus.store, Member("host-1-dead", time.time() + 3600, {}, Counts()))
+    for n in range(2):
+        dead = {"forebay-by": f"{name}/host-1-dead/{n}", "forebay-old": "billing"}
+        await bus.publish("order", "shop", {"n": n}, headers=dead)
+    async with both(bus_of(bus), billing) as dual:
+        await eventually(lambda: quiet(bus))
+        found = await report(dual)
+
+    assert 2 == found.agents[0].lost
+
+
+async def test_what_a_process_has_in_hand_that_began_a_moment_ago_is_not_lost(bus: EventBus) -> None:
+    billing = Agent("billing")
+    name = await name_of(bus.store)
+
+    async def publish_by(id: str) -> None:
+        stamp = {"forebay-by": f"{name}/{id}/7", "forebay-old": "billing"}
+        await bus.publish("order", "shop", {"n": 1}, headers=stamp)
+
+    async with both(bus_of(bus), billing) as dual:
+        await publish_by("host-1-dead")
+        await eventually(lambda: quiet(bus))
+        await tell(bus.store, Member("host-1-new", time.time(), {}, Counts()))
+        await publish_by("host-1-new")
+        await eventually(lambda: quiet(bus))
+        found = await report(dual)
+
+    assert 1 == found.agents[0].lost
+
+
 async def test_counts_of_processes_that_ended_are_kept_in_one_place(bus: EventBus) -> None:
     async def run_once(n: int) -> Counts:
         billing = Agent("billing")

@@ -286,6 +286,33 @@ async def test_a_handler_outlives_its_lease_though_renewals_fail_now_and_then(
     assert [] == signals
 
 
+async def test_a_consumer_that_took_its_own_lease_for_a_dead_ones_still_takes_over_from_others(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    recovered, handled, may_end = heard(bus, Recovered), list[str](), asyncio.Event()
+
+    @bus.on("t", group="g", lease=LEASE)
+    async def handle(event: Event) -> None:
+        if event.data == "long":
+            await may_end.wait()
+        handled.append(event.data)
+
+    await bus.publish("t", source="s", data="long")
+    store.fail_before("extend", times=100_000)
+    running = asyncio.create_task(bus.run(until_idle=True))
+    await eventually(lambda: bool(recovered))
+    store.mend()
+    await bus.publish("t", source="s", data="taken and left")
+    # It is there first: a store in memory does not wait.
+    [taken] = await store.store.read(Reader("t", "g", "dies"), limit=1)
+    may_end.set()
+
+    await eventually(lambda: handled == ["long", "taken and left"])
+    await running
+
+    assert taken.position in {signal.delivery.position for signal in recovered if isinstance(signal, Recovered)}
+
+
 # Ids that were handled before.
 
 

@@ -48,6 +48,24 @@ async def test_a_hand_that_is_free_gets_work_while_all_others_are_busy(bus: Even
     assert set(range(30)) == done
 
 
+async def test_a_consumer_whose_handler_is_slow_reads_little_ahead_and_leaves_the_rest_to_others(bus: EventBus) -> None:
+    handled: list[int] = []
+
+    @bus.on("t", group="g", concurrency=1)
+    async def handle(event: Event) -> None:
+        await asyncio.sleep(0.02)
+        handled.append(event.data)
+
+    await bus.publish_many("t", source="s", data=range(3000))
+    running = asyncio.create_task(bus.run())
+    await eventually(lambda: len(handled) >= 40)
+    [group] = (await bus.stats("t"))[0].groups
+    bus.stop()
+    await running
+
+    assert 0 < group.pending < 100
+
+
 class Odd(BaseException):
     """What no `except Exception` catches."""
 

@@ -164,6 +164,12 @@ def test_a_time_without_a_zone_is_taken_as_utc() -> None:
     assert datetime(2026, 3, 29, 0, 30, tzinfo=UTC) == parse_time("2026-03-29T02:30:00+02:00")
 
 
+@pytest.mark.parametrize("text", ["", "noon", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_time_that_is_none_in_utc_is_malformed_and_nothing_worse(text: str) -> None:
+    with pytest.raises(MalformedEvent, match="not an RFC 3339 time"):
+        parse_time(text)
+
+
 def test_a_foreign_entry_says_which_fields_it_has() -> None:
     with pytest.raises(MalformedEvent, match=r"its fields: a, \\xff"):
         to_event(Foreign(((b"a", b"1"), (b"\xff", b"2"))))

@@ -619,3 +619,17 @@ async def test_commands_beside_an_append_of_many_get_their_own_replies(store: Re
     entries = await store.scan("order_placed", limit=1000)
     assert {entry.position for entry in entries} == {*many, *one, *more}
     assert 60 == len(entries)
+
+
+async def test_many_that_were_cut_off_before_their_end_was_sent_are_surely_not_stored(
+    store: RedisStore, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.append("order_placed", [order(), order()])
+
+    # Nobody hears of it before the first part is on its way.
+    server.redis.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(StoreUnavailable):
+        await store.append("order_placed", [order(number) for number in range(2998)])
+
+    assert 2 == server.redis.xlen(KEY)
+    assert [] == caplog.messages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from forebay.migration.parity import Fate, Standing, standings
+from forebay.migration.parity import FRESH, Fate, Standing, standings
 from forebay.store import Notes
 
 LOOK = 0.5
@@ -25,6 +25,7 @@ class Peers:
         self._store = store
         self._standings: dict[str, Standing] = {}
         self._before: dict[str, Standing] = {}
+        self._silent: dict[str, Standing] = {}
         self._looked_at = float("-inf")
 
     async def open(self) -> None:
@@ -35,15 +36,21 @@ class Peers:
         """What has become of one; of one that is silent, once it speaks or has been silent for long enough."""
         first = await self._standing(id)
         standing = first
+        # By the clock of this process: that of the other may run ahead, and make its last word look fresh for hours.
+        deadline = time.monotonic() + FRESH
         while standing.fate == "alive" and standing in (first, self._before.get(id)):
-            if standing != self._before.get(id) and time.time() - standing.at < QUIET:
+            if standing != self._before.get(id) and abs(time.time() - standing.at) < QUIET:
                 break
+            if standing == self._silent.get(id) or time.monotonic() > deadline:
+                self._silent[id] = standing
+                return "died"
             await asyncio.sleep(LOOK)
             standing = await self._standing(id)
         return standing.fate
 
     async def _standing(self, id: str) -> Standing:
-        if time.monotonic() - self._looked_at > LOOK:
+        # One that is not known yet may have begun a moment ago.
+        if id not in self._standings or time.monotonic() - self._looked_at > LOOK:
             self._standings = await standings(self._store)
             self._looked_at = time.monotonic()
         return self._standings.get(id, Standing("died"))

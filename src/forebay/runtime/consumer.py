@@ -94,6 +94,10 @@ class Consumer:
         self._largest = options.prefetch or READ_AHEAD
         self._window = self._smallest
         self._read_at = 0.0
+        # What was in hand after the last read, what was finished since `_measured_at`: the speed of the handlers.
+        self._load = 0
+        self._finished = 0
+        self._measured_at = 0.0
         self._scan_at = 0.0
         self._gaps_at = 0.0
         self._position: str | None = None
@@ -226,7 +230,8 @@ class Consumer:
 
     async def _read(self) -> None:
         part = -(-self._window // PARTS)
-        room = self._window - len(self.held) - self._settler.unacked
+        load = len(self.held) + self._settler.unacked
+        room = self._window - load
         least = part if time.monotonic() < self._read_at + SOON else 1
         if room < least or self._workers.all_hang:
             self._room.clear()
@@ -242,7 +247,9 @@ class Consumer:
             self._forget_finished_reads()
             self._reads.append((self._position, [delivery.position for delivery in deliveries]))
             self._position = deliveries[-1].position
-            self._adapt(full=len(deliveries) == limit >= part, elapsed=self.last_read - self._read_at)
+            self._finished += max(0, self._load - load)
+            self._load = load + len(deliveries)
+            self._adapt(part, full=len(deliveries) == limit >= part)
             self._read_at = self.last_read
             await self._take(deliveries, asked)
 
@@ -250,12 +257,18 @@ class Consumer:
         while self._reads and self.held.keys().isdisjoint(self._reads[0][1]):
             self._reads.popleft()
 
-    def _adapt(self, *, full: bool, elapsed: float) -> None:
+    def _adapt(self, part: int, *, full: bool) -> None:
         """Read ahead about as much as the handlers finish in a tenth of a second."""
+        now = time.monotonic()
+        elapsed = now - self._measured_at
+        # That there is room says nothing: a window that has just grown has room before anything is finished.
+        if self._finished < part and elapsed <= 0.5:
+            return
         if full and elapsed < 0.1:
             self._window = min(self._largest, self._window * 2)
         elif elapsed > 0.5:
             self._window = max(self._smallest, self._window // 2)
+        self._finished, self._measured_at = 0, now
 
     async def _claim(self) -> None:
         if self._intake.is_shaken:
@@ -391,7 +404,8 @@ class Consumer:
             self._look.set()
 
     def _over(self, delivery: Delivery) -> None:
-        if self._suspects.over(delivery):
+        # Of any delivery: what this consumer took over may have been its own, which a worker had begun before.
+        if not self._suspects.are_none and self._suspects.over(delivery):
             self._look.set()
 
 

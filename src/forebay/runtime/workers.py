@@ -153,8 +153,7 @@ class Workers:
                     self._signals.emit(Finished(delivery, time.perf_counter() - started))
                 if self._options.dedup:
                     self._inbox.handled(delivery)
-            if delivery.recovered:
-                self._on_over(delivery)
+            self._on_over(delivery)
         if isinstance(error, HandlerTimeout) and error.still_running is not None:
             await self._outlast(error.still_running)
 
@@ -185,10 +184,8 @@ class Workers:
 
     def _settle_unhandled(self, delivery: Delivery) -> None:
         self._settler.done(delivery)
-        if delivery.recovered:
-            self._on_over(delivery)
+        self._on_over(delivery)
 
     async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
         await self._settler.dead(delivery, reason)
-        if delivery.recovered:
-            self._on_over(delivery)
+        self._on_over(delivery)

@@ -116,6 +116,8 @@ class Wire(asyncio.Protocol):
         """Send what waits now, and not at the end of this turn of the loop."""
         if self._paused or not self._unsent or self._transport is None:
             return
+        if self._transport.is_closing():
+            return  # it would throw all of this away: so that is known not to be sent
         unsent, self._unsent = self._unsent, []
         self._sent += len(unsent)
         self._transport.write(b"".join(unsent))
