@@ -484,3 +484,27 @@ async def test_a_refused_retry_lets_an_ordered_group_go_on_only_behind_whoever_h
 async def _has_lapsed(store: FaultyStore) -> bool:
     [pending] = await store.pending("t", "g")
     return (pending.idle or 0) > LEASE
+
+
+async def test_an_ordered_group_passes_over_nothing_whose_retry_was_refused_for_a_whole_lease(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    begun: list[tuple[int, int]] = []
+
+    @bus.on("t", group="g", lease=LEASE, ordered=True, retry=QUICK)
+    async def handle(event: Event) -> None:
+        begun.append((event.data, event.attempt))
+        if begun == [(0, 1)]:
+            raise ConnectionError
+
+    await bus.publish_many("t", source="s", data=range(9))
+    store.fail_before("retry", StoreFull("ordered: no room"), times=1000)
+    lost = heard(bus, LeaseLost)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bus.run())
+        await eventually(lambda: lost)
+        store.mend()
+        await eventually(lambda: len(begun) == 10)
+        bus.stop()
+
+    assert [0, 0, *range(1, 9)] == [number for number, _ in begun]

@@ -297,11 +297,9 @@ class Consumer:
         try:
             deliveries = await move
         except OutcomeUnknown:
-            if self._options.ordered:
-                # It may have leased events that nobody knows of. Under another name this consumer waits, as all
-                # others do, until they can be claimed; under its own it would read on behind them.
-                name = f"{reader.consumer[:119]}-{os.urandom(4).hex()}"
-                self.reader = msgspec.structs.replace(reader, consumer=name)
+            if self._options.ordered and reader is self.reader:
+                # It may have leased events that nobody knows of.
+                self._rename()
             raise
         if reader is self.reader:
             return deliveries
@@ -348,10 +346,19 @@ class Consumer:
             self._shake()
 
     def _shake(self) -> None:
-        """A lease is lost: in an ordered group, what is not begun comes after what another consumer has now."""
+        """A lease is lost, or left to lapse: in an ordered group, what is not begun comes after that event."""
         if self._options.ordered:
+            self._rename()
             self._intake.is_shaken = True
             self._look.set()
+
+    def _rename(self) -> None:
+        """Wait, as all others do, until what stands under the old name is finished or can be claimed.
+
+        Under that name this consumer would read on behind it.
+        """
+        name = f"{self.reader.consumer[:119]}-{os.urandom(4).hex()}"
+        self.reader = msgspec.structs.replace(self.reader, consumer=name)
 
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
