@@ -101,6 +101,7 @@ def _draw() -> None:
     _chances.extend(quartets[10 * place : 10 * place + 10] + end for place, end in enumerate(ends))
 
 
+_FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _AS_VERSION_7 = bytes(0x70 | byte & 0x0F for byte in range(256))
 _AS_VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
 
@@ -126,7 +127,11 @@ _ENDS_OF_TIME = [f"{microseconds:03d}+00:00" for microseconds in range(1000)]
 def made_at(id: str) -> datetime | None:
     """When an id was made by `new_id`, by the publisher's clock; None for an id of another kind."""
     made = _UUID7.fullmatch(id)
-    return datetime.fromtimestamp(int(made[1] + made[2], 16) / 1000, UTC) if made else None
+    if made is None:
+        return None
+    seconds = int(made[1] + made[2], 16) / 1000
+    # A stranger's id may name a time beyond the calendar.
+    return datetime.fromtimestamp(seconds, UTC) if seconds < _FAR else None
 
 
 def check_id(id: object) -> str:
