@@ -119,10 +119,17 @@ def _head_of_time(milliseconds: int) -> str:
 _ENDS_OF_TIME = [f"{microseconds:03d}+00:00" for microseconds in range(1000)]
 
 
+_FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
+
 def made_at(id: str) -> datetime | None:
     """When an id was made by `new_id`, by the publisher's clock; None for an id of another kind."""
     made = _UUID7.fullmatch(id)
-    return datetime.fromtimestamp(int(made[1] + made[2], 16) / 1000, UTC) if made else None
+    if made is None:
+        return None
+    seconds = int(made[1] + made[2], 16) / 1000
+    # A stranger's id may name a time beyond the calendar.
+    return datetime.fromtimestamp(seconds, UTC) if seconds < _FAR else None
 
 
 def check_id(id: object) -> str:

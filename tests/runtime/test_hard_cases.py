@@ -66,6 +66,21 @@ async def test_a_consumer_whose_handler_is_slow_reads_little_ahead_and_leaves_th
     assert 0 < group.pending < 100
 
 
+@pytest.mark.parametrize("size", [100, 600, 1000])
+async def test_batches_are_full_while_there_is_more_to_do(bus: EventBus, size: int) -> None:
+    sizes: list[int] = []
+
+    @bus.on("t", group="g", batch=size, concurrency=1)
+    async def handle(events: list[Event]) -> None:
+        await asyncio.sleep(0.01)
+        sizes.append(len(events))
+
+    await bus.publish_many("t", source="s", data=range(6 * size))
+    await bus.run(until_idle=True)
+
+    assert [size] * 6 == sizes
+
+
 class Odd(BaseException):
     """What no `except Exception` catches."""
 

@@ -5,6 +5,7 @@ import sys
 import uuid
 from datetime import UTC, datetime
 
+from forebay import EventBus
 from forebay.event import made_at, new_id, parse_time, to_record
 
 FORK = """
@@ -27,6 +28,16 @@ def test_an_id_is_a_uuid_of_version_7_that_tells_its_moment() -> None:
         assert id == str(uuid.UUID(id))
         assert (7, uuid.RFC_4122) == (uuid.UUID(id).version, uuid.UUID(id).variant)
         assert datetime.fromtimestamp(1_795_000_000.123, UTC) == made_at(id)
+
+
+async def test_an_id_from_beyond_the_calendar_is_one_of_another_kind() -> None:
+    far = "ffffffff-ffff-7fff-bfff-ffffffffffff"
+
+    async with EventBus("memory://") as bus:
+        await bus.publish("t", source="s", id=far)
+
+        assert far == (await bus.get("t", far)).id
+    assert made_at(far) is None
 
 
 def test_a_forked_process_makes_ids_of_its_own() -> None:

@@ -142,6 +142,15 @@ async def test_a_dead_letter_is_the_entry_and_the_reason(store: RedisStore, serv
     ]
 
 
+async def test_a_strangers_dead_letter_from_beyond_the_calendar_is_listed(store: RedisStore, server: Server) -> None:
+    server.redis.xadd("{events:order_placed}:dead_letter", {"a": "1"}, id="999999999999999-0")
+
+    [letter] = await store.dead_letters("order_placed")
+
+    assert "999999999999999-0" == letter.id
+    assert 9999 == letter.failed_at.year
+
+
 async def test_a_group_passes_over_what_is_meant_for_another(store: RedisStore) -> None:
     await store.join("order_placed", "mail")
     await store.append("order_placed", [order(1), order(2)])

@@ -89,9 +89,11 @@ class Consumer:
         self._look = asyncio.Event()
         self._room = asyncio.Event()
         self._joined = asyncio.Event()
-        self._hands = options.concurrency * (options.batch or 1)
-        self._smallest = options.prefetch or min(self._hands, READ_AHEAD)
-        self._largest = options.prefetch or READ_AHEAD
+        batch = options.batch or 1
+        self._hands = options.concurrency * batch
+        # Whole batches: else every other one would be what was left beside those in hand.
+        self._largest = options.prefetch or READ_AHEAD // batch * batch or READ_AHEAD
+        self._smallest = min(self._hands, self._largest) if options.prefetch is None else options.prefetch
         self._window = self._smallest
         self._read_at = 0.0
         # What was in hand after the last read, what was finished since `_measured_at`: the speed of the handlers.

@@ -121,15 +121,23 @@ def addressee(fields: Fields) -> bytes | None:
 def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
     """The dead letter in these fields. One that forebay did not write has no group and no reason."""
     if fields[-10::2] != _REASON:
-        moment = datetime.fromtimestamp(int(id.split(b"-")[0]) / 1000, UTC)
+        moment = _moment(id)
         return DeadLetter(id.decode(), stream, "", "", decode(fields), "written by a stranger", moment, 0)
     error, failed_at, group, attempts, position = (value.decode(errors="replace") for value in fields[-9::2])
     try:
         moment = parse_time(failed_at)
     except MalformedEvent:
-        moment = datetime.fromtimestamp(int(id.split(b"-")[0]) / 1000, UTC)
+        moment = _moment(id)
     tried = int(attempts) if attempts.isdecimal() else 0
     return DeadLetter(id.decode(), stream, group, position, decode(fields[:-10]), error, moment, tried)
+
+
+def _moment(id: bytes) -> datetime:
+    """When an entry was added; who names an id of their own may name one that lies beyond the calendar."""
+    return datetime.fromtimestamp(min(int(id.split(b"-")[0]) / 1000, _FAR), UTC)
+
+
+_FAR = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 
 def encode_dead_letter(letter: DeadLetter) -> list[str | bytes]:

@@ -294,8 +294,10 @@ class RedisStore:
             if delivery.record is not None and delivery.record.only is not None and delivery.record.only != reader.group
         ]
         if passed:
-            await self._finish(reader, [delivery.position for delivery in passed])
-            deliveries = [delivery for delivery in deliveries if delivery not in passed]
+            positions = [delivery.position for delivery in passed]
+            await self._finish(reader, positions)
+            gone = set(positions)
+            deliveries = [delivery for delivery in deliveries if delivery.position not in gone]
         return deliveries
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
