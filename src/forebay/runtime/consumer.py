@@ -116,6 +116,7 @@ class Consumer:
             self._intake,
             self._settler,
             self._inbox,
+            self._suspects,
             signals,
             limits,
             have_lapsed=self._have_lapsed,
@@ -414,7 +415,7 @@ class Consumer:
 
     def _over(self, delivery: Delivery) -> None:
         # Of any delivery: what this consumer took over may have been its own, which a worker had begun before.
-        if not self._suspects.are_none and self._suspects.over(delivery):
+        if self._suspects.over(delivery):
             self._look.set()
 
 

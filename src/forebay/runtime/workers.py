@@ -16,6 +16,7 @@ from forebay.runtime.inbox import Inbox
 from forebay.runtime.intake import Intake
 from forebay.runtime.options import Options
 from forebay.runtime.settle import Settler
+from forebay.runtime.suspects import Suspects
 from forebay.signals import Delivered, Finished, Signals, Skipped, Vanished
 from forebay.store import Delivery
 
@@ -38,6 +39,7 @@ class Workers:
         intake: Intake,
         settler: Settler,
         inbox: Inbox,
+        suspects: Suspects,
         signals: Signals,
         limits: Limits,
         *,
@@ -51,6 +53,7 @@ class Workers:
         self._intake = intake
         self._settler = settler
         self._inbox = inbox
+        self._suspects = suspects
         self._signals = signals
         self._limits = limits
         self._have_lapsed = have_lapsed
@@ -153,7 +156,8 @@ class Workers:
                     self._signals.emit(Finished(delivery, time.perf_counter() - started))
                 if self._options.dedup:
                     self._inbox.handled(delivery)
-            self._on_over(delivery)
+            if delivery.position in self._suspects.positions:
+                self._on_over(delivery)
         if isinstance(error, HandlerTimeout) and error.still_running is not None:
             await self._outlast(error.still_running)
 
