@@ -370,6 +370,32 @@ async def test_a_lost_group_is_made_again_where_it_had_read_to(store: FaultyStor
     assert [False, True] == [signal.healed for signal in joined if isinstance(signal, Joined)]
 
 
+async def test_what_was_finished_before_its_group_was_lost_is_not_handled_again(
+    store: FaultyStore, bus: EventBus
+) -> None:
+    handled: list[int] = []
+    lost = asyncio.Event()
+
+    @bus.on("t", group="g", prefetch=9, concurrency=1)
+    async def handle(event: Event) -> None:
+        handled.append(event.data)
+        if event.data == 7:
+            await lost.wait()
+
+    await bus.publish_many("t", source="s", data=range(9))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bus.run())
+        await eventually(lambda: 7 in handled)
+        await store.leave("t", "g")
+        await bus.publish("t", source="s", data=9)
+        lost.set()
+        await eventually(lambda: 9 in handled)
+        await eventually(lambda: _is_settled(bus))
+        bus.stop()
+
+    assert [1] * 7 == [handled.count(number) for number in range(7)]
+
+
 async def test_a_group_lost_while_handlers_run_is_read_again_from_what_was_in_hand(
     store: FaultyStore, bus: EventBus
 ) -> None:

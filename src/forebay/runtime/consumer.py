@@ -222,10 +222,8 @@ class Consumer:
         self._gaps_at = time.monotonic() + GAPS
 
     async def _heal(self) -> None:
-        # Never at the end: what was published since the group was lost would be passed over. And not
-        # behind what is still in hand: its retries would have nowhere to go.
-        self._forget_finished_reads()
-        known = self._reads[0][0] if self._reads else self._position
+        # Never at the end: what was published since the group was lost would be passed over.
+        known = self._before_what_is_held()
         start = START if known is None else known
         self._position = start
         if await self._store.join(self.reader.stream, self.reader.group, start=start):
@@ -255,6 +253,18 @@ class Consumer:
             self._adapt(part, full=len(deliveries) == limit >= part)
             self._read_at = self.last_read
             await self._take(deliveries, asked)
+
+    def _before_what_is_held(self) -> str | None:
+        """The place behind which all is read that is still in hand: else its retries would have nowhere to go."""
+        self._forget_finished_reads()
+        if not self._reads:
+            return self._position
+        before, positions = self._reads[0]
+        for position in positions:
+            if position in self.held:
+                break
+            before = position
+        return before
 
     def _forget_finished_reads(self) -> None:
         while self._reads and self.held.keys().isdisjoint(self._reads[0][1]):
