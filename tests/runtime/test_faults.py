@@ -374,7 +374,7 @@ async def test_what_was_finished_before_its_group_was_lost_is_not_handled_again(
     store: FaultyStore, bus: EventBus
 ) -> None:
     handled: list[int] = []
-    lost = asyncio.Event()
+    lost, joined = asyncio.Event(), heard(bus, Joined)
 
     @bus.on("t", group="g", prefetch=9, concurrency=1)
     async def handle(event: Event) -> None:
@@ -388,6 +388,7 @@ async def test_what_was_finished_before_its_group_was_lost_is_not_handled_again(
         await eventually(lambda: 7 in handled)
         await store.leave("t", "g")
         await bus.publish("t", source="s", data=9)
+        await eventually(lambda: len(joined) == 2)
         lost.set()
         await eventually(lambda: 9 in handled)
         await eventually(lambda: _is_settled(bus))
