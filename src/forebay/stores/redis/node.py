@@ -94,7 +94,7 @@ class Node:
             replies = [wire.send(part) for part in ((_ASKING, command) if asking else (command,))]
             # What this turn of the loop has still to do may take long, and nothing else goes this way.
             wire.flush()
-            *_, reply = await asyncio.gather(*replies)
+            *_, reply = [await each for each in replies]
             answered = True
             return reply
         except hiredis.ReplyError:
