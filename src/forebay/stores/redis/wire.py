@@ -26,6 +26,8 @@ WRITE_BUFFER = 1024 * 1024
 EARLY = 50
 """Commands of one turn of the loop that go out before its end, for the server to begin with."""
 
+LARGE = 4096
+"""Bytes of a command that goes out at once: to send it with others saves little, and the server may begin."""
 TOGETHER = 100
 """Commands that go out together, of many that belong together."""
 
@@ -78,6 +80,8 @@ class Wire(asyncio.Protocol):
         self._waiting.append(future)
         if len(self._unsent) == self._early:
             self._early = 0
+            self.flush()
+        elif len(command) > LARGE:
             self.flush()
         return future
 
