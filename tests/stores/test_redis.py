@@ -253,9 +253,11 @@ async def test_what_was_never_sent_is_surely_not_stored(server: Server) -> None:
         finally:
             server.process.send_signal(signal.SIGCONT)
 
-        assert [OutcomeUnknown] * 40 + [StoreUnavailable] * 40 == outcomes
+        sent = outcomes.count(OutcomeUnknown)
+        assert 0 < sent <= 40
+        assert [OutcomeUnknown] * sent + [StoreUnavailable] * (80 - sent) == outcomes
         eventually(server.answers, "the server does not answer")
-        assert server.redis.xlen(KEY) <= 40
+        assert server.redis.xlen(KEY) <= sent
 
 
 async def test_a_cancelled_call_leaves_the_others_their_own_replies(store: RedisStore) -> None:
