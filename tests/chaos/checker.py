@@ -264,14 +264,18 @@ def _undisturbed(ledger: Ledger, after: int, until: int, *, own: Struck | None =
 
 
 def _orphans(ledger: Ledger) -> list[float]:
-    """For each event in a handler when its consumer was killed: seconds until it was begun again."""
+    """For each event in a handler when its consumer was killed: seconds until it was begun again, or a dead letter."""
     killed = {victim: fault for fault, _ in ledger.faults if "killed" in fault.kind for victim in fault.victims}
     found = []
-    for calls in ledger.calls.values():
+    for place, calls in ledger.calls.items():
         for call in calls:
             if call.how == "open" and call.process in killed:
                 fault = killed[call.process]
                 later = [again.begun for again in calls if again.begun > call.begun and again is not call]
+                # One that was its last attempt is begun again only once somebody sends the dead letter round.
+                buried = ledger.buried.get(place, 0)
+                if later and buried > call.begun:
+                    later.append(buried)
                 if later:
                     again = min(later)
                     found.append(max(0, again - _undisturbed(ledger, fault.time, again, own=fault)) / 1e9)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.bugs import BUGS, cut_unsynced_tail
-from tests.chaos.checker import Report
+from tests.chaos.checker import Report, _recovery
+from tests.chaos.history import Struck
+from tests.chaos.ledger import Call, Ledger
 from tests.chaos.rehearsal import rehearse
 from tests.chaos.wrapped import Wrapped
 
@@ -60,3 +62,19 @@ def test_a_history_that_a_kill_has_torn_is_read_up_to_there(tmp_path: Path) -> N
         file.write(b'["told",12,"Jo')
 
     assert ["Joined"] == [fact.signal for fact in history.read(tmp_path / "c1") if isinstance(fact, history.Told)]
+
+
+@pytest.mark.parametrize(("buried", "seconds"), [(None, 28.0), (4, 2.0)])
+def test_an_event_whose_consumer_was_killed_has_recovered_once_it_is_a_dead_letter(
+    buried: int | None, seconds: float
+) -> None:
+    second, place = 1_000_000_000, ("g", "w0/0/1")
+    ledger = Ledger(faults=[(Struck(2 * second, "consumer killed", 1, "begin", ["c1"]), 2 * second)])
+    ledger.calls[place] = [
+        Call("c1", second, 3 * second, intact=True),
+        Call("c2", 30 * second, 32 * second, intact=True, ended=31 * second, how="ok"),
+    ]
+    if buried is not None:
+        ledger.buried[place] = buried * second
+
+    assert {"begun by a killed consumer, begun again": seconds} == _recovery(ledger)
