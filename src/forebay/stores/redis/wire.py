@@ -1,6 +1,6 @@
 """One connection to a server, with many commands on their way at once.
 
-    send() ... send()  --one write a turn of the loop-->  server
+    send() ... send()  --few writes a turn of the loop-->  server
        futures  <------- replies, in the order sent -----
 
 Every command waits for its reply in a first-in-first-out queue. A caller that is cancelled leaves
@@ -69,7 +69,7 @@ class Wire(asyncio.Protocol):
         return self._transport is not None
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
-        """The future reply to a packed command, which goes out at the end of this turn of the loop.
+        """The future reply to a packed command, which goes out at the end of this turn of the loop, if not before.
 
         An error reply is raised by the future as a `hiredis.ReplyError`.
         """
