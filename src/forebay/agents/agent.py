@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 from forebay.agents.state import AgentState
 from forebay.bus import EventBus
+from forebay.callables import completed, is_async, refuse_generator
 from forebay.errors import ConfigurationError, Reject
 from forebay.event import Event, check_seconds
 from forebay.payload import check_name, type_name
 from forebay.runtime import Options, Runnable
-from forebay.runtime.handler import is_async
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Status = Literal["initializing", "started", "draining", "stopped", "failed"]
@@ -54,6 +54,7 @@ def handles(event: object, **options: Any) -> Callable[[Method], Method]:
     parsed = Options.parse(options)
 
     def mark(method: Method) -> Method:
+        refuse_generator("handler", getattr(method, "__func__", method))
         marks = getattr(method, _MARKS, ())
         setattr(method, _MARKS, (*marks, (event, parsed)))
         return method
@@ -157,6 +158,7 @@ class BaseAgent(ABC):
         if type(self.restarts) is not int or self.restarts < 0:
             raise ConfigurationError(f"restarts={self.restarts!r} of {self.name!r}: give a whole number from 0")
         for hook in _HOOKS:
+            refuse_generator(f"agent {self.name!r}:", getattr(self, hook))
             if not is_async(getattr(self, hook)):
                 raise ConfigurationError(f"{hook}() of agent {self.name!r} is awaited: write `async def {hook}`")
         found = [*self._marked(), *self._processed()]
@@ -178,7 +180,7 @@ class BaseAgent(ABC):
 
     def _processed(self) -> Iterator[Handles]:
         async def process(event: Event) -> None:
-            await self.process_event(event.type, event.data)
+            await completed(self.process_event(event.type, event.data))
 
         types = cast("object", self.event_types)
         if isinstance(types, (str, Enum)) or not isinstance(types, Iterable):
