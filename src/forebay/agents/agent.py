@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 from forebay.agents.state import AgentState
 from forebay.bus import EventBus
+from forebay.callables import completed, is_async, refuse_generator
 from forebay.errors import ConfigurationError, Reject
 from forebay.event import Event, TypeName, check_seconds
 from forebay.payload import check_name, type_name
 from forebay.runtime import Options, Runnable
-from forebay.runtime.handler import is_async
 from forebay.subscription import EventStreamConsumer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -55,6 +55,7 @@ def handles(event: object, **options: Any) -> Callable[[Method], Method]:
     parsed = Options.parse(options)
 
     def mark(method: Method) -> Method:
+        refuse_generator("handler", getattr(method, "__func__", method))
         marks = getattr(method, _MARKS, ())
         setattr(method, _MARKS, (*marks, (event, parsed)))
         return method
@@ -183,6 +184,7 @@ class BaseAgent(ABC):
         if type(self.restarts) is not int or self.restarts < 0:
             raise ConfigurationError(f"restarts={self.restarts!r} of {self.name!r}: give a whole number from 0")
         for hook in _HOOKS:
+            refuse_generator(f"agent {self.name!r}:", getattr(self, hook))
             if not is_async(getattr(self, hook)):
                 raise ConfigurationError(f"{hook}() of agent {self.name!r} is awaited: write `async def {hook}`")
         found = [*self._marked(), *self._processed()]
@@ -210,7 +212,7 @@ class BaseAgent(ABC):
             yield Handles(type_name(event), Options(), self._handle_event)
 
     async def _handle_event(self, event: Event) -> None:
-        await self.process_event(TypeName(event.type), event.data)
+        await completed(self.process_event(TypeName(event.type), event.data))
 
 
 def _marks(agent: type[BaseAgent], name: str) -> Iterable[tuple[object, Options]]:
