@@ -136,13 +136,24 @@ class RedisStore:
         return [position.decode() for position in positions]
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
         if records:
             keys = self._keys(stream)
             window = "" if unless_seen is None else _ms(unless_seen)
             await self._client.run(
-                "schedule", (keys.scheduled, keys.ids, keys.ids_expiry), _ms(delay), window, *_packed(records)
+                "schedule",
+                (keys.stream, keys.scheduled, keys.moments, keys.ids, keys.ids_expiry),
+                _ms(delay or 0.0),
+                "" if at is None else _ms(at.timestamp()),
+                window,
+                *_packed(records),
             )
 
     async def scan(
@@ -251,7 +262,7 @@ class RedisStore:
         own = keys.group(reader.group)
         rows = await self._client.run(
             "due",
-            (keys.stream, keys.scheduled, keys.ids, own.waiting, own.attempts),
+            (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts),
             reader.group,
             reader.consumer,
             min(limit, CHUNK),
