@@ -15,6 +15,7 @@ import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, InvalidEvent, MalformedEvent
 from forebay.payload import LIMITS, Limits, decode, encode
+from forebay.reason import one_line
 
 _UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -200,8 +201,10 @@ def to_event(
 ) -> Event:
     """The event in a record, its data decoded as `kind`; `MalformedEvent` says what is wrong with it."""
     if isinstance(record, Foreign):
-        names = ", ".join(repr(name)[2:-1] for name, _ in record.fields[:8]) or "none"
-        raise MalformedEvent(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
+        names = ", ".join(repr(name[:40])[2:-1] for name, _ in record.fields[:8]) or "none"
+        raise MalformedEvent(
+            one_line(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
+        )
     return Event(
         record.id or position,
         record.type,

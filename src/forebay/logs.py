@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from forebay.event import Foreign
-from forebay.policy import describe
+from forebay.reason import describe
 from forebay.signals import (
     AgentChanged,
     AgentFailed,

@@ -88,13 +88,13 @@ class Handler:
         try:
             async with limit:
                 yield
-        except TimeoutError as error:
+        except TimeoutError:
             if not limit.expired():
                 raise
             raise HandlerTimeout(
                 f"the handler ran longer than {self._timeout:g} s",
                 still_running=None if running is None or running.done() else running,
-            ) from error
+            ) from None
 
     def _arguments(self, events: Event | list[Event]) -> tuple[Any, ...]:
         if self.kind is Any:

@@ -11,7 +11,8 @@ from forebay.callables import completed
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, to_event
 from forebay.payload import Limits
-from forebay.policy import crashes_allowed, describe
+from forebay.policy import crashes_allowed
+from forebay.reason import describe
 from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox
 from forebay.runtime.intake import Intake
