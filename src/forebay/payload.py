@@ -138,9 +138,8 @@ def _decode_as(kind: Any, text: bytes) -> Any:
         return read(text)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001  # the class's own code may raise anything
-        why = _why(error, text)
-    raise MalformedEvent(one_line(f"the data does not fit {type_text(kind)}: {why}"))
+    except BaseException as error:  # the class's own code may raise anything
+        raise MalformedEvent(one_line(f"the data does not fit {type_text(kind)}: {_why(error, text)}")) from error
 
 
 def _why(error: BaseException, text: bytes) -> str:
