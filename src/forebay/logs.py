@@ -1,7 +1,7 @@
 """Signals as log records, under the logger `forebay`. Every bus has this listener.
 
-Names and reasons come from outside, so they are written with their control characters escaped: one
-record is one line.
+Names and reasons come from outside, so every text in a record of this logger is escaped (`printable`): one record is
+one line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 
 from forebay.event import Foreign
 from forebay.policy import describe
+from forebay.printable import printable
 from forebay.signals import (
     AgentChanged,
     AgentFailed,
@@ -31,6 +32,18 @@ from forebay.store import Delivery
 logger = logging.getLogger("forebay")
 
 
+def _escape(record: logging.LogRecord) -> bool:
+    """Escape what stands in a record; a record is never dropped."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            printable(str(each)) if isinstance(each, (str, BaseException)) else each for each in record.args
+        )
+    return True
+
+
+logger.addFilter(_escape)
+
+
 def log(signals: Signals) -> None:
     """Write the rarer signals to the log; nothing per event that goes well."""
     signals.listen(_retried, Retried)
@@ -49,13 +62,11 @@ def log(signals: Signals) -> None:
 
 
 def _retried(signal: Retried) -> None:
-    logger.warning(
-        "%s failed: %s; again in %.1f s", _name(signal.delivery), _line(describe(signal.error)), signal.delay
-    )
+    logger.warning("%s failed: %s; again in %.1f s", _name(signal.delivery), describe(signal.error), signal.delay)
 
 
 def _dead_lettered(signal: DeadLettered) -> None:
-    logger.error("%s is a dead letter: %s", _name(signal.delivery), _line(signal.reason))
+    logger.error("%s is a dead letter: %s", _name(signal.delivery), signal.reason)
 
 
 def _recovered(signal: Recovered) -> None:
@@ -93,7 +104,7 @@ def _joined(signal: Joined) -> None:
 def _loop_failed(signal: LoopFailed) -> None:
     logger.warning(
         "%s loop of %s for %s: %s; again in %.1f s",
-        signal.loop, signal.stream, signal.group, _line(describe(signal.error)), signal.delay,
+        signal.loop, signal.stream, signal.group, describe(signal.error), signal.delay,
     )  # fmt: skip
 
 
@@ -114,7 +125,7 @@ def _group_gone(signal: GroupGone) -> None:
 
 def _agent_failed(signal: AgentFailed) -> None:
     again = "given up" if signal.delay is None else f"started again in {signal.delay:.1f} s"
-    logger.error("agent %s failed: %s; %s", signal.agent, _line(describe(signal.error)), again)
+    logger.error("agent %s failed: %s; %s", signal.agent, describe(signal.error), again)
 
 
 def _agent_changed(signal: AgentChanged) -> None:
@@ -124,8 +135,4 @@ def _agent_changed(signal: AgentChanged) -> None:
 def _name(delivery: Delivery) -> str:
     record = delivery.record
     id = delivery.position if record is None or isinstance(record, Foreign) else record.id or delivery.position
-    return f"{delivery.reader.stream} for {delivery.reader.group}: event {_line(id)}, attempt {delivery.attempt},"
-
-
-def _line(text: str) -> str:
-    return text if text.isprintable() else repr(text)[1:-1]
+    return f"{delivery.reader.stream} for {delivery.reader.group}: event {id}, attempt {delivery.attempt},"
