@@ -15,7 +15,8 @@ A store moves what it is told, whole or not at all. It never retries, logs, coun
    group has not finished, unless it is forced, and then it counts what it dropped.
 2. **One holder.** Within a group an entry is leased to one consumer at a time.
 3. **Moves are whole.** Whoever crashes, an entry is in one state: added first, removed last.
-4. **Time is the store's.** Callers pass seconds from now, never a timestamp.
+4. **Time is the store's.** Callers pass seconds from now. A moment (`schedule`, `locate`) is compared with
+   the store's wall clock, never with the caller's.
 
 The contract suite in `forebay.testing` checks them for any store. A store turns its driver's
 errors into `StoreError`s and keeps the cause.
@@ -108,11 +109,15 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Scheduled(msgspec.Struct, frozen=True):
-    """A record that is to be appended in `delay` seconds (negative: overdue). `id` only pages."""
+    """A record that is to be appended in `delay` seconds (negative: overdue). `id` only pages.
+
+    With `at` it is to be appended at that moment, and `delay` is the time until then by the store's wall clock.
+    """
 
     id: str
     record: Record
     delay: float
+    at: datetime | None = None
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -218,10 +223,18 @@ class Log(Protocol):
         ...
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
-        """Append the records in `delay` seconds; they survive whatever the store survives.
+        """Append the records in `delay` seconds, or at the moment `at`; they survive whatever the store survives.
 
+        A delay is a duration: setting a clock does not change it. The store keeps a moment as it is, and compares it
+        with its own wall clock; if that moment is in the past, it appends the records at once.
         `due` is what carries it out: without consumers, a scheduled event waits past its time.
         """
         ...
@@ -411,7 +424,10 @@ class Transfer(Protocol):
     """What moves a stream from one store to another, with `scan`, `pending` and `dead_letters`."""
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
-        """What is to be appended later, behind the one with the id `after`, in the order of their times."""
+        """What is to be appended later, behind the one with the id `after`.
+
+        What has a delay comes first, then what has a moment, each in the order of their times.
+        """
         ...
 
     async def remembered(

@@ -18,7 +18,8 @@ from click.core import ParameterSource
 from forebay import ConfigurationError, ForebayError, connect
 from forebay.cli.output import Output
 from forebay.printable import printable
-from forebay.urls import default_url, mask
+from forebay.stores.url import conceal, has_secret
+from forebay.urls import default_url
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a process that SIGINT ended."""
@@ -38,7 +39,7 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the line."""
-        click.echo(f"forebay: {printable(self.message)}", file=file or sys.stderr)
+        click.echo(f"forebay: {conceal(printable(self.message))}", file=file or sys.stderr)
 
 
 class Commands(click.Group):
@@ -91,6 +92,12 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # whoever read the output has enough of it; click ends quietly
             raise Failure(str(error)) from error
+        except click.UsageError as error:
+            # It quotes what was typed in the wrong place, which may be a URL.
+            text = error.format_message()
+            if conceal(text) == text:
+                raise
+            raise click.UsageError(conceal(text), error.ctx) from error
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(INTERRUPTED)
 
@@ -102,7 +109,7 @@ def _escaped_usage() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        raise click.UsageError(printable(error.format_message()), error.ctx) from error
+        raise click.UsageError(conceal(printable(error.format_message())), error.ctx) from error
 
 
 def global_options(command: Decorated) -> Decorated:
@@ -117,7 +124,12 @@ def _option(*names: str, **attributes: Any) -> Callable[..., Callable[[Any], Any
 
 
 _OPTIONS = (
-    _option("--url", metavar="URL", help="The store; without it REDIS_URL, then sqlite:///forebay.db."),
+    _option(
+        "--url",
+        metavar="URL",
+        help="The store; without it REDIS_URL, then sqlite:///forebay.db. Every user of the machine can read a "
+        "password on a command line: give FOREBAY_URL instead.",
+    ),
     _option("--namespace", metavar="NAME", default="events", show_default=True, help="A bus of its own in the store."),
     _option("--json", is_flag=True, help="Print JSON: a list as an array, a flow as one object a line."),
 )
@@ -164,9 +176,16 @@ def chosen_url() -> str:
     url: str = root.params["url"] or default_url()
     if url.startswith("memory:"):
         raise ConfigurationError("memory:// would end with this command; name a store that lasts, e.g. with --url")
-    if mask(url) != url and root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
-        talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
+    warn_of_password()
     return url
+
+
+def warn_of_password() -> None:
+    """Warn where the command line shows the password of a URL: a program cannot take it back from there."""
+    root = click.get_current_context().find_root()
+    url = root.params["url"]
+    if root.get_parameter_source("url") is ParameterSource.COMMANDLINE and has_secret(url):
+        talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
 
 
 def talk(text: str) -> None:

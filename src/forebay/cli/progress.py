@@ -19,7 +19,7 @@ class Report(Protocol):
 
 @contextmanager
 def progress(task: str, *, total: int | None = None, stopped: Callable[[int], str]) -> Iterator[Report]:
-    """A bar behind the verb `task`, if stderr is a terminal. When it is broken off, print how far it came: `stopped`."""
+    """A bar behind the verb `task`, if stderr is a terminal; broken off, it prints how far it came: `stopped`."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text

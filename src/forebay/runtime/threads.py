@@ -7,9 +7,25 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 Call = Callable[[], object]
-Ended = asyncio.Future[BaseException | None]
+
+
+class Outcome(NamedTuple):
+    """The end of a call: the value that it returned, or the error that it raised."""
+
+    returned: object = None
+    error: BaseException | None = None
+
+    def value(self) -> object:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.returned
+
+
+Ended = asyncio.Future[Outcome]
 
 
 class Threads:
@@ -25,7 +41,7 @@ class Threads:
         self._busy = 0
 
     def run(self, call: Call) -> Ended:
-        """What the call raises, or None, once it has ended. Whoever stops waiting does not stop it."""
+        """The outcome of the call, once it has ended. A caller that stops waiting does not stop it."""
         ended: Ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(self._one_less)
         self._busy += 1
@@ -46,16 +62,15 @@ class Threads:
     def _work(self) -> None:
         while job := self._calls.get():
             call, ended = job
-            error = None
             try:
-                call()
+                outcome = Outcome(call())
             except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
-                error = raised
+                outcome = Outcome(error=raised)
             with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
-                ended.get_loop().call_soon_threadsafe(_tell, ended, error)
-            del call, ended, error, job
+                ended.get_loop().call_soon_threadsafe(_tell, ended, outcome)
+            del call, ended, outcome, job
 
 
-def _tell(ended: Ended, error: BaseException | None) -> None:
+def _tell(ended: Ended, outcome: Outcome) -> None:
     if not ended.done():
-        ended.set_result(error)
+        ended.set_result(outcome)

@@ -161,9 +161,17 @@ class FaultyStore:
             raise OutcomeUnknown(str(error), since=error.since or before) from error
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
-        await self._call("schedule", lambda: self.store.schedule(stream, records, delay=delay, unless_seen=unless_seen))
+        await self._call(
+            "schedule", lambda: self.store.schedule(stream, records, delay=delay, at=at, unless_seen=unless_seen)
+        )
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False

@@ -15,8 +15,7 @@ import asyncio
 import contextlib
 import heapq
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -137,7 +136,9 @@ class Stream:
         self.dead: dict[int, DeadLetter] = {}
         self.deaths = 0
         self.scheduled: list[tuple[float, int, Record]] = []
-        """A heap, by the time when they are due and then by the order of their arrival."""
+        """A heap, by the clock's time when they are due and then by the order of their arrival."""
+        self.moments: list[tuple[float, int, Record]] = []
+        """The same for what is due at a moment, by Unix time."""
         self.arrivals = 0
         self.seen = Known()
         """Ids appended with `unless_seen` and their positions; none while they are only scheduled."""
@@ -194,15 +195,24 @@ class Stream:
             positions.append(known)
         return positions
 
-    def schedule(self, record: Record, now: float, *, delay: float) -> None:
-        """Keep a record until `launch` appends it."""
+    def schedule(self, record: Record, due: float) -> None:
+        """Keep a record until `launch` appends it, when the clock says `due`."""
         self.arrivals += 1
-        heapq.heappush(self.scheduled, (now + delay, self.arrivals, record))
+        heapq.heappush(self.scheduled, (due, self.arrivals, record))
 
-    def launch(self, now: float) -> None:
+    def schedule_at(self, record: Record, moment: float) -> None:
+        """Keep a record until `launch` appends it, when Unix time is `moment`."""
+        self.arrivals += 1
+        heapq.heappush(self.moments, (moment, self.arrivals, record))
+
+    def launch(self, now: float, wall: float) -> None:
         """Append what was scheduled for now or before, in the order of its time."""
-        while self.scheduled and self.scheduled[0][0] <= now:
-            _, _, record = heapq.heappop(self.scheduled)
+        ripe: list[tuple[float, int, Record]] = []
+        for heap, time in ((self.scheduled, now), (self.moments, wall)):
+            while heap and heap[0][0] <= time:
+                due, arrival, record = heapq.heappop(heap)
+                ripe.append((due - time, arrival, record))
+        for _, _, record in sorted(ripe, key=lambda each: each[:2]):
             [position] = self.append([record], now)
             self.seen.complete(record.id, position)
             self.ring()
@@ -293,11 +303,10 @@ class Held(NamedTuple):
 class State:
     """What a store and its twins share. Every move holds the lock from its beginning to its end."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, *, epoch: float) -> None:
         self.lock = threading.Lock()
-        self.clock = clock
-        self.epoch = time.time() - clock()
-        """Unix time at the clock's 0."""
+        self.epoch = epoch
+        """Unix time at the clock's 0, as it was when the state was made."""
         self.streams: dict[str, Stream] = {}
         self.notes: dict[str, dict[str, bytes]] = {}
         """By stream; apart from the streams, as notes alone make none."""
@@ -308,7 +317,7 @@ def stream_stats(name: str, stream: Stream, now: float) -> StreamStats:
     return StreamStats(
         stream=name,
         length=len(stream.entries),
-        scheduled=len(stream.scheduled),
+        scheduled=len(stream.scheduled) + len(stream.moments),
         dead=len(stream.dead),
         first=str(stream.first) if stream.entries else None,
         last=str(stream.last) if stream.entries else None,

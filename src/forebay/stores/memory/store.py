@@ -39,20 +39,27 @@ class MemoryStore:
     """A store in this process's memory, for tests and for buses that need not outlive it.
 
     The state stays with the object, also when it is closed and opened again. `clock` gives seconds
-    that never go back.
+    that never go back, `wall` Unix time.
     """
 
-    def __init__(self, *, namespace: str = "events", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        namespace: str = "events",
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._namespace = check_name("namespace", namespace)
         self._clock = clock
-        self._state = State(clock)
+        self._wall = wall
+        self._state = State(epoch=wall() - clock())
         self._lock = self._state.lock
 
     def __repr__(self) -> str:
         return f"MemoryStore(namespace={self._namespace!r})"
 
     def twin(self) -> MemoryStore:
-        twin = MemoryStore(namespace=self._namespace, clock=self._clock)
+        twin = MemoryStore(namespace=self._namespace, clock=self._clock, wall=self._wall)
         twin._state, twin._lock = self._state, self._lock
         return twin
 
@@ -88,18 +95,31 @@ class MemoryStore:
             return str(log.last)
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
         with self._lock:
             log = self._make(stream)
             now = self._clock()
+            if at is not None and at.timestamp() <= self._wall():
+                log.append_once(records, now, unless_seen=unless_seen, since=None)
+                log.ring()
+                return
             for record in records:
                 if unless_seen is not None:
                     known = log.seen.get(record.id, now)
                     log.seen.put(record.id, known or "", now=now, span=unless_seen)
                     if known is not None:
                         continue
-                log.schedule(record, now, delay=delay)
+                if at is None:
+                    log.schedule(record, now + (delay or 0.0))
+                else:
+                    log.schedule_at(record, at.timestamp())
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
@@ -118,7 +138,7 @@ class MemoryStore:
         with self._lock:
             log = self._find(stream)
             # Entries keep the clock's time, so the moment is first said in it too.
-            begin = self._clock() - (time.time() - moment.timestamp())
+            begin = moment.timestamp() - self._state.epoch
             found = (position for position, kept in log.behind(0) if kept.appended >= begin)
             return str(next(found, log.last + 1) - 1)
 
@@ -194,7 +214,7 @@ class MemoryStore:
         with self._lock:
             log, group = self._group(reader.stream, reader.group)
             now = self._clock()
-            log.launch(now)
+            log.launch(now, self._wall())
             if reader.ordered and group.is_held_by_another(reader.consumer):
                 return []
             waiting = group.waiting
@@ -359,7 +379,9 @@ class MemoryStore:
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
         with self._lock:
-            return transfer.scheduled(self._find(stream), after=after, limit=limit, now=self._clock())
+            return transfer.scheduled(
+                self._find(stream), after=after, limit=limit, now=self._clock(), wall=self._wall()
+            )
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100

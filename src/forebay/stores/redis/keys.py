@@ -21,6 +21,8 @@ class Keys:
         """A hash: group -> how many dead letters it has."""
         self.scheduled = f"{tag}:scheduled"
         """A sorted set: packed fields, by the time in ms when they are to be appended."""
+        self.moments = f"{tag}:moments"
+        """A sorted set: the same for what is due at a moment, by Unix time in ms."""
         self.ids = f"{tag}:ids"
         """A hash: event id -> position, for ids appended with `unless_seen`."""
         self.ids_expiry = f"{tag}:ids_expiry"
@@ -32,6 +34,7 @@ class Keys:
             self.dead_letter,
             self.dead_counts,
             self.scheduled,
+            self.moments,
             self.ids,
             self.ids_expiry,
             self.notes,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from forebay.event import Record
 from forebay.payload import check_name
 from forebay.store import Delivery, Reader
-from forebay.stores.sqlite.log import FORGOTTEN_AT_ONCE, launch
+from forebay.stores.sqlite.log import FORGOTTEN_AT_ONCE, IS_RIPE, launch
 from forebay.stores.sqlite.rows import COLUMNS, FIELDS, MARKS, select, to_fields
 from forebay.stores.sqlite.turn import Group, Turn, parse
 
@@ -88,7 +88,8 @@ def read(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
 def can_take_due(turn: Turn, reader: Reader) -> bool:
     """Whether something scheduled or waiting is due."""
     group = turn.group(reader.stream, reader.group)
-    if turn.value("SELECT 1 FROM scheduled WHERE stream_id = ? AND due <= ? LIMIT 1", (group.stream_id, turn.now)):
+    ripe = {"stream": group.stream_id, "now": turn.now, "wall": turn.wall}
+    if turn.value(f"SELECT 1 FROM scheduled WHERE {IS_RIPE} LIMIT 1", ripe):  # noqa: S608  # constants
         return True
     return bool(_due(turn, reader, group, limit=1))
 

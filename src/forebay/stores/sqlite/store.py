@@ -122,10 +122,19 @@ class SQLiteStore:
         )
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
         rows = [to_row(record) for record in records]
-        await self._move(partial(log.schedule, stream=stream, rows=rows, delay=delay, unless_seen=unless_seen))
+        moment = None if at is None else at.timestamp()
+        await self._move(
+            partial(log.schedule, stream=stream, rows=rows, delay=delay, at=moment, unless_seen=unless_seen)
+        )
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False

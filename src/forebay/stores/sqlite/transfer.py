@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from forebay.event import Record
 from forebay.payload import check_name
 from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
 from forebay.stores.sqlite import notes as noted
+from forebay.stores.sqlite.log import MOMENTS
 from forebay.stores.sqlite.rows import COLUMNS, MARKS, select, to_fields, to_row
 from forebay.stores.sqlite.turn import LAST, Turn, parse
 
@@ -65,8 +67,7 @@ class _Restoring:
                 case DeadLetter():
                     self._restore_letter(item)
                 case Scheduled():
-                    now, wall = self._turn.now + item.delay, self._turn.wall + item.delay
-                    self._turn.run(_SCHEDULED, (self._id, now, wall, *to_row(item.record)))
+                    self._restore_scheduled(item)
                 case Remembered():
                     self._restore_remembered(item)
         self._turn.news[self._stream] = self._last
@@ -76,6 +77,14 @@ class _Restoring:
         values = (self._id, entry.appended, *to_fields(entry.record))
         self._last = self._insert(_ENTRY, _number(entry.position, self._last), values)
         return str(self._last)
+
+    def _restore_scheduled(self, item: Scheduled) -> None:
+        if item.at is None:
+            due, at = self._turn.now + item.delay, self._turn.wall + item.delay
+        else:
+            at = item.at.timestamp()
+            due = MOMENTS + at
+        self._turn.run(_SCHEDULED, (self._id, due, at, *to_row(item.record)))
 
     def _restore_letter(self, letter: DeadLetter) -> None:
         # One that a stranger wrote has no position.
@@ -148,17 +157,19 @@ def drop(turn: Turn, stream: str, *, keep_entries: bool, expected: Mapping[str, 
 
 
 def scheduled(turn: Turn, stream: str, *, after: str, limit: int) -> list[Scheduled]:
-    """What is scheduled, by its time; the id is the time and the number."""
+    """What is scheduled, by the time that is kept as due; the id is that and the number."""
     due, _, number = after.partition(" ")
     rows = select(
         turn.connection,
-        ["e.due", "e.number"],
+        ["e.due", "e.number", "e.at"],
         "FROM scheduled e WHERE e.stream_id = ? AND (e.due, e.number) > (?, ?) ORDER BY e.due, e.number LIMIT ?",
         (turn.stream(stream), float(due or "-inf"), int(number or 0), limit),
     )
     return [
         Scheduled(f"{due!r} {number}", record, due - turn.now)
-        for due, number, record in rows
+        if due < MOMENTS
+        else Scheduled(f"{due!r} {number}", record, at - turn.wall, datetime.fromtimestamp(at, UTC))
+        for due, number, at, record in rows
         if isinstance(record, Record)
     ]
 

@@ -65,6 +65,22 @@ class TransferContract(Contract):
         assert all(0 <= 2 * HOUR - each.delay < 60 for each in found[2:])
         assert [] == await store.scheduled("another")
 
+    async def test_what_is_scheduled_for_a_moment_comes_in_pages_behind_what_has_a_delay(self, store: Store) -> None:
+        moment = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        await store.schedule(STREAM, orders(5), at=moment + timedelta(hours=1))
+        await store.schedule(STREAM, orders(3, 4), at=moment)
+        await store.schedule(STREAM, orders(1, 2), delay=3 * HOUR)
+
+        found = await store.scheduled(STREAM)
+        assert [b"1", b"2", b"3", b"4", b"5"] == [each.record.data for each in found]
+        assert [None, None, moment, moment, moment + timedelta(hours=1)] == [each.at for each in found]
+        assert all(0 <= HOUR - each.delay < 60 for each in found[2:4])
+        for limit in (1, 2, 3):
+            ids: list[str] = []
+            while page := await store.scheduled(STREAM, after=ids[-1] if ids else "", limit=limit):
+                ids += [each.id for each in page]
+            assert ids == [each.id for each in found]
+
     async def test_what_a_stream_and_its_groups_remember_comes_in_pages(self, store: Store) -> None:
         first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="b")], unless_seen=HOUR)
         await store.schedule(STREAM, [order(3, id="c")], delay=HOUR, unless_seen=HOUR)
@@ -93,6 +109,7 @@ class TransferContract(Contract):
         await planted(plant)
         await store.append(STREAM, [order(7, id="a")], unless_seen=HOUR)
         await store.schedule(STREAM, [order(8, id="b", key="k")], delay=HOUR, unless_seen=HOUR)
+        await store.schedule(STREAM, orders(9), at=datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC))
         items, before = await _items(store), await store.stats()
 
         await store.drop(STREAM)

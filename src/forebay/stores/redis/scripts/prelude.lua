@@ -3,10 +3,15 @@
 -- Redis 6 would else repeat the script on its replicas, with times and positions of their own.
 redis.replicate_commands()
 
--- The server's time in ms.
-local function now()
+-- Unix time in ms, by the server's wall clock.
+local function wall()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The time in ms by which durations are measured.
+local function now()
+  return wall()
 end
 
 -- Whether position a stands before position b. Compares digits, as numbers this long lose their last ones.
