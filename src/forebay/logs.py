@@ -1,7 +1,7 @@
 """Signals as log records, under the logger `forebay`. Every bus has this listener.
 
 Names and reasons come from outside, so every text in a record of this logger is escaped (`printable`): one record is
-one line.
+one line, and below it the traceback where there is one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from forebay.event import Foreign
-from forebay.policy import describe
+from forebay.policy import describe, last_frames
 from forebay.printable import printable
 from forebay.signals import (
     AgentChanged,
@@ -32,13 +32,31 @@ from forebay.store import Delivery
 logger = logging.getLogger("forebay")
 
 
+class _Below(str):
+    """Lines that stand below those of a record, as a traceback does."""
+
+    __slots__ = ()
+
+    def escaped(self) -> str:
+        """Each of the lines escaped, behind a line break."""
+        return "".join(f"\n{printable(line)}" for line in self.split("\n")) if self else ""
+
+
 def _escape(record: logging.LogRecord) -> bool:
     """Escape what stands in a record; a record is never dropped."""
     if isinstance(record.args, tuple):
-        record.args = tuple(
-            printable(str(each)) if isinstance(each, (str, BaseException)) else each for each in record.args
-        )
+        record.args = tuple(map(_escaped, record.args))
     return True
+
+
+def _escaped(value: object) -> object:
+    match value:
+        case _Below():
+            return value.escaped()
+        case str() | BaseException():
+            return printable(str(value))
+        case _:
+            return value
 
 
 logger.addFilter(_escape)
@@ -63,10 +81,12 @@ def log(signals: Signals) -> None:
 
 def _retried(signal: Retried) -> None:
     logger.warning("%s failed: %s; again in %.1f s", _name(signal.delivery), describe(signal.error), signal.delay)
+    if logger.isEnabledFor(logging.DEBUG) and (traceback := last_frames(signal.error)):
+        logger.debug("%s failed at%s", _name(signal.delivery), _Below(traceback))
 
 
 def _dead_lettered(signal: DeadLettered) -> None:
-    logger.error("%s is a dead letter: %s", _name(signal.delivery), signal.reason)
+    logger.error("%s is a dead letter: %s%s", _name(signal.delivery), signal.reason, _Below(signal.traceback))
 
 
 def _recovered(signal: Recovered) -> None:

@@ -62,13 +62,20 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     appended: float
 
 
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """A failed attempt: the error in one line, and the last lines of its traceback, without any values."""
+
+    error: str
+    traceback: str = ""
+
+
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """An entry leased to a consumer.
 
     `attempt` counts the group's deliveries of this entry, this one included; released ones do not
     count. `failures` counts the failed attempts so far (`retry`). `recovered` is True where `claim`
     took it from a consumer that fell silent. `record` is None where the entry is no longer in its
-    stream: then there is nothing left to do but `ack` it.
+    stream: then there is nothing left to do but `ack` it. `last_failure` is what `retry` was given last.
     """
 
     reader: Reader
@@ -77,10 +84,16 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     attempt: int = 1
     failures: int = 0
     recovered: bool = False
+    last_failure: Failure | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """An entry that a group gave up on: its own copy, the reason, and where it came from."""
+    """An entry that a group gave up on: its own copy, the reason, and where it came from.
+
+    `error` is one line: the last error, after the counts of failures and of dead consumers where there were
+    both. `attempts` counts the tries that were made. `traceback` has the last lines of the last error's
+    traceback; it is empty where nothing was raised.
+    """
 
     id: str
     """Names the dead letter itself, within its stream; sorts by age."""
@@ -91,13 +104,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
     error: str
     failed_at: datetime
     attempts: int
+    traceback: str = ""
 
 
 class Pending(msgspec.Struct, frozen=True):
     """An entry that a group has begun and not finished.
 
     `consumer` holds it since `idle` seconds; or it is None, and the entry waits for its next
-    attempt, `due` in that many seconds (negative: overdue).
+    attempt, `due` in that many seconds (negative: overdue). `last_failure` is its latest failure, if any.
     """
 
     position: str
@@ -106,6 +120,7 @@ class Pending(msgspec.Struct, frozen=True):
     failures: int
     idle: float | None
     due: float | None
+    last_failure: Failure | None = None
 
 
 class Scheduled(msgspec.Struct, frozen=True):
@@ -334,9 +349,12 @@ class Leases(Protocol):
         """Those of the event ids that the group acked with `remember`, not longer ago than that."""
         ...
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
         """Count a failure, and let the entry wait `delay` seconds for whoever asks first.
 
+        The `failure` is kept with the entry until it is settled, in place of the one before.
         With `keep` it stays leased to its consumer, who repeats it itself (ordered groups).
         False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
         group does not exist.
@@ -348,9 +366,12 @@ class Leases(Protocol):
         were still held."""
         ...
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
         """Move the entry to the dead letters, its fields unchanged; one move.
 
+        `attempts` are the tries that were made, where this delivery was none of them.
         False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
         group does not exist.
         """

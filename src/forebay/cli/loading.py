@@ -48,7 +48,7 @@ class _Escaped(logging.Formatter):
     """Escapes what any logger says: the user's code, and libraries, log what came from outside, too."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in `logging`
-        record.message = printable(record.message)
+        record.message = "\n".join(map(printable, record.message.split("\n")))
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # as above

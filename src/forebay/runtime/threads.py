@@ -7,7 +7,10 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import NamedTuple
+
+from forebay.runtime.stacks import stack_of
 
 Call = Callable[[], object]
 
@@ -39,6 +42,7 @@ class Threads:
         self._calls: queue.SimpleQueue[tuple[Call, Ended] | None] = queue.SimpleQueue()
         self._started = 0
         self._busy = 0
+        self._at_work: dict[Ended, int] = {}
 
     def run(self, call: Call) -> Ended:
         """The outcome of the call, once it has ended. A caller that stops waiting does not stop it."""
@@ -51,6 +55,11 @@ class Threads:
         self._calls.put((call, ended))
         return ended
 
+    def stack(self, ended: Ended) -> TracebackType | None:
+        """Where a call that still runs is now."""
+        thread = self._at_work.get(ended)
+        return None if thread is None else stack_of(thread)
+
     def close(self) -> None:
         """Let idle threads go; running ones end by themselves."""
         for _ in range(self._started):
@@ -62,10 +71,12 @@ class Threads:
     def _work(self) -> None:
         while job := self._calls.get():
             call, ended = job
+            self._at_work[ended] = threading.get_ident()
             try:
                 outcome = Outcome(call())
             except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
                 outcome = Outcome(error=raised)
+            del self._at_work[ended]
             with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
                 ended.get_loop().call_soon_threadsafe(_tell, ended, outcome)
             del call, ended, outcome, job

@@ -19,6 +19,7 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Failure,
     Item,
     Pending,
     Reader,
@@ -227,14 +228,21 @@ class FaultyStore:
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
         return await self._call("handled", lambda: self.store.handled(stream, group, ids))
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
-        return await self._call("retry", lambda: self.store.retry(delivery, delay=delay, keep=keep))
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
+        return await self._call("retry", lambda: self.store.retry(delivery, delay=delay, keep=keep, failure=failure))
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
         return await self._call("release", lambda: self.store.release(deliveries))
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
-        return await self._call("dead_letter", lambda: self.store.dead_letter(delivery, reason=reason))
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
+        return await self._call(
+            "dead_letter",
+            lambda: self.store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
+        )
 
     async def dead_letters(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100

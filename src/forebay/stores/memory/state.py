@@ -23,7 +23,7 @@ import msgspec
 
 from forebay.errors import ConfigurationError
 from forebay.event import Foreign, Record
-from forebay.store import END, DeadLetter, Delivery, GroupStats, Reader, StreamStats, Trimmed
+from forebay.store import END, DeadLetter, Delivery, Failure, GroupStats, Reader, StreamStats, Trimmed
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +40,7 @@ class Lease(msgspec.Struct, gc=False):
     renewed: float
     attempt: int = 1
     failures: int = 0
+    last_failure: Failure | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +49,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     due: float
     attempt: int
     failures: int
+    last_failure: Failure | None = None
 
 
 class Known:
@@ -121,8 +123,11 @@ class Group:
         """Lease what was begun before, from its holder or after its wait."""
         held = self.leased.get(position)
         before = held or self.waiting.pop(position)
-        lease = self.leased[position] = Lease(reader.consumer, now, before.attempt + 1, before.failures)
-        return Delivery(reader, str(position), record, lease.attempt, lease.failures, recovered=held is not None)
+        lease = Lease(reader.consumer, now, before.attempt + 1, before.failures, before.last_failure)
+        self.leased[position] = lease
+        return Delivery(
+            reader, str(position), record, lease.attempt, lease.failures, held is not None, lease.last_failure
+        )
 
 
 class Stream:
@@ -273,12 +278,13 @@ class Held(NamedTuple):
     group: Group
     lease: Lease
 
-    def wait(self, due: float, *, attempt: int, failures: int) -> None:
+    def wait(self, due: float, *, attempt: int) -> None:
         """The entry goes on to its next attempt."""
-        self.group.waiting[int(self.delivery.position)] = Wait(due, attempt, failures)
+        lease = self.lease
+        self.group.waiting[int(self.delivery.position)] = Wait(due, attempt, lease.failures, lease.last_failure)
         self._let_go()
 
-    def die(self, reason: str) -> None:
+    def die(self, reason: str, traceback: str, attempts: int | None) -> None:
         """The entry becomes a dead letter."""
         stream, delivery = self.stream, self.delivery
         stream.deaths += 1
@@ -291,7 +297,8 @@ class Held(NamedTuple):
             record=stream.at(int(delivery.position)) or delivery.record or Foreign(()),
             error=reason,
             failed_at=datetime.now(UTC),
-            attempts=self.lease.attempt,
+            attempts=self.lease.attempt if attempts is None else attempts,
+            traceback=traceback,
         )
         self._let_go()
 

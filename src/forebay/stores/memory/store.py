@@ -23,6 +23,7 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Failure,
     Item,
     Pending,
     Reader,
@@ -32,7 +33,7 @@ from forebay.store import (
     Trimmed,
 )
 from forebay.stores.memory import transfer
-from forebay.stores.memory.state import Group, Held, Kept, State, Stream, stream_stats, wake
+from forebay.stores.memory.state import Group, Held, Kept, Lease, State, Stream, stream_stats, wake
 
 
 class MemoryStore:
@@ -269,7 +270,9 @@ class MemoryStore:
             now = self._clock()
             return set() if own is None else {id for id in ids if own.handled.get(id, now) is not None}
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
         with self._lock:
             self._group(delivery.reader.stream, delivery.reader.group)
             held = self._held(delivery)
@@ -277,12 +280,13 @@ class MemoryStore:
                 return False
             now = self._clock()
             lease = held.lease
+            lease.failures += 1
+            lease.last_failure = failure
             if keep:
                 lease.renewed = now
                 lease.attempt += 1
-                lease.failures += 1
             else:
-                held.wait(now + delay, attempt=lease.attempt, failures=lease.failures + 1)
+                held.wait(now + delay, attempt=lease.attempt)
             return True
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
@@ -291,17 +295,19 @@ class MemoryStore:
             released = 0
             for delivery in deliveries:
                 if held := self._held(delivery):
-                    held.wait(now, attempt=held.lease.attempt - 1, failures=held.lease.failures)
+                    held.wait(now, attempt=held.lease.attempt - 1)
                     released += 1
             return released
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
         with self._lock:
             self._group(delivery.reader.stream, delivery.reader.group)
             held = self._held(delivery)
             if held is None:
                 return False
-            held.die(reason)
+            held.die(reason, traceback, attempts)
             return True
 
     # Dead letters.
@@ -343,12 +349,13 @@ class MemoryStore:
             behind = log.place(after)
             found = []
             for position in heapq.nsmallest(limit, (p for p in (*own.leased, *own.waiting) if p > behind)):
-                if lease := own.leased.get(position):
-                    idle = now - lease.renewed
-                    found.append(Pending(str(position), lease.consumer, lease.attempt, lease.failures, idle, None))
+                begun = own.leased.get(position) or own.waiting[position]
+                if isinstance(begun, Lease):
+                    holder, idle, due = begun.consumer, now - begun.renewed, None
                 else:
-                    wait = own.waiting[position]
-                    found.append(Pending(str(position), None, wait.attempt, wait.failures, None, wait.due - now))
+                    holder, idle, due = None, None, begun.due - now
+                counts = begun.attempt, begun.failures
+                found.append(Pending(str(position), holder, *counts, idle, due, begun.last_failure))
             return found
 
     async def durability(self) -> Durability:

@@ -57,12 +57,13 @@ def _restore_entry(stream: Stream, entry: Entry, appended: float) -> str:
 
 def _restore_begun(stream: Stream, begun: Begun, now: float) -> None:
     group, pending = stream.groups[begun.group], begun.pending
+    history = pending.attempt, pending.failures, pending.last_failure
     position = stream.place(pending.position)
     if pending.consumer is not None:
         renewed = now - (pending.idle or 0.0)
-        group.leased[position] = Lease(pending.consumer, renewed, pending.attempt, pending.failures)
+        group.leased[position] = Lease(pending.consumer, renewed, *history)
     else:
-        group.waiting[position] = Wait(now + (pending.due or 0.0), pending.attempt, pending.failures)
+        group.waiting[position] = Wait(now + (pending.due or 0.0), *history)
 
 
 def _restore_letter(stream: Stream, letter: DeadLetter) -> None:

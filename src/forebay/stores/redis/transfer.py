@@ -10,7 +10,7 @@ from forebay.errors import ConfigurationError
 from forebay.event import Record
 from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
 from forebay.stores.redis.client import Client
-from forebay.stores.redis.codec import decode, encode, encode_dead_letter
+from forebay.stores.redis.codec import decode, encode, encode_dead_letter, pack_failure
 from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part
 
@@ -60,12 +60,12 @@ def _packed(keys: Keys, item: Item) -> Iterator[Part]:
             keys.group(item.group)
             yield from ("group", item.group, _known(item.position), "" if item.number is None else item.number)
         case Begun(pending=pending):
-            counts = pending.attempt, pending.failures
+            history = pending.attempt, pending.failures, pack_failure(pending.last_failure)
             if pending.consumer is not None:
                 idle = max(_ms(pending.idle or 0.0), 0)
-                yield from ("leased", item.group, _known(pending.position), pending.consumer, idle, *counts)
+                yield from ("leased", item.group, _known(pending.position), pending.consumer, idle, *history)
             else:
-                yield from ("waiting", item.group, _known(pending.position), _ms(pending.due or 0.0), *counts)
+                yield from ("waiting", item.group, _known(pending.position), _ms(pending.due or 0.0), *history)
         case DeadLetter():
             fields = encode_dead_letter(item)
             moment = _ms(item.failed_at.timestamp())

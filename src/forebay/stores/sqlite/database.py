@@ -20,7 +20,7 @@ from forebay.stores.sqlite.filesystem import far_type
 from forebay.stores.sqlite.log import MOMENTS
 
 APPLICATION = 0x666F7265
-VERSION = 3
+VERSION = 4
 """Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
 WAL_LIMIT = 64 * 1024 * 1024
 """The size in bytes that the write-ahead log is cut back to once it was larger."""

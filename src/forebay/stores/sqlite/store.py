@@ -20,6 +20,7 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Failure,
     Item,
     Pending,
     Reader,
@@ -218,14 +219,19 @@ class SQLiteStore:
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
         return await self._look(partial(inspection.handled, stream=stream, group=group, ids=ids))
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
-        return await self._move(partial(leases.retry, delivery=delivery, delay=delay, keep=keep))
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
+        return await self._move(partial(leases.retry, delivery=delivery, delay=delay, keep=keep, failure=failure))
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
         return await self._move(partial(leases.release, deliveries=deliveries))
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
-        return await self._move(partial(leases.dead_letter, delivery=delivery, reason=reason))
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
+        move = partial(leases.dead_letter, delivery=delivery, reason=reason, traceback=traceback, attempts=attempts)
+        return await self._move(move)
 
     # Dead letters.
 

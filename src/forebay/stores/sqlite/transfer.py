@@ -17,13 +17,13 @@ from forebay.stores.sqlite.turn import LAST, Turn, parse
 # ruff: noqa: S608
 _ENTRY = f"INSERT OR IGNORE INTO entries (seq, stream_id, appended, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
 _LETTER = (
-    f"INSERT OR IGNORE INTO dead (number, stream_id, group_name, seq, attempts, error, failed_at, {COLUMNS})"
-    f" VALUES (?, ?, ?, ?, ?, ?, ?, {MARKS})"
+    f"INSERT OR IGNORE INTO dead (number, stream_id, group_name, seq, attempts, error, traceback, failed_at, {COLUMNS})"
+    f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, {MARKS})"
 )
 _SCHEDULED = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
 _BEGUN = (
-    "INSERT OR REPLACE INTO pending (group_id, seq, consumer, attempt, failures, leased_at, due)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO pending (group_id, seq, consumer, attempt, failures, error, traceback, leased_at, due)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -89,8 +89,8 @@ class _Restoring:
     def _restore_letter(self, letter: DeadLetter) -> None:
         # One that a stranger wrote has no position.
         position = parse(letter.position or "0")
-        reason = (letter.group, position, letter.attempts, letter.error, letter.failed_at.timestamp())
-        values = (self._id, *reason, *to_fields(letter.record))
+        reason = (letter.attempts, letter.error, letter.traceback, letter.failed_at.timestamp())
+        values = (self._id, letter.group, position, *reason, *to_fields(letter.record))
         self._last_letter = self._insert(_LETTER, _number(letter.id, self._last_letter), values)
 
     def _insert(self, sql: str, number: int | None, values: tuple[object, ...]) -> int:
@@ -111,8 +111,10 @@ class _Restoring:
         # 0 is the start of the machine: a lease from before it has run out.
         leased = None if pending.consumer is None else max(now - (pending.idle or 0.0), 0.0)
         due = now + (pending.due or 0.0) if pending.consumer is None else None
-        counts = (pending.consumer, pending.attempt, pending.failures)
-        self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *counts, leased, due))
+        failure = pending.last_failure
+        what = (None, None) if failure is None else (failure.error, failure.traceback)
+        history = (pending.consumer, pending.attempt, pending.failures, *what)
+        self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *history, leased, due))
 
     def _restore_remembered(self, item: Remembered) -> None:
         expires = self._turn.wall + item.left

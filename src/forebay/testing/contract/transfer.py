@@ -14,6 +14,7 @@ from forebay.store import (
     Begun,
     DeadLetter,
     Entry,
+    Failure,
     GroupPlace,
     Item,
     Pending,
@@ -100,11 +101,11 @@ class TransferContract(Contract):
     async def test_what_was_dropped_is_restored_as_it_was(self, store: Store, plant: Plant) -> None:
         held = await begun(store, A, 6)
         await store.ack(held[:1], remember=HOUR)
-        await store.retry(held[1], delay=HOUR)
+        await store.retry(held[1], delay=HOUR, failure=Failure("KeyError: 'vat_rate'", "  File\n\N{SNOWMAN}"))
         await store.retry(held[2], delay=0.0)
         [again] = await store.due(B, limit=1)
-        await store.retry(again, delay=0.0, keep=True)
-        await store.dead_letter(held[3], reason="no price\n\N{SNOWMAN}")
+        await store.retry(again, delay=0.0, keep=True, failure=Failure("OSError"))
+        await store.dead_letter(held[3], reason="no price\n\N{SNOWMAN}", traceback="  File\n\N{SNOWMAN}", attempts=9)
         await store.release(held[4:5])
         await planted(plant)
         await store.append(STREAM, [order(7, id="a")], unless_seen=HOUR)
@@ -189,11 +190,12 @@ class TransferContract(Contract):
         assert [2] == mine
 
     async def test_foreign_dead_letters_keep_every_byte(self, store: Store) -> None:
-        for record in (ODD, Foreign(())):
+        named = Foreign(((b"a", b"1"), (b"traceback", b"its own")))
+        for record in (ODD, Foreign(()), named):
             letter = DeadLetter("", STREAM, GROUP, "0", record, "no", datetime.now(UTC) - timedelta(hours=1), 3)
             await store.restore(STREAM, [letter])
 
-        assert [ODD, Foreign(())] == [letter.record for letter in await store.dead_letters(STREAM)]
+        assert [ODD, Foreign(()), named] == [letter.record for letter in await store.dead_letters(STREAM)]
 
     async def test_a_dead_letter_of_no_group_is_redriven_to_nobody(self, store: Store) -> None:
         letter = DeadLetter("", STREAM, "", "", order(1), "written by a stranger", datetime.now(UTC), 0)

@@ -1,7 +1,7 @@
 -- Append scheduled events whose time has come; then lease waiting entries whose time has come.
 -- KEYS  stream, scheduled, moments, ids, waiting, attempts
 -- ARGV  group, consumer, limit, '1' for an ordered reader
--- Returns for each: position, fields or false, attempt, failures
+-- Returns for each: position, fields or false, attempt, failures, the last of these or ''
 local stream, ids, waiting, attempts = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
 local group, consumer, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = now()

@@ -56,19 +56,24 @@ local function held(stream, group, consumer, position)
   return found[1] and found[1][4]
 end
 
--- Attempts and failures that the group has noted for a position.
+-- Attempts and failures that the group has noted for a position, and the last failure, packed, or ''.
 local function noted(attempts, position)
   local text = redis.call('HGET', attempts, position)
   if not text then
-    return 0, 0
+    return 0, 0, ''
   end
-  local count, failures = string.match(text, '^(%d+) (%d+)$')
-  return tonumber(count), tonumber(failures)
+  local count, failures, last = string.match(text, '^(%d+) (%d+) ?(.*)$')
+  return tonumber(count), tonumber(failures), last
 end
 
--- Lease an entry that waits; return its position, its fields or false, its attempt and its failures.
+-- Note them.
+local function note(attempts, position, count, failures, last)
+  redis.call('HSET', attempts, position, count .. ' ' .. failures .. (last == '' and '' or ' ' .. last))
+end
+
+-- Lease an entry that waits; return its position, its fields or false, its attempt, its failures and the last of these.
 local function lease_waiting(stream, waiting, attempts, group, consumer, position, time)
-  local count, failures = noted(attempts, position)
+  local count, failures, last = noted(attempts, position)
   local fields = fields_at(stream, position)
   if fields then
     redis.call('XCLAIM', stream, group, consumer, 0, position, 'FORCE', 'RETRYCOUNT', count + 1, 'JUSTID')
@@ -77,7 +82,7 @@ local function lease_waiting(stream, waiting, attempts, group, consumer, positio
     -- No server leases what it does not have. It waits on, so that somebody else gets it if this one dies.
     redis.call('ZADD', waiting, time + 30000, position)
   end
-  return {position, fields, count + 1, failures}
+  return {position, fields, count + 1, failures, last}
 end
 
 -- The last position that the group has handed out; nil where there is no such group.

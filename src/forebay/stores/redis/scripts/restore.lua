@@ -64,9 +64,9 @@ local function place(key, position, ms)
   return position
 end
 
-local function note_attempts(group, position, attempt, failures)
+local function note_attempts(group, position, attempt, failures, last_failure)
   if attempt ~= '0' or failures ~= '0' then
-    redis.call('HSET', tag .. 'attempts:' .. group, position, attempt .. ' ' .. failures)
+    note(tag .. 'attempts:' .. group, position, attempt, failures, last_failure)
   end
 end
 
@@ -95,17 +95,17 @@ function restore.group()
 end
 
 function restore.leased()
-  local group, position, consumer, idle, attempt, failures = take(6)
+  local group, position, consumer, idle, attempt, failures, last_failure = take(7)
   redis.call('XCLAIM', stream, group, consumer, 0, position, 'IDLE', idle, 'RETRYCOUNT', attempt, 'FORCE', 'JUSTID')
   if failures ~= '0' then
-    note_attempts(group, position, attempt, failures)
+    note_attempts(group, position, attempt, failures, last_failure)
   end
 end
 
 function restore.waiting()
-  local group, position, delay, attempt, failures = take(5)
+  local group, position, delay, attempt, failures, last_failure = take(6)
   redis.call('ZADD', tag .. 'waiting:' .. group, time + delay, position)
-  note_attempts(group, position, attempt, failures)
+  note_attempts(group, position, attempt, failures, last_failure)
 end
 
 function restore.letter()
