@@ -12,6 +12,7 @@ from types import FrameType
 import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, MalformedEvent, Reject, RetryAfter
+from forebay.printable import printable
 from forebay.reason import describe, leaves
 from forebay.store import Delivery, Failure
 
@@ -208,7 +209,7 @@ def last_frames(error: BaseException) -> str:
                 lines.append(f"    {frame.line}")
         if frames:
             lines.append(type(link).__name__)
-    lines = [line if line.isprintable() else repr(line)[1:-1] for line in lines]
+    lines = list(map(printable, lines))
     while lines and sum(map(len, lines)) + len(lines) > TRACEBACK_CHARACTERS:
         del lines[0]
     return "\n".join(lines)
