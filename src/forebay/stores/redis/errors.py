@@ -12,6 +12,7 @@ from forebay.errors import NotFound, StoreDamaged, StoreDenied, StoreError, Stor
 Meaning = type[StoreError] | type[NotFound]
 
 _CHECK_ACL = "check the user and password in the URL, and the user's rights (ACL)"
+_RIGHT = "give the user the right to this command, and to these keys"
 _WAIT = "try again"
 _LAST_ID = "somebody appended with the highest id there is, and the stream takes no more: copy it to a new one"
 
@@ -36,7 +37,10 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     "ERR max number of clients reached": (StoreUnavailable, "raise maxclients"),
     "NOAUTH": (StoreDenied, _CHECK_ACL),
     "WRONGPASS": (StoreDenied, _CHECK_ACL),
-    "NOPERM": (StoreDenied, _CHECK_ACL),
+    "NOPERM": (StoreDenied, _RIGHT),
+    # In a script, without the word: Redis 6.2 and 7.0, then Redis 7.2 and Valkey.
+    "The user executing the script can't": (StoreDenied, _RIGHT),
+    "ACL failure in script": (StoreDenied, _RIGHT),
     "ERR invalid password": (StoreDenied, _CHECK_ACL),
     "ERR DB index is out of range": (StoreDenied, "the URL names a database that the server does not have"),
     "ERR The stream has exhausted the last possible ID": (StoreDamaged, _LAST_ID),
@@ -69,13 +73,15 @@ def fate(reply: hiredis.ReplyError) -> Fate:
     return Fate.TRANSIENT if passes else Fate.FATAL
 
 
-def translate(reply: hiredis.ReplyError, name: str) -> StoreError | NotFound:
-    """The error to raise, from `reply`, for an error reply of the server called `name`."""
+def translate(reply: hiredis.ReplyError, name: str, key: str = "") -> StoreError | NotFound:
+    """The error to raise, from `reply`, for an error reply of the server called `name` to a command on `key`."""
     text = str(reply)
     word = _word(text)
     if word is None:
         return StoreError(f"{name} answered: {text}")
     kind, advice = TABLE[word]
+    if advice == _RIGHT:
+        advice += f": {_patterns(key)} (docs/redis.md lists the rights that each role needs)"
     return kind(f"{name} answered: {text} ({advice})")
 
 
@@ -83,3 +89,9 @@ def _word(text: str) -> str | None:
     # Redis before 7 puts the error of a command in a script into the middle of the script's own.
     found = _KNOWN.match(text) or ("script" in text and _KNOWN.search(text))
     return found.group(1) if found else None
+
+
+def _patterns(key: str) -> str:
+    """The keys of the namespace of `key`, as ACL patterns."""
+    namespace = key.removeprefix("{").partition(":")[0] or "NAMESPACE"
+    return f"~{namespace}:* and ~{{{namespace}:*}}:*"
