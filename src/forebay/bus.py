@@ -21,7 +21,7 @@ from forebay.codec import is_payload_class
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
 from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record, to_records
 from forebay.logs import log
-from forebay.payload import LIMITS, Limits, kind_of, type_name
+from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
 from forebay.retention import Caretaker, Retention, enforce, rule_of, set_rule
@@ -395,7 +395,7 @@ class EventBus:
 
     async def get(self, event: object, id: str) -> Event:
         """The event with this id, or at this position; else `NotFound`."""
-        entry = await find(self.store, type_name(event), id)
+        entry = await find(self.store, type_name(event), plain("id", id))
         kind = kind_of(event)
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
 
@@ -424,7 +424,7 @@ class EventBus:
         return await replay(
             self.store,
             type_name(event),
-            group=group,
+            group=plain("group", group),
             start=start,
             end=end,
             rate=rate,
@@ -437,6 +437,7 @@ class EventBus:
     ) -> list[DeadLetter]:
         """The dead letters of a stream, or of one of its groups, oldest first; all unless `limit`."""
         stream, found, after = type_name(event), list[DeadLetter](), ""
+        group = None if group is None else plain("group", group)
         while limit is None or len(found) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(found))
             page = await self.store.dead_letters(stream, group=group, after=after, limit=size)
@@ -467,7 +468,9 @@ class EventBus:
     ) -> int:
         if ids is None:
             ids = [letter.id for letter in await self.dead_letters(stream, group=group)]
-        chosen = list(ids)
+        if isinstance(ids, str):
+            raise ConfigurationError(f"ids={ids!r}: give a list of ids, e.g. [{ids!r}]")
+        chosen = [plain("id", id) for id in ids]
         return sum([await move(stream, chosen[i : i + PAGE]) for i in range(0, len(chosen), PAGE)])
 
     async def stats(self, *events: object) -> list[StreamStats]:
@@ -505,6 +508,7 @@ class EventBus:
     async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""
         stream, found, after = type_name(event), list[Pending](), START
+        group = plain("group", group)
         while limit is None or len(found) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(found))
             page = await self.store.pending(stream, group, after=after, limit=size)
