@@ -264,7 +264,8 @@ class EventBus:
         `event` is a type name, an `Enum` member, or a payload class, and then the function gets the
         decoded object (and the `Event` beside it, if it takes two arguments). The function may be
         `async def`, or plain: then it runs in a thread. The group's default name is the function's
-        qualified name. For the other options, in seconds and counts, see `Options`.
+        module and qualified name, however the process is started; a function that is renamed or moved
+        has another one, and handles all events again. For the other options, in seconds and counts, see `Options`.
         """
 
         def register(function: Function) -> Function:
@@ -280,8 +281,9 @@ class EventBus:
                 dedup=dedup,
             )
             name = group if group is not None else handler_name(function)
-            subscription = EventStreamConsumer(self._engine, event, name, None, options)
+            subscription = EventStreamConsumer(self._engine, event, name, None, options, is_implicit=group is None)
             subscription.handler(function).close()
+            name = subscription.group
             if any(s.stream == subscription.stream and s.group == name for s, _ in self._subscriptions):
                 raise ConfigurationError(
                     f"group {name!r} already handles {subscription.stream!r} on this bus; name another group"
@@ -338,6 +340,15 @@ class EventBus:
                 await run.go(parts, grace=grace, until=idle if until_idle else None)
 
         return go()
+
+    async def new_groups(self) -> dict[tuple[str, str], int]:
+        """The groups that `run` is about to make on streams with events, by stream and name, with how many events.
+
+        These are the handlers' that were registered without `group` and `start`: the events may have been handled
+        before, under another name of the function.
+        """
+        found = {(each.stream, each.group): await each.history() for each, _ in self._subscriptions}
+        return {place: count for place, count in found.items() if count}
 
     def stop(self) -> None:
         """Let every `run` and `consume_events` of this bus end in its orderly way.
