@@ -27,10 +27,10 @@ from forebay.runtime.options import READ_AHEAD, Options
 from forebay.runtime.settle import Settler
 from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
-from forebay.runtime.uptime import uptime
 from forebay.runtime.workers import Workers
 from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Signals
 from forebay.store import START, Delivery, Leases, Reader
+from forebay.uptime import uptime
 
 GAPS = 5.0
 """Seconds between looks whether somebody trimmed the stream under the group."""

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from forebay.errors import ForebayError, NotFound
-from forebay.runtime.uptime import uptime
 from forebay.store import Delivery, Store
+from forebay.uptime import uptime
 
 
 class Holder(Protocol):

@@ -157,7 +157,7 @@ class RedisStore:
         if records:
             keys = self._keys(stream)
             window = "" if unless_seen is None else _ms(unless_seen)
-            await self._client.run(
+            await self._client.watch(
                 "schedule",
                 (keys.stream, keys.scheduled, keys.moments, keys.ids, keys.ids_expiry),
                 _ms(delay or 0.0),
@@ -276,7 +276,7 @@ class RedisStore:
     async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         keys = self._keys(reader.stream)
         own = keys.group(reader.group)
-        rows = await self._client.run(
+        [rows] = await self._client.watch(
             "due",
             (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts),
             reader.group,
@@ -291,7 +291,7 @@ class RedisStore:
         place = (reader.stream, reader.group)
         sweep = time.monotonic() >= self._sweep_at.get(place, 0.0)
         own = keys.group(reader.group)
-        cursor, rows, waited = await self._client.run(
+        cursor, rows, waited = await self._client.watch(
             "claim",
             (keys.stream, own.attempts, own.waiting, own.finished),
             reader.group,
@@ -302,6 +302,7 @@ class RedisStore:
             PAGE,
             int(reader.ordered),
             _ms(FORGOTTEN_AFTER) if sweep else "",
+            self._client.pace(keys.stream).trust(idle),
         )
         self._cursors[place] = cursor.decode()
         if sweep:
