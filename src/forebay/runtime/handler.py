@@ -12,7 +12,7 @@ from typing import Any
 
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
-from forebay.runtime.threads import Threads
+from forebay.threads import Threads
 
 Around = Callable[[Any], AbstractContextManager[None]]
 """Given an event or a list of them, a context in which their handler is called."""

@@ -1,0 +1,90 @@
+"""Threads that do not keep the process from ending, and do not end with the main thread.
+
+Python shuts its own executors when the main thread ends, also where an event loop runs on in another one; and at the
+end of the process it waits for their threads, so that one that hangs hangs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Call = Callable[[], object]
+Ended = asyncio.Future[BaseException | None]
+Result = TypeVar("Result")
+
+
+class Threads:
+    """Runs calls, at most `most` at once, in daemon threads of this name."""
+
+    def __init__(self, most: int, *, name: str = "forebay-handler") -> None:
+        self._most = most
+        self._name = name
+        self._calls: queue.SimpleQueue[tuple[Call, Ended] | None] = queue.SimpleQueue()
+        self._started = 0
+        self._busy = 0
+
+    def run(self, call: Call) -> Ended:
+        """What the call raises, or None, once it has ended. Whoever stops waiting does not stop it."""
+        ended: Ended = asyncio.get_running_loop().create_future()
+        ended.add_done_callback(self._one_less)
+        self._busy += 1
+        if self._started < min(self._busy, self._most):
+            self._started += 1
+            name = f"{self._name}-{self._started}"
+            threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True).start()
+        self._calls.put((call, ended))
+        return ended
+
+    async def call(self, call: Callable[[], Result]) -> Result:
+        """What the call returns, or raises."""
+        returned: list[Result] = []
+        error = await self.run(lambda: returned.append(call()))
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
+        return returned[0]
+
+    def close(self) -> None:
+        """Let idle threads go; running ones end when they have done all that was asked for."""
+        for _ in range(self._started):
+            self._calls.put(None)
+        self._started = 0
+
+    __del__ = close
+
+    def _one_less(self, _: Ended) -> None:
+        self._busy -= 1
+
+
+async def in_thread(call: Callable[[], Result]) -> Result:
+    """What the call returns, or raises, in a thread of its own."""
+    threads = Threads(1, name="forebay-thread")
+    try:
+        return await threads.call(call)
+    finally:
+        threads.close()
+
+
+def _work(calls: queue.SimpleQueue[tuple[Call, Ended] | None]) -> None:
+    while job := calls.get():
+        call, ended = job
+        error = None
+        try:
+            call()
+        except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
+            ended.get_loop().call_soon_threadsafe(_tell, ended, error)
+        del call, ended, error, job
+
+
+def _tell(ended: Ended, error: BaseException | None) -> None:
+    if not ended.done():
+        ended.set_result(error)
