@@ -110,6 +110,7 @@ class EventBus:
         if self._caring is not None:
             self._caring.cancel()
             await asyncio.wait([self._caring])
+        await self.signals.drain()
         await self.store.__aexit__(kind, error, trace)
 
     # Publishing.
@@ -405,12 +406,13 @@ class EventBus:
         end: Place = "latest",
         rate: float | None = None,
         dry_run: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> int:
         """Deliver the events of a range again, to one group only; return how many.
 
         They are appended again for that group, under their ids, at most `rate` a second. The end is
-        fixed when the replay begins. `dry_run` only counts. `progress` is called with the count so far.
+        fixed when the replay begins. `dry_run` only counts. `progress` is called with the count so far; an
+        awaitable that it returns is awaited.
         Raises `NotFound` where the stream or the group does not exist.
         """
         return await replay(

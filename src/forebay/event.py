@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +18,8 @@ import msgspec
 from forebay.errors import MOST_SECONDS, ConfigurationError, InvalidEvent, MalformedEvent
 from forebay.payload import LIMITS, Limits, decode, encode
 
+_ANY_SIZE = Limits(max_bytes=sys.maxsize, max_depth=sys.maxsize)
+"""For what was read already, under the limits of its bus."""
 _UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -26,6 +30,14 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     JSON. `timestamp` is when it was published, aware, in UTC. `key` orders and groups related
     events. `headers` map strings to strings. `attempt` counts the deliveries to this group, from 1.
     `position` is the place in the stream.
+
+    It also answers as the mapping of texts that a Redis client reads from the stream: `type`, `source`, `data`
+    (JSON), `timestamp` (RFC 3339) and `id`, and, where the event has them, `key` and `headers` (JSON). A type
+    read in this way equals the enum members that have its text as their value; see `TypeName`.
+
+    >>> event = Event("7", "tests_run", "ci", {"failed": 0}, datetime(2026, 1, 1, tzinfo=UTC))
+    >>> event["data"], event.get("type"), event.get("key", "none")
+    ('{"failed":0}', 'tests_run', 'none')
     """
 
     id: str
@@ -37,6 +49,58 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     headers: Mapping[str, str] = {}
     attempt: int = 1
     position: str = ""
+
+    def __getitem__(self, field: str) -> str:
+        """The text of a field on the wire; `KeyError` where the event has no such field."""
+        if field not in self.keys():
+            raise KeyError(field)
+        if field == "type":
+            return TypeName(self.type)
+        if field == "timestamp":
+            return self.timestamp.isoformat()
+        value = getattr(self, field)
+        return encode(value, _ANY_SIZE).decode() if field in ("data", "headers") else str(value)
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """The text of a field on the wire, or `default` where the event has no such field."""
+        return self[field] if field in self.keys() else default
+
+    def keys(self) -> list[str]:
+        """The names of the fields that the event has on the wire, in their order there."""
+        optional = [name for name in ("key", "headers") if getattr(self, name)]
+        return ["type", "source", "data", "timestamp", "id", *optional]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, field: object) -> bool:
+        return field in self.keys()
+
+
+class TypeName(str):
+    """The type of an event, as a text that also equals every enum member with that text as its value.
+
+    So code that was written for enum members goes on to work: `event_type == EventType.TESTS_RUN`, `match`, `in`
+    a tuple of members, `event_type.value`. It hashes as the text: a dict or set of members does not find it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        """The text, as the `value` of an enum member would be."""
+        return str(self)
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other.value if isinstance(other, Enum) else other) is True
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from forebay.callables import completed, refuse_generator
 from forebay.errors import ConfigurationError, NotFound
 from forebay.event import Record, made_at
 from forebay.store import END, START, Entry, Log, Store
@@ -136,7 +137,7 @@ async def replay(
     end: Place,
     rate: float | None = None,
     dry_run: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> int:
     """Append the events of a range again, for one group only; return how many.
 
@@ -144,6 +145,8 @@ async def replay(
     over, and so are entries that are no events. Stopped half-way, it can be begun again from the
     place it had reached: `progress` hears the count after each chunk.
     """
+    if progress is not None:
+        refuse_generator("progress", progress)
     await require_group(store, stream, group)
     count = 0
     began = asyncio.get_running_loop().time()
@@ -157,7 +160,7 @@ async def replay(
         count += len(chunk)
         chunk.clear()
         if progress is not None:
-            progress(count)
+            await completed(progress(count))
         if rate is not None and not dry_run:
             ahead = began + count / rate - asyncio.get_running_loop().time()
             await asyncio.sleep(max(0.0, ahead))

@@ -7,15 +7,22 @@ The shape follows stamina's instrumentation and Solid Queue's log subscriber.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from forebay.callables import completed, refuse_generator
 from forebay.store import Delivery
 
-Listener = Callable[[Any], None]
+logger = logging.getLogger("forebay")
+
+Listener = Callable[[Any], object]
+
+DRAIN_SECONDS = 5.0
+"""The longest that a closing bus waits for its listeners."""
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -154,9 +161,15 @@ class Signals:
 
     def __init__(self) -> None:
         self._listeners: dict[type, list[Listener]] = {}
+        self._running: set[asyncio.Task[None]] = set()
 
     def listen(self, listener: Listener, *kinds: type) -> None:
-        """Call `listener` with every signal of these kinds."""
+        """Call `listener` with every signal of these kinds.
+
+        It is called on the bus's event loop, and must return soon. An awaitable that it returns runs as a task of its
+        own; the bus waits for these tasks when it closes.
+        """
+        refuse_generator("listener", listener)
         for kind in kinds:
             self._listeners.setdefault(kind, []).append(listener)
 
@@ -168,6 +181,25 @@ class Signals:
         """Hand a signal to its listeners."""
         for listener in self._listeners.get(type(signal), ()):
             try:
-                listener(signal)
+                if (result := listener(signal)) is not None:
+                    self._complete(listener, result)
             except Exception:
-                logging.getLogger("forebay").exception("the listener %r failed", listener)
+                logger.exception("the listener %r failed", listener)
+
+    async def drain(self) -> None:
+        """Wait for what listeners still do, at most `DRAIN_SECONDS`."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
+            for task in late:
+                task.cancel()
+
+    def _complete(self, listener: Listener, result: object) -> None:
+        async def complete() -> None:
+            try:
+                await completed(result)
+            except Exception:
+                logger.exception("the listener %r failed", listener)
+
+        task = asyncio.get_running_loop().create_task(complete(), name="forebay-listener")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)

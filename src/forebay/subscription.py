@@ -69,6 +69,7 @@ class EventStreamConsumer:
         its lease has run out. Either way of ending lets running handlers finish within `grace` seconds
         and gives the rest back.
         """
+        self.handler(handler).close()
         run = self._engine.begin()
 
         async def consume() -> None:

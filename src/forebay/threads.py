@@ -11,11 +11,26 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 Call = Callable[[], object]
-Ended = asyncio.Future[BaseException | None]
 Result = TypeVar("Result")
+
+
+class Outcome(NamedTuple):
+    """The end of a call: the value that it returned, or the error that it raised."""
+
+    returned: object = None
+    error: BaseException | None = None
+
+    def value(self) -> object:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.returned
+
+
+Ended = asyncio.Future[Outcome]
 
 
 class Threads:
@@ -29,7 +44,7 @@ class Threads:
         self._busy = 0
 
     def run(self, call: Call) -> Ended:
-        """What the call raises, or None, once it has ended. Whoever stops waiting does not stop it."""
+        """The outcome of the call, once it has ended. A caller that stops waiting does not stop it."""
         ended: Ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(self._one_less)
         self._busy += 1
@@ -42,14 +57,7 @@ class Threads:
 
     async def call(self, call: Callable[[], Result]) -> Result:
         """What the call returns, or raises."""
-        returned: list[Result] = []
-        error = await self.run(lambda: returned.append(call()))
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback holds this frame
-        return returned[0]
+        return cast("Result", (await self.run(call)).value())
 
     def close(self) -> None:
         """Let idle threads go; running ones end when they have done all that was asked for."""
@@ -75,16 +83,15 @@ async def in_thread(call: Callable[[], Result]) -> Result:
 def _work(calls: queue.SimpleQueue[tuple[Call, Ended] | None]) -> None:
     while job := calls.get():
         call, ended = job
-        error = None
         try:
-            call()
+            outcome = Outcome(call())
         except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
-            error = raised
+            outcome = Outcome(error=raised)
         with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
-            ended.get_loop().call_soon_threadsafe(_tell, ended, error)
-        del call, ended, error, job
+            ended.get_loop().call_soon_threadsafe(_tell, ended, outcome)
+        del call, ended, outcome, job
 
 
-def _tell(ended: Ended, error: BaseException | None) -> None:
+def _tell(ended: Ended, outcome: Outcome) -> None:
     if not ended.done():
-        ended.set_result(error)
+        ended.set_result(outcome)

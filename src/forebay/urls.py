@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from forebay.errors import ConfigurationError
 from forebay.payload import check_name
 from forebay.store import Store
+from forebay.stores.url import StoreURL, check_options, mask, split
+
+__all__ = ["DEFAULT_URL", "REDIS_SCHEMES", "default_url", "file_of", "identity", "mask", "open_store"]
 
 DEFAULT_URL = "sqlite:///forebay.db"
-REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+sentinel", "redis+cluster")
-SCHEMES = ("sqlite", *REDIS_SCHEMES, "memory")
+REDIS_SCHEMES = {
+    f"{server}{arrangement}"
+    for server in ("redis", "rediss", "valkey", "valkeys")
+    for arrangement in ("", "+sentinel", "+cluster")
+} | {"unix"}
+SCHEMES = ("sqlite", "redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "valkey", "memory")
+"""Those that messages name."""
 SQLITE_OPTIONS = {"synchronous": "full or normal", "busy_timeout": "seconds", "any_file_system": "true or false"}
 
 
@@ -25,58 +32,52 @@ def default_url() -> str:
 def open_store(url: str, *, namespace: str = "events") -> Store:
     """The store that a URL names, not opened yet; `ConfigurationError` where it names none."""
     check_name("namespace", namespace)
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        raise ConfigurationError(
-            f"{mask(url)!r} is not a store's URL; for a file write sqlite:///{mask(url).lstrip('/') or 'events.db'}"
-        )
-    try:
-        urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"{mask(url)!r} is not a URL: {error}") from error
-    if scheme == "memory":
-        return _memory(rest, namespace)
-    if scheme == "sqlite":
-        return _sqlite(url, namespace)
-    if scheme in REDIS_SCHEMES:
+    parts = split(url)
+    if parts.scheme == "memory":
+        return _memory(parts, namespace)
+    if parts.scheme == "sqlite":
+        return _sqlite(parts, namespace)
+    if parts.scheme in REDIS_SCHEMES:
         from forebay.stores.redis import RedisStore
 
         return RedisStore(url, namespace=namespace)
-    raise ConfigurationError(f"unknown store {scheme + '://'!r}; use one of {', '.join(s + '://' for s in SCHEMES)}")
+    raise ConfigurationError(
+        f"unknown store {parts.scheme + '://'!r}; use one of {', '.join(s + '://' for s in SCHEMES)}"
+    )
 
 
-def _memory(rest: str, namespace: str) -> Store:
-    if rest:
-        raise ConfigurationError(f"memory:// takes nothing behind it, found {rest!r}")
+def _memory(parts: StoreURL, namespace: str) -> Store:
+    check_options(parts, {})
+    if parts.username or parts.password or parts.hosts or parts.path:
+        raise ConfigurationError("memory:// takes nothing behind it: write just that")
     from forebay.stores.memory import MemoryStore
 
     return MemoryStore(namespace=namespace)
 
 
-def _sqlite(url: str, namespace: str) -> Store:
-    parts = urlsplit(url)
-    if parts.netloc:
+def _sqlite(parts: StoreURL, namespace: str) -> Store:
+    check_options(parts, SQLITE_OPTIONS)
+    if parts.username or parts.password or parts.hosts:
         raise ConfigurationError(
-            f"{url!r} names a host; a file has three slashes, sqlite:///relative.db, or four, sqlite:////absolute.db"
+            "the sqlite:// URL names a host; a file has three slashes, sqlite:///relative.db, or four, "
+            "sqlite:////absolute.db"
         )
-    path = unquote(parts.path)[1:]
+    path = parts.path[1:]
     if not path or path == ":memory:":
         raise ConfigurationError(
-            f"{url!r} names no file; write sqlite:///events.db, or memory:// for a store in memory"
+            "the sqlite:// URL names no file; write sqlite:///events.db, or memory:// for a store in memory"
         )
     options: dict[str, object] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in parts.options.items():
         match name:
             case "synchronous" if value.lower() in ("full", "normal"):
                 options[name] = value.lower()
-            case "busy_timeout" if re.fullmatch(r"\d+(\.\d+)?", value):
+            case "busy_timeout" if re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
                 options[name] = float(value)
             case "any_file_system" if value in ("true", "false"):
                 options[name] = value == "true"
-            case _ if name in SQLITE_OPTIONS:
-                raise ConfigurationError(f"{name}={value!r} in {url!r}: give {SQLITE_OPTIONS[name]}")
             case _:
-                raise ConfigurationError(f"unknown option {name!r} in {url!r}; there are {', '.join(SQLITE_OPTIONS)}")
+                raise ConfigurationError(f"wrong {name} in the sqlite:// URL: give {SQLITE_OPTIONS[name]}")
     from forebay.stores.sqlite import SQLiteStore
 
     return SQLiteStore(path, namespace=namespace, **options)  # type: ignore[arg-type]  # checked just above
@@ -84,9 +85,10 @@ def _sqlite(url: str, namespace: str) -> Store:
 
 def file_of(url: str) -> Path | None:
     """The file that a URL names; None where it names none."""
-    if not url.startswith("sqlite:"):
+    parts = split(url)
+    if parts.scheme != "sqlite":
         return None
-    return Path(unquote(urlsplit(url).path)[1:]).expanduser().resolve()
+    return Path(parts.path[1:]).expanduser().resolve()
 
 
 def identity(url: str) -> str:
@@ -95,16 +97,11 @@ def identity(url: str) -> str:
     >>> identity("valkey://me:secret@localhost?timeout=3")
     'redis://localhost:6379/0'
     """
-    scheme, _, _ = url.partition("://")
-    parts = urlsplit(url)
     if (file := file_of(url)) is not None:
         return f"sqlite:///{file}"
-    if scheme not in REDIS_SCHEMES or "+" in scheme or scheme == "unix":
-        return mask(url)
-    secure = scheme in ("rediss", "valkeys")
-    return f"redis{'s' * secure}://{parts.hostname or 'localhost'}:{parts.port or 6379}/{parts.path.strip('/') or 0}"
+    parts = split(url)
+    if parts.scheme not in REDIS_SCHEMES:
+        return str(parts)
+    from forebay.stores.redis.address import parse
 
-
-def mask(url: str) -> str:
-    """The URL with its password hidden, fit for logs and messages."""
-    return re.sub(r"(://[^/?#@]*?:)[^/?#]*@", r"\1***@", re.sub(r"([?&]password=)[^&#]*", r"\1***", url))
+    return parse(url).identity

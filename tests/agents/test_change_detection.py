@@ -338,7 +338,7 @@ def test_a_file_that_is_being_written_is_not_settled(tmp_path: Path) -> None:
     try:
         while path.stat().st_size < 256 * 1024 * 1024:
             pass
-        outcome = read(str(path), None, frozenset(), threading.Event())
+        outcome = read(str(path), None, frozenset(), (), threading.Event())
     finally:
         done.set()
         writer.join()

@@ -11,6 +11,7 @@ import pytest
 
 from forebay import EventBus, ForebayError, InMemoryEventBus, OutcomeUnknown
 from forebay.agents.leadership import Outdated
+from forebay.agents.mounts import Mounts
 from forebay.agents.telling import Teller
 from forebay.agents.told import Told
 from forebay.store import Store
@@ -60,7 +61,7 @@ async def test_who_has_lost_the_watch_without_knowing_writes_nothing(bus: EventB
 
 
 async def _teller(bus: EventBus) -> Teller:
-    teller = Teller(bus, "teller", Told(bus.store, "agent.teller.files"))
+    teller = Teller(bus, "teller", Told(bus.store, "agent.teller.files"), Mounts(bus.store, "agent.teller", ()), ())
     await teller.begin()
     return teller
 

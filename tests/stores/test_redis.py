@@ -29,6 +29,7 @@ from forebay.stores.redis import RedisStore
 from forebay.stores.redis import store as redis_store
 from forebay.stores.redis.address import Address, parse
 from forebay.stores.redis.errors import TABLE, translate
+from forebay.stores.url import Secret
 from tests.stores.redis_servers import Proxy, Server, binaries, eventually, version
 
 READER = Reader("order_placed", "billing", "worker-1")
@@ -542,7 +543,10 @@ def test_a_url_says_where_the_servers_are() -> None:
     assert 3 == parse("valkey://h:7/3").access.database
     assert (Address("::1", 6379),) == parse("redis://[::1]").addresses
     assert (Address("/run/redis.sock", 0),) == parse("unix:///run/redis.sock?db=2").addresses
-    assert ("u", "p@ss") == (parse("redis://u:p%40ss@h").access.username, parse("redis://u:p%40ss@h").access.password)
+    assert ("u", Secret("p@ss")) == (
+        parse("redis://u:p%40ss@h").access.username,
+        parse("redis://u:p%40ss@h").access.password,
+    )
     assert {"ssl_ca_certs": "/ca.pem"} == parse("rediss://h?ssl_ca_certs=/ca.pem").access.tls
     assert (Address("a", 26379), Address("b", 1)) == parse("redis+sentinel://a,b:1/main/2").addresses
     assert ("main", 2) == (

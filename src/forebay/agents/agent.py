@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 from forebay.agents.state import AgentState
 from forebay.bus import EventBus
+from forebay.callables import completed, is_async, refuse_generator
 from forebay.errors import ConfigurationError, Reject
-from forebay.event import Event, check_seconds
+from forebay.event import Event, TypeName, check_seconds
 from forebay.payload import check_name, type_name
 from forebay.runtime import Options, Runnable
-from forebay.runtime.handler import is_async
+from forebay.subscription import EventStreamConsumer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Status = Literal["initializing", "started", "draining", "stopped", "failed"]
@@ -54,6 +55,7 @@ def handles(event: object, **options: Any) -> Callable[[Method], Method]:
     parsed = Options.parse(options)
 
     def mark(method: Method) -> Method:
+        refuse_generator("handler", getattr(method, "__func__", method))
         marks = getattr(method, _MARKS, ())
         setattr(method, _MARKS, (*marks, (event, parsed)))
         return method
@@ -85,7 +87,11 @@ class BaseAgent(ABC):
     restarts: ClassVar[int] = 10
     """How often in a row it is started again; what ran for a minute begins a new row."""
 
+    consumer: EventStreamConsumer | None = None
+    """Free for a subclass that subscribes by itself in `initialize`, as the original design does."""
+
     _bus: EventBus | None = None
+    _own_bus: EventBus | None = None
 
     # What subclasses may fill in.
 
@@ -109,17 +115,33 @@ class BaseAgent(ABC):
         return None
 
     async def process_event(self, event_type: str, data: Any) -> None:
-        """Handle an event of one of the `event_types`."""
+        """Handle an event of one of the `event_types`.
+
+        `event_type` is a `TypeName`: it equals the type's text, and the enum members with that value.
+        """
         raise Reject(f"agent {self.name!r} has no process_event() to handle {event_type!r} with")
 
     # What they may use.
 
     @property
     def bus(self) -> EventBus:
-        """The bus that it runs on."""
-        if self._bus is None:
+        """The bus that it runs on, or else the one that was assigned to `event_bus`."""
+        bus = self._bus or self._own_bus
+        if bus is None:
             raise ConfigurationError(f"agent {self.name!r} does not run; use bus.run(agent) or `forebay agents`")
-        return self._bus
+        return bus
+
+    @property
+    def event_bus(self) -> EventBus:
+        """The same as `bus`. A subclass may assign a bus of its own, and publish and subscribe without being run.
+
+        An agent with a bus of its own runs on no other one.
+        """
+        return self.bus
+
+    @event_bus.setter
+    def event_bus(self, bus: EventBus) -> None:
+        self._own_bus = bus
 
     async def publish(
         self,
@@ -144,19 +166,25 @@ class BaseAgent(ABC):
         """What runs it on this bus. An agent runs once at a time."""
         from forebay.agents.life import Life
 
+        if self._own_bus is not None and self._own_bus is not bus:
+            raise ConfigurationError(
+                f"agent {self.name!r} has an event_bus of its own, {self._own_bus!r}, and cannot run on {bus!r}:"
+                " run it there, or do not assign event_bus"
+            )
         return Life(self, bus, wait=wait)
 
     # What runs it uses.
 
     def declared(self) -> list[Handles]:
         """All that it handles; `ConfigurationError` where that, or its name, cannot be."""
-        check_name("agent name", self.name)
+        check_name(f"{type(self).__qualname__}: agent name", self.name)
         if len(self.name) > LONGEST_NAME:
             raise ConfigurationError(f"the agent name {self.name!r} is too long: use at most {LONGEST_NAME} characters")
         check_seconds("heartbeat", self.heartbeat, least=0.05)
         if type(self.restarts) is not int or self.restarts < 0:
             raise ConfigurationError(f"restarts={self.restarts!r} of {self.name!r}: give a whole number from 0")
         for hook in _HOOKS:
+            refuse_generator(f"agent {self.name!r}:", getattr(self, hook))
             if not is_async(getattr(self, hook)):
                 raise ConfigurationError(f"{hook}() of agent {self.name!r} is awaited: write `async def {hook}`")
         found = [*self._marked(), *self._processed()]
@@ -177,14 +205,14 @@ class BaseAgent(ABC):
                 yield Handles(event, options, getattr(self, name))
 
     def _processed(self) -> Iterator[Handles]:
-        async def process(event: Event) -> None:
-            await self.process_event(event.type, event.data)
-
         types = cast("object", self.event_types)
         if isinstance(types, (str, Enum)) or not isinstance(types, Iterable):
             raise ConfigurationError(f"event_types={self.event_types!r} of {self.name!r}: give a tuple of types")
         for event in self.event_types:
-            yield Handles(type_name(event), Options(), process)
+            yield Handles(type_name(event), Options(), self._handle_event)
+
+    async def _handle_event(self, event: Event) -> None:
+        await completed(self.process_event(TypeName(event.type), event.data))
 
 
 def _marks(agent: type[BaseAgent], name: str) -> Iterable[tuple[object, Options]]:
@@ -203,7 +231,7 @@ def _marks(agent: type[BaseAgent], name: str) -> Iterable[tuple[object, Options]
 
 def _called(declared: Handles) -> str:
     name = getattr(declared.function, "__name__", repr(declared.function))
-    return "event_types" if name == "process" else f"{name}()"
+    return "event_types" if name == "_handle_event" else f"{name}()"
 
 
 def code_of(agent: BaseAgent) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 from forebay.agents import files
 from forebay.agents.agent import BaseAgent
 from forebay.agents.leadership import Leadership
+from forebay.agents.mounts import Mounts
 from forebay.agents.state import notes_of
 from forebay.agents.telling import FileChange, Teller, in_thread
 from forebay.agents.told import Told
-from forebay.errors import AgentError, ConfigurationError, NotFound
+from forebay.errors import AgentError, ConfigurationError, NotFound, StoreDamaged
 from forebay.event import check_seconds
 from forebay.policy import describe
 from forebay.runtime.supervise import Backoff
@@ -50,9 +51,11 @@ class ChangeDetectionAgent(BaseAgent):
     has given no sign for `lease` seconds.
 
     A folder that is not there at the first start is a `ConfigurationError`. One that vanishes later counts as empty,
-    and the agent as unhealthy, until it is back. Links are not followed, and files that this very process has open
-    (such as the bus's own database) are left alone. Needs the extra `agents`; where the system gives no notice
-    of changes (network drives, some containers), set WATCHFILES_FORCE_POLLING=true.
+    and the agent as unhealthy, until it is back. While a disk is not mounted where files were seen on it, nothing is
+    told of them, and the agent is unhealthy. A link to a file within the folders counts as a file, with the content
+    of that file (so an update of a Kubernetes ConfigMap is a modified file); other links are not followed. Files that
+    this very process has open (such as the bus's own database) are left alone. Needs the extra `agents`; where the
+    system gives no notice of changes (network drives, some containers), set WATCHFILES_FORCE_POLLING=true.
 
     Put one in a module, say `watcher` in app/agents.py, and run it with `forebay agents app.agents:watcher`:
 
@@ -81,6 +84,7 @@ class ChangeDetectionAgent(BaseAgent):
         self._seen: set[str] = set()
         self._teller: Teller | None = None
         self._present: dict[str, tuple[int, int] | None] = {}
+        self._away: frozenset[str] = frozenset()
         self._blind: str | None = None
 
     @property
@@ -96,8 +100,7 @@ class ChangeDetectionAgent(BaseAgent):
             raise ConfigurationError(
                 "ChangeDetectionAgent needs watchfiles: install the extra, pip install 'forebay[agents]'"
             ) from error
-        present = await in_thread(self._look_for_folders)
-        missing = [folder for folder, found in present.items() if found is None and folder not in self._seen]
+        missing = [folder for folder in self._folders if folder not in self._seen and not files.identity(folder)]
         if missing:
             told = Told(self.bus.store, self._stream)
             await told.load()
@@ -112,7 +115,8 @@ class ChangeDetectionAgent(BaseAgent):
         teller = self._teller
         if teller is None:
             return {"watching": False}
-        ails = [f"the folder {files.as_text(folder)} is gone" for folder, found in self._present.items() if not found]
+        ails = [_ailing(folder) for folder, found in self._present.items() if not found and folder not in self._away]
+        ails += [str(_out_of_sight(place)) for place in sorted(self._away)]
         # Threads add to it; a copy is made in one go.
         unreadable = list(teller.unreadable.items())
         if unreadable:
@@ -132,7 +136,7 @@ class ChangeDetectionAgent(BaseAgent):
                 try:
                     await self._watch()
                 finally:
-                    self._teller, self._present, self._blind = None, {}, None
+                    self._teller, self._present, self._away, self._blind = None, {}, frozenset(), None
 
     @property
     def _stream(self) -> str:
@@ -142,12 +146,22 @@ class ChangeDetectionAgent(BaseAgent):
 
     async def _watch(self) -> None:
         """Follow the folders; begin anew when one comes or goes, or when the notices fail."""
-        teller = Teller(self.bus, self.name, Told(self.bus.store, self._stream))
+        store = self.bus.store
+        mounts = Mounts(store, notes_of(self.name), self._folders)
+        teller = Teller(self.bus, self.name, Told(store, self._stream), mounts, self._folders)
         await teller.begin()
+        if damaged := teller.told.damaged:
+            self._complain(
+                StoreDamaged(
+                    f"what was told of some files cannot be read (notes {', '.join(damaged)} of {self._stream}):"
+                    " they are told once more"
+                ),
+                0.0,
+            )
         self._teller = teller
         backoff = Backoff(base=LOOK, cap=30.0)
         while True:
-            await self._folders_changed()
+            await self._folders_changed(teller)
             try:
                 await self._follow(teller, backoff)
             except NoticesFailed as failed:
@@ -166,7 +180,7 @@ class ChangeDetectionAgent(BaseAgent):
         async with aclosing(self._notices()) as notices:
             # The first look comes when the notices do, so that nothing falls between.
             async for noticed in notices:
-                if await self._folders_changed():
+                if await self._folders_changed(teller):
                     return
                 all_of_it = False
                 if noticed or teller.postponed:
@@ -207,19 +221,23 @@ class ChangeDetectionAgent(BaseAgent):
                 # At a name that is no UTF-8.
                 raise NoticesFailed from group.exceptions[0]
 
-    async def _folders_changed(self) -> bool:
+    async def _folders_changed(self, teller: Teller) -> bool:
         """See which folders are there; whether that, or which ones they are, has changed."""
-        before, self._present = self._present, await in_thread(self._look_for_folders)
+        before, away = self._present, self._away
+        self._present, self._away = await in_thread(self._look_for_folders, teller.mounts)
+        for place in self._away - away:
+            self._complain(_out_of_sight(place), LOOK)
         for folder, found in self._present.items():
             if found is not None:
                 self._seen.add(folder)
-            elif before.get(folder, True) is not None:
-                gone = NotFound(f"the folder {files.as_text(folder)} is gone; its files count as deleted")
-                self._complain(gone, LOOK)
-        return before != self._present
+            elif folder not in self._away and before.get(folder, True) is not None:
+                self._complain(NotFound(f"{_ailing(folder)}; its files count as deleted"), LOOK)
+        return (before, away) != (self._present, self._away)
 
-    def _look_for_folders(self, _stop: threading.Event) -> dict[str, tuple[int, int] | None]:
-        return {folder: files.identity(folder) for folder in self._folders}
+    def _look_for_folders(
+        self, _stop: threading.Event, mounts: Mounts
+    ) -> tuple[dict[str, tuple[int, int] | None], frozenset[str]]:
+        return {folder: files.identity(folder) for folder in self._folders}, mounts.away()
 
     def _complain(self, error: BaseException, delay: float) -> None:
         self.bus.signals.emit(LoopFailed("watch", "files", self.name, error, delay))
@@ -228,7 +246,7 @@ class ChangeDetectionAgent(BaseAgent):
 
     def _suspects(self, stop: threading.Event, teller: Teller, noticed: set[str]) -> set[str] | None:
         """The files to look at because of these notices, and those put off; None where all have to be looked at."""
-        suspects, folders = set(teller.postponed), set[str]()
+        suspects, folders = teller.postponed | teller.links, set[str]()
         real: dict[str, str] = {}
         for notice in noticed:
             # A notice may come by way of a link.
@@ -240,6 +258,8 @@ class ChangeDetectionAgent(BaseAgent):
                 continue
             if teller.told.get(path) is not None or os.path.isfile(path):  # noqa: PTH113  # texts are quicker than paths, for many files
                 suspects.add(path)
+                if os.path.islink(path):  # noqa: PTH114  # texts are quicker than paths, for many files
+                    teller.links.add(path)
             else:
                 folders.add(path)
         if len(folders) > MANY:
@@ -261,26 +281,48 @@ class ChangeDetectionAgent(BaseAgent):
         def unreadable(path: str, error: OSError) -> None:
             teller.unreadable[path] = describe(error)
 
-        return files.walk(folder, ignored=self._ignored, unreadable=unreadable, stop=stop)
+        found = files.walk(folder, folders=self._folders, ignored=self._ignored, unreadable=unreadable, stop=stop)
+        for path, status, is_link in found:
+            if is_link:
+                teller.links.add(path)
+            yield path, status
 
     async def _scan(self, teller: Teller) -> int:
         """Look at everything; return how many changes were told."""
-        return await teller.tell(await in_thread(self._all_suspects, teller))
+        suspects = await in_thread(self._all_suspects, teller)
+        await teller.mounts.save()
+        return await teller.tell(suspects)
 
     def _all_suspects(self, stop: threading.Event, teller: Teller) -> set[str]:
         """The files that are not as they were told."""
-        told = teller.told
+        told, away = teller.told, teller.mounts.away()
         teller.unreadable.clear()
+        teller.links.clear()
         found, suspects = set[str](), set(teller.postponed)
+        devices: dict[int, str] = {}
         for folder in self._folders:
             for path, status in self._walk(teller, folder, stop):
                 found.add(path)
+                if path not in teller.links:
+                    devices.setdefault(status.st_dev, path)
                 known = told.content(path)
                 if known is None or not files.untouched(known, status):
                     suspects.add(path)
         for folder in self._folders:
             suspects.update(path for path in told.within(folder) if path not in found and self._watches(path))
+        teller.mounts.seen(found, {place: set(told.within(place)) for place in away}, devices)
         return suspects
+
+
+def _ailing(folder: str) -> str:
+    return f"the folder {files.as_text(folder)} is gone"
+
+
+def _out_of_sight(place: str) -> NotFound:
+    return NotFound(
+        f"{files.as_text(place)} is not on the disk that its files were seen on; mount that again: until then nothing"
+        " is told of them"
+    )
 
 
 def _folder(folder: object) -> str | os.PathLike[str]:

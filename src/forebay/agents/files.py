@@ -1,6 +1,7 @@
 """What is on the disk: which files there are under a folder, and what is in them. Runs in threads.
 
-Only regular files count. Links are not followed: what they point to is told where it is.
+Only regular files count, and links to such files within the watched folders, as a Kubernetes ConfigMap has them.
+Links to folders, and links that lead out of the watched folders, are not followed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A file, as it was while it was read. Times in nanoseconds since 1970.
+    """A file, as it was while it was read. Times in nanoseconds since 1970, within 64 bits.
 
     `changed` is when its inode last changed; 0 where it had changed just before, so that a later change might
     bear the same time.
@@ -48,10 +49,15 @@ Outcome = Content | None | Unsettled | OSError
 """What a look at a path found: a file, none, or why that cannot be said."""
 
 
-def read(path: str, known: Content | None, held: frozenset[tuple[int, int]], stop: threading.Event) -> Outcome:
+def read(
+    path: str, known: Content | None, held: frozenset[tuple[int, int]], folders: Sequence[str], stop: threading.Event
+) -> Outcome:
     """What is in the file now; None where no file is there. `known` is returned where nothing has touched it since."""
     try:
-        status = os.lstat(path)
+        place = real_place(path, folders)
+        if place is None:
+            return None
+        status = os.lstat(place)
         if not stat.S_ISREG(status.st_mode):
             return None
         if known is not None and untouched(known, status):
@@ -59,17 +65,24 @@ def read(path: str, known: Content | None, held: frozenset[tuple[int, int]], sto
         # To close any handle on a file gives up this process's locks on it, and SQLite's with them.
         if (status.st_dev, status.st_ino) in held:
             return Unsettled(f"{path} is open in this process")
-        return _digest(path, stop)
+        return _digest(place, stop)
     except OSError as error:
         return None if error.errno in _GONE else error
     except Unsettled as error:
         return error
 
 
+def real_place(path: str, folders: Sequence[str]) -> str | None:
+    """The path itself, or where it leads to if it is a link; None where that is outside of the folders."""
+    if not os.path.islink(path):  # noqa: PTH114  # texts are quicker than paths, for many files
+        return path
+    place = os.path.realpath(path)
+    return place if any(below(place, folder) for folder in folders) else None
+
+
 def untouched(known: Content, status: os.stat_result) -> bool:
     """Whether the file is surely as it was read."""
-    now = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return (known.size, known.modified, known.changed) == now
+    return (known.size, known.modified, known.changed) == _times(status)
 
 
 def _digest(path: str, stop: threading.Event) -> Content | None:
@@ -90,11 +103,17 @@ def _digest(path: str, stop: threading.Event) -> Content | None:
         if _times(os.fstat(handle)) != _times(before):
             raise Unsettled(f"{path} is being written")
     sure = now - before.st_ctime_ns > UNSURE
-    return Content(before.st_size, before.st_mtime_ns, before.st_ctime_ns if sure else 0, digest.digest())
+    size, modified, changed = _times(before)
+    return Content(size, modified, changed if sure else 0, digest.digest())
 
 
 def _times(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return status.st_size, _within_64_bits(status.st_mtime_ns), _within_64_bits(status.st_ctime_ns)
+
+
+def _within_64_bits(time: int) -> int:
+    # Archives and other systems bring times from 1601 to beyond the year 30000.
+    return max(-(2**63), min(time, 2**63 - 1))
 
 
 def held_open() -> frozenset[tuple[int, int]]:
@@ -126,35 +145,46 @@ def identity(folder: str) -> tuple[int, int] | None:
 def walk(
     folder: str,
     *,
+    folders: Sequence[str],
     ignored: Callable[[str], bool],
     unreadable: Callable[[str, OSError], None],
     stop: threading.Event,
-) -> Iterator[tuple[str, os.stat_result]]:
-    """The files in and below the folder, without links and without what is `ignored` by its name."""
-    folders = [folder]
-    while folders:
+) -> Iterator[tuple[str, os.stat_result, bool]]:
+    """The files in and below the folder, without what is `ignored` by its name, and whether each is a link.
+
+    A link comes with the status of the file that it leads to, within the `folders`.
+    """
+    left = [folder]
+    while left:
         if stop.is_set():
             raise Stopped
-        here = folders.pop()
+        here = left.pop()
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
                     if ignored(entry.name):
                         continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    elif entry.is_file(follow_symlinks=False) and (status := _status(entry)):
-                        yield entry.path, status
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            left.append(entry.path)
+                        elif (found := _file(entry, folders)) is not None:
+                            yield found
+                    except OSError as error:
+                        # The others beside it are looked at all the same.
+                        if error.errno not in _GONE:
+                            unreadable(entry.path, error)
         except OSError as error:
             if error.errno not in _GONE:
                 unreadable(here, error)
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
+def _file(entry: os.DirEntry[str], folders: Sequence[str]) -> tuple[str, os.stat_result, bool] | None:
+    if entry.is_file(follow_symlinks=False):
+        return entry.path, entry.stat(follow_symlinks=False), False
+    if not entry.is_symlink() or (place := real_place(entry.path, folders)) is None:
         return None
+    status = os.lstat(place)
+    return (entry.path, status, True) if stat.S_ISREG(status.st_mode) else None
 
 
 def resolved(folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:

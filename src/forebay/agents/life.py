@@ -19,6 +19,7 @@ from typing import Any
 from forebay.agents.agent import BaseAgent, Handles, Status, code_of
 from forebay.agents.roster import KEPT, HealthReport, Heartbeat, NameTaken, register
 from forebay.bus import EventBus, EventType
+from forebay.callables import completed
 from forebay.cause import caused_by
 from forebay.errors import AgentError, ConfigurationError, ForebayError, RetryAfter
 from forebay.event import Event
@@ -182,7 +183,7 @@ class Life:
 
     async def _unless_stopped(self, hook: Hook) -> None:
         """Wait for it; where the stop comes first, it is cancelled."""
-        task = asyncio.create_task(hook())
+        task = asyncio.create_task(completed(hook()))
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -220,7 +221,7 @@ class Life:
 
 async def in_time(hook: Hook, seconds: float) -> object:
     """What a hook returns; `TimeoutError` where it takes longer."""
-    task = asyncio.create_task(hook())
+    task = asyncio.create_task(completed(hook()))
     try:
         await asyncio.wait([task], timeout=seconds)
         if not task.done():
@@ -256,7 +257,7 @@ class Work:
     async def run(self, *, grace: float) -> None:
         """Work until it is done or fails; then wait for the end."""
         working: asyncio.Task[object] = asyncio.create_task(
-            self._agent.work(), name=f"forebay-agent-{self._agent.name}"
+            completed(self._agent.work()), name=f"forebay-agent-{self._agent.name}"
         )
         stopping = asyncio.create_task(self._stop.wait())
         try:

@@ -16,6 +16,7 @@ import msgspec
 
 from forebay.agents import files
 from forebay.agents.files import Content, Outcome, Unsettled
+from forebay.agents.mounts import Mounts, is_away
 from forebay.agents.told import Entry, Told, bucket
 from forebay.bus import EventBus, EventType
 from forebay.errors import NotFound
@@ -37,9 +38,9 @@ _CREATED, _MODIFIED, _DELETED = KINDS
 class FileChange(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told of a file: the data of `EventType.FILE_CREATED`, `FILE_MODIFIED` and `FILE_DELETED`.
 
-    `path` is absolute, `size` in bytes, `sha256` in hexadecimal digits; a deleted file's are those of the
-    last look at it. Where the name is no UTF-8, `path` has its odd bytes written out, and `raw` is the path's own
-    bytes.
+    `path` is absolute, `size` in bytes, `sha256` in hexadecimal digits; a deleted file's are those of the last look at
+    it. A time of `modified` before 1677 or after 2262 is the nearest one within (64 bits of nanoseconds). Where the
+    name is no UTF-8, `path` has its odd bytes written out, and `raw` is the path's own bytes.
 
     >>> FileChange("/inbox/a.txt", 0, "e3b0c442...", datetime(2026, 1, 1, tzinfo=UTC)).file.name
     'a.txt'
@@ -61,19 +62,24 @@ class Teller:
     """Tells what becomes of files, as the agent of this name.
 
     `postponed` are files that could not be told yet; `unreadable` are paths with the reason why nothing can be
-    said of them: what was told of them stands.
+    said of them: what was told of them stands. `links` are links to files: what they lead to changes without a
+    notice that names them.
     """
 
-    def __init__(self, bus: EventBus, name: str, told: Told) -> None:
+    def __init__(self, bus: EventBus, name: str, told: Told, mounts: Mounts, folders: Sequence[str]) -> None:
         self.told = told
+        self.mounts = mounts
         self.postponed: set[str] = set()
         self.unreadable: dict[str, str] = {}
+        self.links: set[str] = set()
+        self._folders = folders
         self._bus = bus
         self._name = name
 
     async def begin(self) -> None:
         """Read what was told, and finish what was just being told when the last process ended."""
         await self.told.load()
+        await self.mounts.load()
         await self._finish(await self._already_published())
 
     async def tell(self, suspects: Iterable[str]) -> int:
@@ -83,25 +89,29 @@ class Teller:
         waiting = sorted(suspects, key=lambda path: (bucket(path), path))
         while waiting:
             batch = waiting[:BATCH]
-            outcomes = await in_thread(self._read, batch)
+            outcomes, away = await in_thread(self._read, batch)
             waiting = waiting[len(outcomes) :]
             for path, outcome in outcomes:
-                self._note(path, outcome)
+                if not is_away(path, away):
+                    self._note(path, outcome)
             await self.told.save()
             count += len(self.told.unfinished())
             await self._finish()
         return count
 
-    def _read(self, stop: threading.Event, paths: Sequence[str]) -> list[tuple[str, Outcome]]:
-        """What is in the first of these files: at least in one, and in as many as `PATIENCE` allows."""
+    def _read(self, stop: threading.Event, paths: Sequence[str]) -> tuple[list[tuple[str, Outcome]], frozenset[str]]:
+        """What is in the first of these files: at least in one, and in as many as `PATIENCE` allows.
+
+        Also the places that were away thereafter: a disk may go while its files are being read.
+        """
         outcomes: list[tuple[str, Outcome]] = []
         held = files.held_open()
         began = time.monotonic()
         for path in paths:
-            outcomes.append((path, files.read(path, self.told.content(path), held, stop)))
+            outcomes.append((path, files.read(path, self.told.content(path), held, self._folders, stop)))
             if stop.is_set() or time.monotonic() - began > PATIENCE:
                 break
-        return outcomes
+        return outcomes, self.mounts.away()
 
     def _note(self, path: str, outcome: Outcome) -> None:
         """Note what is to be told of a file that was looked at."""

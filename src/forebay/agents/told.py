@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -15,11 +16,12 @@ import msgspec
 
 from forebay.agents.files import Content, below
 from forebay.agents.leadership import Outdated
-from forebay.errors import StoreDamaged
 from forebay.store import Notes
 
 BUCKETS = 256
 """Notes that share the files: with 300,000 files each of them is some 80 KiB."""
+
+_NAME = re.compile(r"[0-9a-f]{2}")
 
 Telling = tuple[str, str]
 """The event type, and the id, of what is being told."""
@@ -33,7 +35,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Told:
-    """The entries of all files, in memory, and how to keep them in the store."""
+    """The entries of all files, in memory, and how to keep them in the store.
+
+    `damaged` names the notes that could not be read: their files count as never told.
+    """
 
     def __init__(self, store: Notes, stream: str) -> None:
         self._store = store
@@ -42,12 +47,17 @@ class Told:
         self._kept: dict[str, bytes] = {}
         self._changed: set[int] = set()
         self._unfinished: dict[str, Entry] = {}
+        self.damaged: list[str] = []
 
     async def load(self) -> None:
         """Read what the store holds."""
-        self._kept = await self._store.notes(self._stream)
+        notes = await self._store.notes(self._stream)
+        self._kept = {name: note for name, note in notes.items() if _NAME.fullmatch(name)}
         for name, note in self._kept.items():
-            entries = _decode(name, note)
+            entries = _decode(note)
+            if entries is None:
+                self.damaged.append(name)
+                continue
             self._entries[int(name, 16)] = entries
             self._unfinished.update({path: entry for path, entry in entries.items() if entry.telling})
 
@@ -118,11 +128,9 @@ def _encode(entries: dict[str, Entry]) -> bytes:
     return zlib.compress(msgspec.msgpack.encode({os.fsencode(path): entry for path, entry in entries.items()}), 1)
 
 
-def _decode(name: str, note: bytes) -> dict[str, Entry]:
+def _decode(note: bytes) -> dict[str, Entry] | None:
     try:
         entries = msgspec.msgpack.decode(zlib.decompress(note), type=dict[bytes, Entry])
-    except (zlib.error, ValueError) as error:
-        raise StoreDamaged(
-            f"the note {name!r} of what was told about files is not what was written: {error}"
-        ) from error
+    except (zlib.error, ValueError):
+        return None
     return {os.fsdecode(path): entry for path, entry in entries.items()}

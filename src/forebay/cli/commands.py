@@ -17,7 +17,8 @@ from click.core import ParameterSource
 from forebay import ConfigurationError, ForebayError, connect
 from forebay.cli.output import Output
 from forebay.cli.text import on_one_line
-from forebay.urls import default_url, mask
+from forebay.stores.url import conceal, has_secret
+from forebay.urls import default_url
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a process that SIGINT ended."""
@@ -37,7 +38,7 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the line."""
-        click.echo(f"forebay: {on_one_line(self.message)}", file=file, err=file is None)
+        click.echo(f"forebay: {conceal(on_one_line(self.message))}", file=file, err=file is None)
 
 
 class Commands(click.Group):
@@ -84,6 +85,12 @@ class Commands(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # whoever read the output has enough of it; click ends quietly
             raise Failure(str(error)) from error
+        except click.UsageError as error:
+            # It quotes what was typed in the wrong place, which may be a URL.
+            text = error.format_message()
+            if conceal(text) == text:
+                raise
+            raise click.UsageError(conceal(text), error.ctx) from error
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(INTERRUPTED)
 
@@ -100,7 +107,12 @@ def _option(*names: str, **attributes: Any) -> Callable[..., Callable[[Any], Any
 
 
 _OPTIONS = (
-    _option("--url", metavar="URL", help="The store; without it REDIS_URL, then sqlite:///forebay.db."),
+    _option(
+        "--url",
+        metavar="URL",
+        help="The store; without it REDIS_URL, then sqlite:///forebay.db. Every user of the machine can read a "
+        "password on a command line: give FOREBAY_URL instead.",
+    ),
     _option("--namespace", metavar="NAME", default="events", show_default=True, help="A bus of its own in the store."),
     _option("--json", is_flag=True, help="Print JSON: a list as an array, a flow as one object a line."),
 )
@@ -147,9 +159,16 @@ def chosen_url() -> str:
     url: str = root.params["url"] or default_url()
     if url.startswith("memory:"):
         raise ConfigurationError("memory:// would end with this command; name a store that lasts, e.g. with --url")
-    if mask(url) != url and root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
-        talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
+    warn_of_password()
     return url
+
+
+def warn_of_password() -> None:
+    """Warn where the command line shows the password of a URL: a program cannot take it back from there."""
+    root = click.get_current_context().find_root()
+    url = root.params["url"]
+    if root.get_parameter_source("url") is ParameterSource.COMMANDLINE and has_secret(url):
+        talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
 
 
 def talk(text: str) -> None:

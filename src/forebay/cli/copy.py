@@ -19,6 +19,7 @@ from forebay.cli.progress import progress
 from forebay.cli.text import count
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
+from forebay.stores.url import has_secret
 from forebay.transfer import copy as copy_streams
 from forebay.transfer import verify as compare
 from forebay.transfer.quickfix import QuickFix, is_quick_fix
@@ -58,7 +59,7 @@ def copy(
     \b
     forebay copy sqlite:///events.db redis://localhost:6379 --verify
     """
-    given = {name: url for name, url in (("source", source), ("target", target)) if mask(url) != url}
+    given = {name: url for name, url in (("source", source), ("target", target)) if has_secret(url)}
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in given):
         talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
     asked = context.find_root().params

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from forebay.cli.commands import warn_of_password
 from forebay.cli.demo_story import GROUPS, Story, Tally
 
 
@@ -30,6 +31,7 @@ def demo(context: click.Context, folder: Path, files: int) -> None:
         source = context.find_root().get_parameter_source("url")
         given = source is not None and source.name == "COMMANDLINE"
         url = context.find_root().params["url"] if given else f"sqlite:///{room}/demo.db"
+        warn_of_password()
         if context.find_root().params.get("json"):
             tally = asyncio.run(Story(url, folder.resolve(), Path(room), Silent(), most=files).tell())
             click.echo(_as_json(tally))

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, EventBus
-from forebay.cli.commands import talk
+from forebay.cli.commands import talk, warn_of_password
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_fast
 
@@ -29,6 +29,7 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
     if root.get_parameter_source("namespace") is ParameterSource.COMMANDLINE:
         raise click.UsageError("The bus chooses its namespace itself: connect(..., namespace=...).")
     if root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        warn_of_password()
         os.environ["FOREBAY_URL"] = root.params["url"]
     log_to_stderr()
     found = load_bus(bus)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from forebay.bus import EventBus
+from forebay.callables import completed, discard, refuse_generator
 from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, PublishUnknown, StoreError
 from forebay.event import Event, new_id
 from forebay.migration.counts import Counts
@@ -150,6 +151,9 @@ class DualBus:
         object whose method it is, else the function's own. `shadow` is called in its place on the new bus
         while the agent is compared; without it the handler itself, with all that it does.
         """
+        refuse_generator("handler", handler)
+        if shadow is not None:
+            refuse_generator("handler", shadow)
         stream = type_name(event_type)
         name = agent or getattr(getattr(handler, "__self__", None), "name", None) or handler_name(handler)
         if (stream, name) in self._subscriptions:
@@ -163,8 +167,8 @@ class DualBus:
         # The time is the handler's: what waits for the old bus here takes as long as that one does.
         consumer = self.new.subscribe_to_stream(stream, name, **(chosen.given() | {"timeout": None}))
         subscribed = self.old.subscribe(stream, subscription.on_old)
-        if inspect.iscoroutine(subscribed):
-            subscribed.close()
+        if inspect.isawaitable(subscribed):
+            discard(subscribed)
             raise ConfigurationError("the old bus's subscribe is async, and nobody would wait for it: adapt it")
         self._subscriptions[stream, name] = subscription
 
@@ -390,9 +394,7 @@ class DualBus:
     async def _publish_old(self, event: Event, stamp: Stamp) -> None:
         carried = Carried(event)
         try:
-            published = self.old.publish(event.type, event.source, carried)
-            if inspect.isawaitable(published):
-                await published
+            await completed(self.old.publish(event.type, event.source, carried))
         except Exception as error:
             self._forget(event.type, stamp)
             if carried.is_delivered:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from forebay.bus import EventBus
+from forebay.callables import completed, refuse_generator
 from forebay.event import Event
 from forebay.migration.observer import digest
 from forebay.migration.upkeep import kept_alive
@@ -67,6 +68,7 @@ class OldEventBus:
 
     def subscribe(self, event_type: str, handler: Wrapped) -> None:
         """Let a group handle the type: that of the `agent` whose method the handler is."""
+        refuse_generator("handler", handler)
         self._handlers.append((event_type, handler))
         if self._open:
             self._start(event_type, handler)
@@ -91,7 +93,7 @@ class OldEventBus:
         agent = getattr(getattr(handler, "__self__", None), "agent", "old")
 
         async def handle(event: Event) -> None:
-            await handler(event.type, event.source, Carried(event))
+            await completed(handler(event.type, event.source, Carried(event)))
 
         async def consume() -> None:
             await self.bus.subscribe_to_stream(event_type, agent).consume_events(handle)

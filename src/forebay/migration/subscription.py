@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from forebay.callables import completed
 from forebay.errors import HandlerTimeout
 from forebay.event import Event
 from forebay.migration.observer import digest
@@ -220,8 +220,7 @@ class Subscription:
 
 
 async def _called(handler: OldHandler, event_type: str, source: str, data: Any) -> object:
-    result = handler(event_type, source, data)
-    return await result if inspect.isawaitable(result) else result
+    return await completed(handler(event_type, source, data))
 
 
 def _age(event: Event) -> float:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from forebay.callables import completed, discard, is_async, name_of, refuse_generator, unwrapped
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
-from forebay.threads import Threads
+from forebay.threads import Outcome, Threads
 
 Around = Callable[[Any], AbstractContextManager[None]]
 """Given an event or a list of them, a context in which their handler is called."""
@@ -25,7 +27,8 @@ class Handler:
     function gets the object, and the event as well if it takes a second argument. A plain function
     runs in a thread, of which there are as many as the consumer's `concurrency`; when it exceeds its
     `timeout` it counts as failed, but nothing can stop the thread, and its place is taken until it ends.
-    It does not keep the process from ending. `around` makes a context for each call.
+    It does not keep the process from ending. An awaitable that a call returns is awaited on the loop, as
+    a part of the call. `around` makes a context for each call.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Handler:
         self._around = around
         self._with_event = _takes_event(function, kind, batch)
         self._threads = None if is_async(function) else Threads(threads)
-        # The plainest case has no wrapper at all: this is the hot path.
+        # The plainest case has no wrapper at all: this is the hot path. Its result is the caller's to complete.
         self.call: Callable[[Any], Awaitable[Any]] = (
             function if self._threads is None and timeout is None and kind is Any and around is None else self._call
         )
@@ -61,29 +64,37 @@ class Handler:
         arguments = self._arguments(events)
         if self._threads is not None:
             await self._call_in_thread(arguments, self._threads)
-        elif self._timeout is None:
-            await self._function(*arguments)
         else:
-            await self._call_in_time(arguments, self._timeout)
-
-    async def _call_in_time(self, arguments: tuple[Any, ...], timeout: float) -> None:
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                await self._function(*arguments)
-        except TimeoutError as error:
-            if limit.expired():
-                raise HandlerTimeout(f"the handler ran longer than {timeout:g} s") from error
-            raise
+            async with self._in_time():
+                await completed(self._function(*arguments))
 
     async def _call_in_thread(self, arguments: tuple[Any, ...], threads: Threads) -> None:
-        call = functools.partial(contextvars.copy_context().run, self._function, *arguments)
-        running = threads.run(call)
-        done, _ = await asyncio.wait([running], timeout=self._timeout)
-        if not done:
-            raise HandlerTimeout(f"the handler ran longer than {self._timeout:g} s", still_running=running)
-        if (error := running.result()) is not None:
-            raise error
+        running = threads.run(functools.partial(contextvars.copy_context().run, self._function, *arguments))
+        try:
+            async with self._in_time(running):
+                await asyncio.wait([running])
+                await completed(running.result().value())
+        finally:
+            if not running.done():
+                running.add_done_callback(_discard)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, running: asyncio.Future[Outcome] | None = None) -> AsyncIterator[None]:
+        """Raise `HandlerTimeout` after `timeout` seconds; with what still runs then."""
+        if self._timeout is None:
+            yield
+            return
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise HandlerTimeout(
+                f"the handler ran longer than {self._timeout:g} s",
+                still_running=None if running is None or running.done() else running,
+            ) from error
 
     def _arguments(self, events: Event | list[Event]) -> tuple[Any, ...]:
         if self.kind is Any:
@@ -97,22 +108,19 @@ class Handler:
             self._threads.close()
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling `function` gives a coroutine."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
 def handler_name(function: Callable[..., Any]) -> str:
     """The qualified name of a function, as a group name: what is no letter, digit, `_` or `-` becomes a dot."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__qualname__", type(function).__qualname__)
+    function = unwrapped(function)
+    name = name_of(function)
     module = getattr(function, "__module__", None) or "handler"
     plain = f"{module}.{name}".replace(".<locals>", "")
     text = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "." for c in plain).strip("._-")
     return text[-128:].lstrip("._-") or "handler"
+
+
+def _discard(running: asyncio.Future[Outcome]) -> None:
+    if not running.cancelled():
+        discard(running.result().returned)
 
 
 def _takes_event(function: Callable[..., Any], kind: Any, batch: bool) -> bool:
@@ -124,6 +132,7 @@ def _takes_event(function: Callable[..., Any], kind: Any, batch: bool) -> bool:
     )
     if not callable(function):
         raise ConfigurationError(f"a handler is a function that takes {what}, not {function!r}")
+    refuse_generator("handler", function)
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -134,5 +143,4 @@ def _takes_event(function: Callable[..., Any], kind: Any, batch: bool) -> bool:
         except TypeError:
             continue
         return len(arguments) == 2
-    name = getattr(function, "__qualname__", repr(function))
-    raise ConfigurationError(f"handler {name}{signature} must be callable with one argument, {what}")
+    raise ConfigurationError(f"handler {name_of(function)}{signature} must be callable with one argument, {what}")

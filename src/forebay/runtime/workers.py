@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+from forebay.callables import completed
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, to_event
 from forebay.payload import Limits
@@ -144,7 +145,8 @@ class Workers:
         started = time.perf_counter() if is_timed else 0.0
         error: BaseException | None = None
         try:
-            await self._handler.call(event)
+            if (result := await self._handler.call(event)) is not None:
+                await completed(result)
         except BaseException as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
             error = self._meaning(raised, deliveries)
         for delivery in deliveries:

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
+from forebay.callables import completed, refuse_generator
 from forebay.errors import NotFound, TransferRefused
 from forebay.store import Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
 from forebay.transfer.marks import PREFIX, Mark, Marks, Place
@@ -62,7 +63,7 @@ async def copy(
     *,
     origin: str,
     switch: asyncio.Event | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     dry_run: bool = False,
 ) -> Copied:
     """Copy all streams of `source` into `target`, which is empty or holds an unfinished copy of this very source.
@@ -72,6 +73,8 @@ async def copy(
     both. Raises `TransferRefused` where the target holds something else, or where the source was changed
     meanwhile; run again, it goes on.
     """
+    if progress is not None:
+        refuse_generator("progress", progress)
     found = await streams_of(source)
     if not found and switch is None:
         raise NotFound(f"nothing to copy: {origin} has no streams in this namespace")
@@ -139,7 +142,7 @@ class _Copy:
     """One run of a copy."""
 
     def __init__(
-        self, source: Store, target: Store, ticket: _Ticket, progress: Callable[[int, int], None] | None
+        self, source: Store, target: Store, ticket: _Ticket, progress: Callable[[int, int], object] | None
     ) -> None:
         self._source = source
         self._target = target
@@ -161,13 +164,13 @@ class _Copy:
                 mark = Mark(entries[-1].position, marks.reached.number + len(entries))
                 positions = await self._restore(stream, entries, marks.notes_with(mark))
                 marks.add(mark._replace(target=positions[-1]))
-                self._report(streams)
+                await self._report(streams)
 
-    def _report(self, streams: Sequence[StreamStats]) -> None:
+    async def _report(self, streams: Sequence[StreamStats]) -> None:
         if self._progress is not None:
             numbers = [self._marks[stats.stream].reached.number for stats in streams]
             lengths = [stats.length for stats in streams]
-            self._progress(sum(numbers), sum(map(max, numbers, lengths)))
+            await completed(self._progress(sum(numbers), sum(map(max, numbers, lengths))))
 
     async def follow(self, switch: asyncio.Event) -> None:
         """Copy entries as they come, until it is set."""

@@ -5,20 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from forebay.errors import ConfigurationError
+from forebay.stores.url import ENCODE, Secret, StoreURL, check_options, split
+
+MOST_PATIENCE = 3600.0
+"""The highest `timeout` of a URL, in seconds."""
 
 _FORMS = (
     "redis://[user:password@]host[:6379][/db], rediss:// (TLS), unix:///path, "
     "redis+sentinel://host[:26379],host/service[/db], redis+cluster://host[:6379],host; valkey for redis as you like"
 )
 _SCHEME = re.compile(r"(?:redis|valkey)(s?)(?:\+(sentinel|cluster))?|unix")
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]*))(?::(\d{1,5}))?")
-_TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-_SENTINEL = ("sentinel_username", "sentinel_password")
+_TRUTH = ("true", "false")
+_OPTIONS = {
+    "db": "a number",
+    "timeout": "seconds that a server may take to connect or to answer",
+    "allow_eviction": "true or false",
+}
+_TLS_OPTIONS = {
+    "ssl_ca_certs": "a file",
+    "ssl_certfile": "a file",
+    "ssl_keyfile": "a file",
+    "ssl_cert_reqs": "required, optional or none",
+    "ssl_check_hostname": "true or false",
+}
+_SENTINEL_OPTIONS = {"sentinel_username": "a name", "sentinel_password": "a password"}
 
 
 class Address(NamedTuple):
@@ -28,25 +42,25 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}" if self.port else self.host
+        if not self.port:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Access(msgspec.Struct, frozen=True):
     """How to be let in. `tls` holds options in redis-py's words; None means a plain connection."""
 
     username: str | None = None
-    password: str | None = None
+    password: Secret | None = None
     database: int = 0
     tls: Mapping[str, Any] | None = None
-
-    def __repr__(self) -> str:
-        return f"Access(username={self.username!r}, database={self.database})"
 
 
 class Place(msgspec.Struct, frozen=True):
     """A URL, understood. `service` is the name that Sentinel knows the master by.
 
-    `allow_eviction`: a server that may delete whole streams when it is full will do.
+    `allow_eviction`: a server that may delete whole streams when it is full will do. `timeout` is how long,
+    in seconds, a server may take to connect or to answer; None where the URL does not say.
     """
 
     arrangement: Literal["standalone", "sentinel", "cluster"]
@@ -55,73 +69,106 @@ class Place(msgspec.Struct, frozen=True):
     service: str = ""
     sentinel_access: Access = Access()
     allow_eviction: bool = False
+    timeout: float | None = None
+
+    @property
+    def identity(self) -> str:
+        """What stays the same of the URL however it is written."""
+        hosts = ",".join(sorted(map(str, self.addresses)))
+        secure = "s" * (self.access.tls is not None)
+        match self.arrangement:
+            case "cluster":
+                return f"redis{secure}+cluster://{hosts}"
+            case "sentinel":
+                return f"redis{secure}+sentinel://{hosts}/{self.service}/{self.access.database}"
+            case "standalone" if self.addresses[0].port:
+                return f"redis{secure}://{hosts}/{self.access.database}"
+            case "standalone":
+                return f"unix://{hosts}?db={self.access.database}"
 
 
 def parse(url: str) -> Place:
-    """Understand a URL, or say what is wrong with it; the message never holds the password."""
-    parts = urlsplit(url)
+    """Understand a URL, or say what is wrong with it; the message holds no part of the URL but its scheme."""
+    parts = split(url)
     scheme = _SCHEME.fullmatch(parts.scheme)
     if scheme is None:
         raise ConfigurationError(f"no Redis URL begins with {parts.scheme!r}; use one of: {_FORMS}")
     arrangement: Any = scheme.group(2) or "standalone"
     secure = scheme.group(1) == "s"
-    allowed = ("db", "allow_eviction", *(_TLS if secure else ()), *(_SENTINEL if arrangement == "sentinel" else ()))
-    options = dict(parse_qsl(parts.query))
-    for name in options:
-        if name not in allowed:
-            raise ConfigurationError(f"unknown option {name!r} in the Redis URL; it can have: {', '.join(allowed)}")
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
-    path = unquote(parts.path)
-    service = ""
-    addresses: tuple[Address, ...]
+    _check_options(parts, arrangement, secure=secure)
+    options = parts.options
+    service, path = "", parts.path.strip("/")
     if parts.scheme == "unix":
-        if not path:
-            raise ConfigurationError("a unix:// URL needs the path of the socket: unix:///run/redis/redis.sock")
-        addresses, path = (Address(path, 0),), ""
+        addresses, path = _socket(parts), ""
     else:
         default = 26379 if arrangement == "sentinel" else 6379
-        addresses = tuple(_address(text, default) for text in hosts.split(","))
+        hosts = parts.hosts or (("localhost", None),)
+        addresses = tuple(Address(host, port or default) for host, port in hosts)
     if arrangement == "sentinel":
-        service, _, path = path.lstrip("/").partition("/")
+        service, _, path = path.partition("/")
         if not service:
             raise ConfigurationError("name the service that Sentinel watches: redis+sentinel://host:26379/mymaster")
     elif arrangement == "standalone" and len(addresses) > 1:
         raise ConfigurationError("several hosts: use redis+sentinel://host,host/service or redis+cluster://host,host")
-    access = Access(
-        username=unquote(username) or None,
-        password=unquote(password) or None,
-        database=_database(options.get("db") or path.strip("/") or "0", arrangement),
-        tls=_tls(options) if secure else None,
+    if path and "db" in options:
+        raise ConfigurationError("the Redis URL names the database twice, in its path and as ?db=: keep one")
+    tls = _tls(options) if secure else None
+    return Place(
+        arrangement=arrangement,
+        addresses=addresses,
+        access=Access(parts.username, parts.password, _database(options.get("db") or path or "0", arrangement), tls),
+        service=service,
+        sentinel_access=Access(options.get("sentinel_username"), parts.secrets.get("sentinel_password"), 0, tls),
+        allow_eviction=_truth("allow_eviction", options.get("allow_eviction", "false")),
+        timeout=_timeout(options.get("timeout")),
     )
-    sentinel_access = Access(options.get("sentinel_username"), options.get("sentinel_password"), 0, access.tls)
-    if options.get("allow_eviction", "false") not in ("true", "false"):
-        raise ConfigurationError("allow_eviction in the Redis URL is true or false")
-    return Place(arrangement, addresses, access, service, sentinel_access, options.get("allow_eviction") == "true")
 
 
-def _address(text: str, default: int) -> Address:
-    match = _HOST.fullmatch(text)
-    port = int(match.group(3) or default) if match else 0
-    if match is None or not 0 < port < 65536:
-        raise ConfigurationError(f"{text!r} in the Redis URL is not a host[:port]")
-    return Address(match.group(1) or unquote(match.group(2)) or "localhost", port)
+def _check_options(parts: StoreURL, arrangement: str, *, secure: bool) -> None:
+    if not secure and any(name in _TLS_OPTIONS for name in parts.options):
+        raise ConfigurationError("the ssl_ options in the Redis URL are for rediss://, which speaks TLS")
+    allowed = {
+        **_OPTIONS,
+        **(_TLS_OPTIONS if secure else {}),
+        **(_SENTINEL_OPTIONS if arrangement == "sentinel" else {}),
+    }
+    check_options(parts, allowed)
+
+
+def _socket(parts: StoreURL) -> tuple[Address, ...]:
+    if parts.hosts or not parts.path.strip("/"):
+        raise ConfigurationError("a unix:// URL needs the path of the socket: unix:///run/redis/redis.sock")
+    return (Address(parts.path, 0),)
 
 
 def _database(text: str, arrangement: str) -> int:
-    if not text.isdecimal():
-        raise ConfigurationError(f"the database {text!r} in the Redis URL is not a number")
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ConfigurationError(
+            f"the database in the Redis URL is not a number, as in redis://host/2; or else {ENCODE}"
+        )
     if arrangement == "cluster" and int(text):
         raise ConfigurationError("a cluster has no databases but 0: leave the number out of the URL")
     return int(text)
 
 
+def _timeout(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not 0 < float(text) <= MOST_PATIENCE:
+        raise ConfigurationError(f"timeout in the Redis URL is a number of seconds above 0, at most {MOST_PATIENCE:g}")
+    return float(text)
+
+
+def _truth(name: str, text: str) -> bool:
+    if text not in _TRUTH:
+        raise ConfigurationError(f"{name} in the Redis URL is true or false")
+    return text == "true"
+
+
 def _tls(options: Mapping[str, str]) -> Mapping[str, Any]:
-    tls: dict[str, Any] = {name: options[name] for name in _TLS if name in options}
+    tls: dict[str, Any] = {name: options[name] for name in _TLS_OPTIONS if name in options}
     if tls.get("ssl_cert_reqs", "required") not in ("required", "optional", "none"):
         raise ConfigurationError("ssl_cert_reqs in the Redis URL is one of: required, optional, none")
     if "ssl_check_hostname" in tls:
-        if tls["ssl_check_hostname"] not in ("true", "false"):
-            raise ConfigurationError("ssl_check_hostname in the Redis URL is true or false")
-        tls["ssl_check_hostname"] = tls["ssl_check_hostname"] == "true"
+        tls["ssl_check_hostname"] = _truth("ssl_check_hostname", tls["ssl_check_hostname"])
     return tls

@@ -14,7 +14,7 @@ from typing import Any
 import hiredis
 
 from forebay.errors import OutcomeUnknown, StoreUnavailable
-from forebay.stores.redis.address import Address, parse
+from forebay.stores.redis.address import Address, Place
 from forebay.stores.redis.errors import translate
 from forebay.stores.redis.node import Node, Part, pack
 from forebay.stores.redis.topology import topology
@@ -40,8 +40,7 @@ script = cache(Script)
 class Client:
     """What the store talks through. It sends again only what a node refused and passed on to another."""
 
-    def __init__(self, url: str, timeout: float) -> None:
-        place = parse(url)
+    def __init__(self, place: Place, timeout: float) -> None:
         self.name = f"{place.arrangement} {', '.join(map(str, place.addresses))}"
         self.topology = topology(place, timeout)
         self.allow_eviction = place.allow_eviction

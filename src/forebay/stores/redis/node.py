@@ -144,7 +144,7 @@ class Node:
         options: dict[str, Any] = {
             "db": self._access.database,
             "username": self._access.username,
-            "password": self._access.password,
+            "password": self._access.password and self._access.password.reveal(),
             "socket_timeout": self._timeout,
             "socket_connect_timeout": self._timeout,
             "protocol": 2,

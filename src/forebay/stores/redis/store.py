@@ -31,6 +31,7 @@ from forebay.store import (
     Trimmed,
 )
 from forebay.stores.redis import inspection, transfer
+from forebay.stores.redis.address import Place, parse
 from forebay.stores.redis.client import MARGIN, Client
 from forebay.stores.redis.codec import Fields, add, decode, decode_dead_letter, encode, fallback
 from forebay.stores.redis.keys import Keys
@@ -59,14 +60,15 @@ class RedisStore:
     """A store on one server, on the master that Sentinel names, or on a cluster, as the URL says.
 
     Redis from 6.2, Valkey from 7.2. `timeout` is how long, in seconds, the server may take to connect
-    or to answer. What is stored can be read with XRANGE: see `keys` and `codec`.
+    or to answer; the URL may say it too (`?timeout=`), and wins. What is stored can be read with XRANGE: see
+    `keys` and `codec`.
     """
 
-    def __init__(self, url: str, *, namespace: str = "events", timeout: float = 5.0) -> None:
-        self._url = url
+    def __init__(self, url: str | Place, *, namespace: str = "events", timeout: float = 5.0) -> None:
+        self._place = parse(url) if isinstance(url, str) else url
         self._namespace = check_name("namespace", namespace)
-        self._timeout = timeout
-        self._client = Client(url, timeout)
+        self._timeout = self._place.timeout or timeout
+        self._client = Client(self._place, self._timeout)
         self._streams: dict[str, Keys] = {}
         self._cursors: dict[tuple[str, str], str] = {}
         self._sweep_at: dict[tuple[str, str], float] = {}
@@ -75,7 +77,7 @@ class RedisStore:
         return f"RedisStore({self._client.name}, namespace={self._namespace!r})"
 
     def twin(self) -> RedisStore:
-        twin = RedisStore(self._url, namespace=self._namespace, timeout=self._timeout)
+        twin = RedisStore(self._place, namespace=self._namespace, timeout=self._timeout)
         # What this store began on is not to stop what it needs in order to go on.
         twin._client.allow_eviction = True
         return twin
