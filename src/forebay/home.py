@@ -26,25 +26,34 @@ class Home:
         self._what = what
 
     @property
+    def is_here(self) -> bool:
+        """Whether this is its loop, in its process."""
+        return running_loop() is self.loop and os.getpid() == self.process
+
+    @property
     def is_lost(self) -> bool:
-        """Whether its loop was closed, here: nothing can be awaited there any more."""
-        return self.loop.is_closed() and self.process == os.getpid()
+        """Whether its loop was closed, in this process: nothing can be awaited there any more."""
+        return self.loop.is_closed() and os.getpid() == self.process
 
     def check(self) -> None:
         """Raise `ConfigurationError` on any other loop, in any other thread, and in a fork of the process."""
-        if running_loop() is not self.loop or os.getpid() != self.process:
-            raise self.elsewhere()
-
-    def elsewhere(self) -> ConfigurationError:
-        """The error that says where this is used, and what to do."""
-        if os.getpid() != self.process:
-            return ConfigurationError(
-                f"{self._what} was opened by process {self.process}, and does not survive a fork: open another one here,"
-                " in this process, such as its `twin()`, or a bus of its own with connect(...)"
-            )
+        if running_loop() is self.loop and os.getpid() == self.process:
+            return
+        if (error := self.forked()) is not None:
+            raise error
         if self.loop.is_closed():
-            return ConfigurationError(f"the event loop on which {self._what} was opened is closed: open it again here")
+            raise ConfigurationError(f"the event loop on which {self._what} was opened is closed: open it again here")
+        raise ConfigurationError(
+            f"{self._what} belongs to the event loop on which it was opened, and this is another loop or thread, so"
+            " nothing was done: hand the call over with asyncio.run_coroutine_threadsafe(..., loop), or open another"
+            " one here, with connect(...)"
+        )
+
+    def forked(self) -> ConfigurationError | None:
+        """The error that says that this process is a fork of the one where it was opened; None where it is not."""
+        if os.getpid() == self.process:
+            return None
         return ConfigurationError(
-            f"{self._what} belongs to the event loop on which it was opened, and this is another loop or thread; nothing"
-            " was done. Hand the call over with asyncio.run_coroutine_threadsafe(..., loop), or open another bus here"
+            f"{self._what} was opened by process {self.process}, and does not survive a fork: open another one here, such"
+            " as its `twin()`, or with connect(...)"
         )
