@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -132,7 +132,8 @@ class EventBus:
         `event` is the type (a string or `Enum` member), with `data` as its payload, or an object of a
         payload class, which is published as itself. `source` says who speaks, in at most 256
         characters. With `id`, publishing the same id again within the bus's `idempotency_window`
-        stores nothing more. `delay` (seconds) or `at` (an aware datetime) hold the event back.
+        stores nothing more. `delay` (seconds) or `at` (an aware datetime) hold the event back: a delay is a
+        duration, whatever becomes of the clocks, and `at` is a moment by the store's wall clock.
 
         Raises `InvalidEvent` for a payload that breaks the limits, `StoreError` where surely nothing
         was stored, and `PublishUnknown` where the answer was lost: publish again with its `id`.
@@ -149,7 +150,7 @@ class EventBus:
             except OutcomeUnknown as error:
                 raise self._unknown((record,), error) from error
         else:
-            await self._store(stream, (record,), known=id is not None, delay=_delay(delay, at))
+            await self._store(stream, (record,), known=id is not None, delay=_delay(delay, at), at=at)
         return record.id
 
     async def publish_many(
@@ -179,18 +180,20 @@ class EventBus:
             stream, source=source, data=payloads, ids=ids, keys=keys, headers=headers, limits=self._limits
         )
         if records:
-            await self._store(stream, records, known=ids is not None, delay=_delay(delay, at))
+            await self._store(stream, records, known=ids is not None, delay=_delay(delay, at), at=at)
         return [record.id for record in records]
 
-    async def _store(self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None) -> None:
+    async def _store(
+        self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None, at: datetime | None
+    ) -> None:
         self._require_open()
         self._caretaker.touched.add(stream)
         is_wanted = self.signals.wanted(Published)
         started = time.perf_counter() if is_wanted else 0.0
         try:
-            if delay is not None:
+            if delay is not None or at is not None:
                 # A scheduled id is always remembered: there is no place in the stream to search for it.
-                await self.store.schedule(stream, records, delay=delay, unless_seen=self._window)
+                await self.store.schedule(stream, records, delay=delay, at=at, unless_seen=self._window)
             elif known:
                 since = self._since(records)
                 await self.store.append(stream, records, unless_seen=self._window, since=since)
@@ -578,5 +581,4 @@ def _delay(delay: float | None, at: datetime | None) -> float | None:
         raise ConfigurationError("give `delay` or `at`, not both")
     if at.tzinfo is None:
         raise ConfigurationError(f"at={at.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
-    ahead = (at - datetime.now(UTC)).total_seconds()
-    return ahead if ahead > 0 else None
+    return None

@@ -1,7 +1,7 @@
 """Signals as log records, under the logger `forebay`. Every bus has this listener.
 
 Names and reasons come from outside, so they are written with their control characters escaped: one
-record is one line.
+record is one line, and below it the traceback where there is one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from forebay.event import Foreign
-from forebay.policy import describe
+from forebay.policy import describe, last_frames
 from forebay.signals import (
     AgentChanged,
     AgentFailed,
@@ -52,10 +52,13 @@ def _retried(signal: Retried) -> None:
     logger.warning(
         "%s failed: %s; again in %.1f s", _name(signal.delivery), _line(describe(signal.error)), signal.delay
     )
+    if logger.isEnabledFor(logging.DEBUG) and (traceback := last_frames(signal.error)):
+        logger.debug("%s failed at\n%s", _name(signal.delivery), traceback)
 
 
 def _dead_lettered(signal: DeadLettered) -> None:
-    logger.error("%s is a dead letter: %s", _name(signal.delivery), _line(signal.reason))
+    below = f"\n{signal.traceback}" if signal.traceback else ""
+    logger.error("%s is a dead letter: %s%s", _name(signal.delivery), _line(signal.reason), below)
 
 
 def _recovered(signal: Recovered) -> None:

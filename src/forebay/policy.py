@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
 
 import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, MalformedEvent, Reject, RetryAfter
+from forebay.store import Delivery, Failure
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -69,9 +74,15 @@ class Again(msgspec.Struct, frozen=True):
 
 
 class Dead(msgspec.Struct, frozen=True):
-    """Move the event to the dead letters, with the reason."""
+    """Move the event to the dead letters, with the reason.
+
+    `traceback` belongs to the last error, if there was one. `attempts` counts the tries that were made; None
+    means as many as the store has counted.
+    """
 
     reason: str
+    traceback: str = ""
+    attempts: int | None = None
 
 
 def decide(
@@ -95,13 +106,52 @@ def decide(
     return Again(jitter(0.0, rule.ceiling(failures)))
 
 
+MOST_CRASHES = 5
+"""Consumers that one event may take with it, however many failures its `Retry` allows."""
+
+
 def crashes_allowed(retry: Retry) -> int:
     """How many deliveries may end with the death of their process before the event is a dead letter.
 
     At least 2: a consumer that dies leaves events behind that it had only fetched, and nobody knows
     which. Each of them is tried once more, on its own, before it is judged.
     """
-    return max(retry.attempts, 2)
+    return min(max(retry.attempts, 2), MOST_CRASHES)
+
+
+def judge_recovered(delivery: Delivery, retry: Retry) -> Dead | None:
+    """Why an event that was taken over from a dead consumer is a dead letter; None where it is tried again."""
+    tries = delivery.attempt - 1
+    if tries < max(retry.attempts, 2) and tries - delivery.failures < crashes_allowed(retry):
+        return None
+    last = delivery.last_failure or Failure("")
+    return Dead(history(last.error, attempts=tries, failures=delivery.failures), last.traceback, tries)
+
+
+def history(last_error: str, *, attempts: int, failures: int) -> str:
+    """How an event came to its end, in one line of at most 500 characters.
+
+    That is its last error; where consumers died on it, which no error tells, the counts come first.
+
+    >>> history("KeyError: 'vat_rate'", attempts=3, failures=2)
+    "tried 3 times: failed 2 times, last with KeyError: 'vat_rate'; 1 consumer died or fell silent"
+    """
+    deaths = attempts - failures
+    if deaths <= 0:
+        return last_error
+    died = f"{_times(deaths, 'consumer', 'consumers')} died or fell silent"
+    tried = f"tried {_times(attempts, 'time', 'times')}"
+    if not failures:
+        return f"{tried}: {died}"
+    failed = f"{tried}: failed {_times(failures, 'time', 'times')}"
+    if last_error:
+        failed += f", last with {last_error}"
+    room = 500 - len(died) - len("; ")
+    return f"{failed if len(failed) <= room else failed[: room - 1] + '…'}; {died}"
+
+
+def _times(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _is_rule(on: object) -> bool:
@@ -122,3 +172,61 @@ def describe(error: BaseException) -> str:
     name = type(error).__name__
     line = f"{name}: {text}" if text else name
     return line if len(line) <= 500 else line[:499] + "…"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failure that a store keeps: the error in one line, and the last lines of its traceback."""
+    return Failure(describe(error), last_frames(error))
+
+
+TRACEBACK_LINES = 20
+"""Lines of a traceback that are kept, the last ones: where the error was raised."""
+TRACEBACK_CHARACTERS = 3000
+"""Characters of a traceback that are kept, the last ones."""
+MOST_LINKS = 4
+"""Errors of a chain whose frames are kept: the last one, and its nearest causes."""
+
+_MACHINERY = (str(Path(asyncio.__file__).parent), str(Path(__file__).parent / "runtime"))
+"""The folders whose code stands between the worker and the handler: its frames say nothing about either."""
+
+
+def last_frames(error: BaseException) -> str:
+    """The frames nearest to where an error was raised, below those of its causes; no messages, no values.
+
+    A group of errors has its first member for a cause.
+    """
+    chain = _chain(error)
+    # Each has its part, so that the frames of a cause do not crowd out the handler's.
+    most = max(1, (TRACEBACK_LINES - len(chain)) // (2 * len(chain)))
+    lines: list[str] = []
+    for link in reversed(chain):
+        frames = [(frame, line) for frame, line in traceback.walk_tb(link.__traceback__) if not _is_machinery(frame)]
+        for frame in traceback.StackSummary.extract(frames[-most:]):
+            lines.append(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}')
+            if frame.line:
+                lines.append(f"    {frame.line}")
+        if frames:
+            lines.append(type(link).__name__)
+    lines = [line if line.isprintable() else repr(line)[1:-1] for line in lines]
+    while lines and sum(map(len, lines)) + len(lines) > TRACEBACK_CHARACTERS:
+        del lines[0]
+    return "\n".join(lines)
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_MACHINERY)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, as Python itself would show them."""
+    chain = [error]
+    while len(chain) < MOST_LINKS:
+        last = chain[-1]
+        if isinstance(last, BaseExceptionGroup):
+            cause: BaseException | None = last.exceptions[0]
+        else:
+            cause = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if cause is None:
+            break
+        chain.append(cause)
+    return chain

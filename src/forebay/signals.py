@@ -55,10 +55,11 @@ class Retried(msgspec.Struct, frozen=True):
 
 
 class DeadLettered(msgspec.Struct, frozen=True):
-    """An event became a dead letter of its group."""
+    """An event became a dead letter of its group. `traceback` is that of its last error, as the letter has it."""
 
     delivery: Delivery
     reason: str
+    traceback: str = ""
 
 
 class Released(msgspec.Struct, frozen=True):

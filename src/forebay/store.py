@@ -15,7 +15,8 @@ A store moves what it is told, whole or not at all. It never retries, logs, coun
    group has not finished, unless it is forced, and then it counts what it dropped.
 2. **One holder.** Within a group an entry is leased to one consumer at a time.
 3. **Moves are whole.** Whoever crashes, an entry is in one state: added first, removed last.
-4. **Time is the store's.** Callers pass seconds from now, never a timestamp.
+4. **Time is the store's.** Callers pass seconds from now. A moment (`schedule`, `locate`) is compared with
+   the store's wall clock, never with the caller's.
 
 The contract suite in `forebay.testing` checks them for any store. A store turns its driver's
 errors into `StoreError`s and keeps the cause.
@@ -61,13 +62,20 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     appended: float
 
 
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """A failed attempt: the error in one line, and the last lines of its traceback, without any values."""
+
+    error: str
+    traceback: str = ""
+
+
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """An entry leased to a consumer.
 
     `attempt` counts the group's deliveries of this entry, this one included; released ones do not
     count. `failures` counts the failed attempts so far (`retry`). `recovered` is True where `claim`
     took it from a consumer that fell silent. `record` is None where the entry is no longer in its
-    stream: then there is nothing left to do but `ack` it.
+    stream: then there is nothing left to do but `ack` it. `last_failure` is what `retry` was given last.
     """
 
     reader: Reader
@@ -76,10 +84,16 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     attempt: int = 1
     failures: int = 0
     recovered: bool = False
+    last_failure: Failure | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """An entry that a group gave up on: its own copy, the reason, and where it came from."""
+    """An entry that a group gave up on: its own copy, the reason, and where it came from.
+
+    `error` is one line: the last error, after the counts of failures and of dead consumers where there were
+    both. `attempts` counts the tries that were made. `traceback` has the last lines of the last error's
+    traceback; it is empty where nothing was raised.
+    """
 
     id: str
     """Names the dead letter itself, within its stream; sorts by age."""
@@ -90,13 +104,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
     error: str
     failed_at: datetime
     attempts: int
+    traceback: str = ""
 
 
 class Pending(msgspec.Struct, frozen=True):
     """An entry that a group has begun and not finished.
 
     `consumer` holds it since `idle` seconds; or it is None, and the entry waits for its next
-    attempt, `due` in that many seconds (negative: overdue).
+    attempt, `due` in that many seconds (negative: overdue). `last_failure` is its latest failure, if any.
     """
 
     position: str
@@ -105,14 +120,19 @@ class Pending(msgspec.Struct, frozen=True):
     failures: int
     idle: float | None
     due: float | None
+    last_failure: Failure | None = None
 
 
 class Scheduled(msgspec.Struct, frozen=True):
-    """A record that is to be appended in `delay` seconds (negative: overdue). `id` only pages."""
+    """A record that is to be appended in `delay` seconds (negative: overdue). `id` only pages.
+
+    With `at` it is to be appended at that moment, and `delay` is the time until then by the store's wall clock.
+    """
 
     id: str
     record: Record
     delay: float
+    at: datetime | None = None
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -218,10 +238,18 @@ class Log(Protocol):
         ...
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
-        """Append the records in `delay` seconds; they survive whatever the store survives.
+        """Append the records in `delay` seconds, or at the moment `at`; they survive whatever the store survives.
 
+        A delay is a duration: setting a clock does not change it. The store keeps a moment as it is, and compares it
+        with its own wall clock; if that moment is in the past, it appends the records at once.
         `due` is what carries it out: without consumers, a scheduled event waits past its time.
         """
         ...
@@ -321,9 +349,12 @@ class Leases(Protocol):
         """Those of the event ids that the group acked with `remember`, not longer ago than that."""
         ...
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
         """Count a failure, and let the entry wait `delay` seconds for whoever asks first.
 
+        The `failure` is kept with the entry until it is settled, in place of the one before.
         With `keep` it stays leased to its consumer, who repeats it itself (ordered groups).
         False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
         group does not exist.
@@ -335,9 +366,12 @@ class Leases(Protocol):
         were still held."""
         ...
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
         """Move the entry to the dead letters, its fields unchanged; one move.
 
+        `attempts` are the tries that were made, where this delivery was none of them.
         False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
         group does not exist.
         """
@@ -411,7 +445,10 @@ class Transfer(Protocol):
     """What moves a stream from one store to another, with `scan`, `pending` and `dead_letters`."""
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
-        """What is to be appended later, behind the one with the id `after`, in the order of their times."""
+        """What is to be appended later, behind the one with the id `after`.
+
+        What has a delay comes first, then what has a moment, each in the order of their times.
+        """
         ...
 
     async def remembered(

@@ -11,7 +11,10 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import NamedTuple, TypeVar, cast
+
+from forebay.stacks import stack_of
 
 Call = Callable[[], object]
 Result = TypeVar("Result")
@@ -42,6 +45,7 @@ class Threads:
         self._calls: queue.SimpleQueue[tuple[Call, Ended] | None] = queue.SimpleQueue()
         self._started = 0
         self._busy = 0
+        self._at_work: dict[Ended, int] = {}
 
     def run(self, call: Call) -> Ended:
         """The outcome of the call, once it has ended. A caller that stops waiting does not stop it."""
@@ -51,9 +55,14 @@ class Threads:
         if self._started < min(self._busy, self._most):
             self._started += 1
             name = f"{self._name}-{self._started}"
-            threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True).start()
+            threading.Thread(target=_work, args=(self._calls, self._at_work), name=name, daemon=True).start()
         self._calls.put((call, ended))
         return ended
+
+    def stack(self, ended: Ended) -> TracebackType | None:
+        """Where a call that still runs is now."""
+        thread = self._at_work.get(ended)
+        return None if thread is None else stack_of(thread)
 
     async def call(self, call: Callable[[], Result]) -> Result:
         """What the call returns, or raises."""
@@ -80,13 +89,15 @@ async def in_thread(call: Callable[[], Result]) -> Result:
         threads.close()
 
 
-def _work(calls: queue.SimpleQueue[tuple[Call, Ended] | None]) -> None:
+def _work(calls: queue.SimpleQueue[tuple[Call, Ended] | None], at_work: dict[Ended, int]) -> None:
     while job := calls.get():
         call, ended = job
+        at_work[ended] = threading.get_ident()
         try:
             outcome = Outcome(call())
         except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
             outcome = Outcome(error=raised)
+        del at_work[ended]
         with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
             ended.get_loop().call_soon_threadsafe(_tell, ended, outcome)
         del call, ended, outcome, job

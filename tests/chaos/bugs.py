@@ -75,7 +75,9 @@ class TrimsByLength(Wrapped):
 class AcksBeforeTheDeadLetter(Wrapped):
     """The move to the dead letters is two steps, in the wrong order, and something happens in between."""
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
         await self.store.ack([delivery])
         raise StoreUnavailable("gone between the two steps")
 

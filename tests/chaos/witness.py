@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from forebay.errors import ForebayError, OutcomeUnknown
 from forebay.event import Record
-from forebay.store import Delivery, Reader, Store
+from forebay.store import Delivery, Failure, Reader, Store
 from tests.chaos.history import Leased, Move, Pen, Settled, now
 from tests.chaos.wrapped import Wrapped
 
@@ -56,11 +56,21 @@ class Witness(Wrapped):
     async def release(self, deliveries: Sequence[Delivery]) -> int:
         return await self._settling("release", deliveries, lambda: self.store.release(deliveries))
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
-        return await self._settling("retry", [delivery], lambda: self.store.retry(delivery, delay=delay, keep=keep))
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
+        return await self._settling(
+            "retry", [delivery], lambda: self.store.retry(delivery, delay=delay, keep=keep, failure=failure)
+        )
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
-        return await self._settling("dead", [delivery], lambda: self.store.dead_letter(delivery, reason=reason))
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
+        return await self._settling(
+            "dead",
+            [delivery],
+            lambda: self.store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
+        )
 
     async def _settling(self, move: Move, deliveries: Sequence[Delivery], act: Callable[[], Awaitable[Count]]) -> Count:
         asked = now()

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,15 @@ def free_port() -> int:
 class Server:
     """A server that keeps nothing; `config` starts a sentinel instead."""
 
-    def __init__(self, binary: str, folder: Path, *options: str, config: str = "") -> None:
+    def __init__(
+        self,
+        binary: str,
+        folder: Path,
+        *options: str,
+        config: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = environment
         self.port = free_port()
         home = folder / str(self.port)
         home.mkdir()
@@ -70,7 +78,7 @@ class Server:
             raise
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self._command, cwd=self._home, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(self._command, cwd=self._home, env=self._environment, stdout=subprocess.DEVNULL)
 
     def restart(self, *options: str) -> None:
         """Kill it, and start it anew at its place, with further options; does not wait until it answers."""

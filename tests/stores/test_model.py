@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from forebay.errors import NotFound
 from forebay.event import Foreign, Record
-from forebay.store import END, START, Begun, Delivery, GroupPlace, Item, Reader, Store
+from forebay.store import END, START, Begun, Delivery, Failure, GroupPlace, Item, Reader, Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
@@ -76,7 +76,8 @@ class Side:
         for d in deliveries:
             handle = (d.reader.group, self.number(d.position), d.reader.consumer)
             self.deliveries[handle] = d
-            seen.append((*handle, _content(d.record), d.attempt, d.failures, d.recovered))
+            error = d.last_failure.error if d.last_failure else ""
+            seen.append((*handle, _content(d.record), d.attempt, d.failures, d.recovered, error))
         return sorted(seen)
 
 
@@ -257,7 +258,8 @@ class Stores(RuleBasedStateMachine):
     @rule(which=some, delay=st.sampled_from([0.0, HOUR]))
     def retry(self, which: int, delay: float) -> None:
         handle = self.handles[which % len(self.handles)]
-        self.both(lambda side: side.store.retry(side.deliveries[handle], delay=delay))
+        failure = Failure(f"error {next(self.counter)}", "frames")
+        self.both(lambda side: side.store.retry(side.deliveries[handle], delay=delay, failure=failure))
 
     @precondition(lambda self: self.handles)
     @rule(which=some)

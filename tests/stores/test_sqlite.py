@@ -275,13 +275,15 @@ async def test_a_file_of_an_older_forebay_is_brought_up_to_date_with_all_it_hold
         positions = await store.append("order_placed", [to_record("order_placed", source="shop", data=1)])
     for table in ("entries", "scheduled", "dead"):
         sql(path, f"ALTER TABLE {table} DROP COLUMN checksum")
+    for table, column in (("pending", "error"), ("pending", "traceback"), ("dead", "traceback")):
+        sql(path, f"ALTER TABLE {table} DROP COLUMN {column}")
     sql(path, "DROP TABLE notes")
     sql(path, "PRAGMA user_version = 1")
 
     async with SQLiteStore(path) as store:
         assert positions == [entry.position for entry in await store.scan("order_placed")]
         assert await store.note("order_placed", "retention", b"1")
-    assert [(3,)] == sql(path, "PRAGMA user_version")
+    assert [(4,)] == sql(path, "PRAGMA user_version")
 
 
 async def opened(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from forebay.event import Record, to_record
-from forebay.store import START, Delivery, Reader, Store
+from forebay.store import START, Delivery, Failure, Reader, Store
 
 STREAM = "order_placed"
 HOUR = 3600.0
@@ -35,9 +35,10 @@ async def fill(store: Store, *, events: int, pending: int, dead: int) -> None:
         step = len(held) // (pending // 2 + dead // 2)
         for number, delivery in enumerate(held[::step][: pending // 2 + dead // 2]):
             if number < dead // 2:
-                await store.dead_letter(delivery, reason=f"ValueError: no price for {number}")
+                reason = f"ValueError: no price for {number}"
+                await store.dead_letter(delivery, reason=reason, traceback=f'  File "a.py", line {number}, in price')
             elif number % 3 == 0:
-                await store.retry(delivery, delay=HOUR)
+                await store.retry(delivery, delay=HOUR, failure=Failure(f"KeyError: {number}", "  File"))
         rest = {id(delivery) for delivery in held[::step][: pending // 2 + dead // 2]}
         done = [delivery for delivery in held if id(delivery) not in rest]
         for first in range(0, len(done), 1000):
@@ -66,7 +67,10 @@ async def _contents(store: Store, stream: str) -> dict[str, Any]:
         begun = await store.pending(stream, group.group, limit=MOST)
         groups[group.group] = {
             "position": numbers[group.position],
-            "pending": [(numbers[each.position], each.consumer, each.attempt, each.failures) for each in begun],
+            "pending": [
+                (numbers[each.position], each.consumer, each.attempt, each.failures, each.last_failure)
+                for each in begun
+            ],
             "due": [each.due is not None and HOUR - 300 < each.due < HOUR for each in begun],
             "handled": sorted(each.id for each in await store.remembered(stream, group=group.group, limit=MOST)),
         }

@@ -20,6 +20,7 @@ from forebay.errors import MalformedEvent
 from forebay.event import Event, check_seconds, new_id
 from forebay.payload import decode, encode
 from forebay.replay import last_position
+from forebay.signals import LoopFailed
 
 KEPT = 86_400.0
 """Seconds for which health checks, and the answers to them, are kept."""
@@ -104,7 +105,12 @@ class HealthMonitorAgent(BaseAgent):
 
     async def _monitor(self) -> None:
         self._kept = (await self.bus.store.notes(notes_of(self.name))).get(_ILL)
-        self._ill = {} if self._kept is None else decode(self._kept, dict[str, Illness])
+        try:
+            self._ill = {} if self._kept is None else decode(self._kept, dict[str, Illness])
+        except MalformedEvent as error:
+            # It is written anew: what is ill still is told once more.
+            self._ill = {}
+            self.bus.signals.emit(LoopFailed("monitor", notes_of(self.name), self.name, error, 0.0))
         await self._tell()
         trimmed = 0.0
         while True:

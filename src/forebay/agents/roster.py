@@ -15,7 +15,7 @@ from forebay.agents.state import notes_of
 from forebay.bus import EventBus, EventType
 from forebay.errors import ConfigurationError, MalformedEvent
 from forebay.event import Record, parse_time
-from forebay.payload import decode
+from forebay.payload import check_name, decode
 from forebay.store import END
 
 MISSED = 3
@@ -106,14 +106,19 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 async def last_beats(bus: EventBus) -> list[Beat]:
-    """The last sign of life of each member, of those that are kept; the newest first."""
+    """The last sign of life of each member, of those that are kept; the newest first.
+
+    What cannot be one, or names an agent as no agent can be named, is passed over: anyone may write to the stream.
+    """
     found: dict[str, Beat] = {}
     now = datetime.now(UTC)
     for entry in reversed(await bus.store.scan(EventType.AGENT_HEARTBEAT.value, until=END, limit=KEPT, newest=True)):
         try:
             heartbeat = decode(entry.record.data, Heartbeat) if isinstance(entry.record, Record) else None
             sent = parse_time(entry.record.timestamp) if isinstance(entry.record, Record) else now
-        except MalformedEvent:
+            if heartbeat is not None:
+                check_name("agent name", heartbeat.agent)
+        except (MalformedEvent, ConfigurationError):
             continue
         if heartbeat is not None and heartbeat.member not in found:
             found[heartbeat.member] = Beat(heartbeat, max(0.0, (now - sent).total_seconds()))

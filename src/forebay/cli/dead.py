@@ -200,14 +200,19 @@ def _show(output: Output, letter: DeadLetter) -> None:
         about |= {"source": event.source, "timestamp": event.timestamp.isoformat()}
         about |= {"key": event.key} if event.key else {}
         about |= {"headers": as_json(event.headers)} if event.headers else {}
+    traceback = {"traceback": letter.traceback} if letter.traceback else {}
     if not output.terminal:
         content = {"data": as_json(event.data)} if event is not None else {"fields": as_json(raw_fields(letter.record))}
-        for name, value in {**about, **content}.items():
+        for name, value in {**about, **traceback, **content}.items():
             output.fields([name, value])
         return
     about["failed_at"] = f"{moment(letter.failed_at)} ({ago(letter.failed_at)})"
     for name, value in about.items():
         click.echo(f"{name:<10} {on_one_line(value)}")
+    if letter.traceback:
+        click.echo("\ntraceback (the last frames)")
+        for line in letter.traceback.splitlines():
+            click.echo(on_one_line(line))
     click.echo(f"\n{as_indented_json(event.data if event is not None else raw_fields(letter.record))}")
 
 

@@ -163,6 +163,8 @@ def _row(group: str, position: str, dead: DeadLetter | None, held: Pending | Non
         state, attempt, detail = "pending", held.attempt, f"{held.consumer}, for {span(held.idle)}"
     elif held is not None:
         state, attempt, detail = "waiting", held.attempt, f"due in {span(held.due)}"
+        if held.last_failure is not None:
+            detail += f", after {held.last_failure.error}"
     return {"group": group, "state": state, "attempt": attempt, "position": position, "detail": detail}
 
 

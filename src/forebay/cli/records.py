@@ -37,6 +37,7 @@ def letter_as_json(letter: DeadLetter) -> dict[str, Any]:
         "type": letter.stream,
         "group": letter.group,
         "error": letter.error,
+        "traceback": letter.traceback,
         "attempts": letter.attempts,
         "failed_at": letter.failed_at,
         "position": letter.position,

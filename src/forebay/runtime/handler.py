@@ -94,7 +94,12 @@ class Handler:
             raise HandlerTimeout(
                 f"the handler ran longer than {self._timeout:g} s",
                 still_running=None if running is None or running.done() else running,
-            ) from error
+            ) from self._place(running, error)
+
+    def _place(self, running: asyncio.Future[Outcome] | None, error: TimeoutError) -> TimeoutError:
+        """The error with the frames at which the handler was when its time was over."""
+        stack = self._threads.stack(running) if self._threads is not None and running is not None else None
+        return error if stack is None else TimeoutError().with_traceback(stack)
 
     def _arguments(self, events: Event | list[Event]) -> tuple[Any, ...]:
         if self.kind is Any:

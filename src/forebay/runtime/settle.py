@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from forebay.errors import NotFound, OutcomeUnknown
-from forebay.policy import Again, decide
+from forebay.policy import Again, Dead, decide, failure_of, history
 from forebay.runtime.intake import Intake
 from forebay.runtime.options import Options
 from forebay.runtime.supervise import PASSING, Backoff, wait_for
 from forebay.signals import DeadLettered, LateAck, LeaseLost, Released, Retried, Signals
-from forebay.store import Delivery, Leases, Reader
+from forebay.store import Delivery, Failure, Leases, Reader
 
 
 class Settler:
@@ -63,15 +63,19 @@ class Settler:
 
     async def failed(self, delivery: Delivery, error: BaseException) -> None:
         """The handler raised: the retry policy says what follows."""
-        match decide(error, failures=delivery.failures + 1, retry=self._options.retry):
+        failures, failure = delivery.failures + 1, failure_of(error)
+        match decide(error, failures=failures, retry=self._options.retry):
             case Again(delay):
-                await self._again(delivery, error, delay)
-            case verdict:
-                await self.dead(delivery, verdict.reason)
+                await self._again(delivery, error, delay, failure)
+            case Dead(reason):
+                reason = history(reason, attempts=delivery.attempt, failures=failures)
+                await self.dead(delivery, Dead(reason, failure.traceback))
 
-    async def _again(self, delivery: Delivery, error: BaseException, delay: float) -> None:
+    async def _again(self, delivery: Delivery, error: BaseException, delay: float, failure: Failure) -> None:
         keep = self._options.ordered
-        held = await self._persist(delivery, lambda: self._store.retry(delivery, delay=delay, keep=keep))
+        held = await self._persist(
+            delivery, lambda: self._store.retry(delivery, delay=delay, keep=keep, failure=failure)
+        )
         if held is None:
             return
         self._signals.emit(Retried(delivery, error, delay))
@@ -79,16 +83,23 @@ class Settler:
             self._let_go(delivery)
             self._on_waiting(delay)
             return
-        again = msgspec.structs.replace(delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1)
+        again = msgspec.structs.replace(
+            delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1, last_failure=failure
+        )
         # The keeper goes on renewing it, under its new self, while it waits here.
         self._intake.held[delivery.position] = again
         asyncio.get_running_loop().call_later(delay, self._intake.again, again)
 
-    async def dead(self, delivery: Delivery, reason: str) -> None:
+    async def dead(self, delivery: Delivery, verdict: Dead) -> None:
         """The delivery becomes a dead letter."""
-        if await self._persist(delivery, lambda: self._store.dead_letter(delivery, reason=reason)) is not None:
+        reason, traceback, attempts = verdict.reason, verdict.traceback, verdict.attempts
+        buried = await self._persist(
+            delivery,
+            lambda: self._store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
+        )
+        if buried is not None:
             self._let_go(delivery)
-            self._signals.emit(DeadLettered(delivery, reason))
+            self._signals.emit(DeadLettered(delivery, reason, traceback))
 
     async def release(self, deliveries: Sequence[Delivery], *, until: asyncio.Event | None = None) -> None:
         """Give deliveries back untried, over passing errors `until` something happens.

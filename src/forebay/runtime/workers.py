@@ -11,7 +11,7 @@ from forebay.callables import completed
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, to_event
 from forebay.payload import Limits
-from forebay.policy import crashes_allowed, describe
+from forebay.policy import Dead, describe, judge_recovered, last_frames
 from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox
 from forebay.runtime.intake import Intake
@@ -119,14 +119,14 @@ class Workers:
     async def _handle_batch(self, deliveries: list[Delivery]) -> None:
         opened = [(self._open(delivery), delivery) for delivery in deliveries]
         for event, delivery in opened:
-            if isinstance(event, str):
+            if isinstance(event, Dead):
                 await self._settle_dead(delivery, event)
         events = [event for event, _ in opened if isinstance(event, Event)]
         deliveries = [delivery for event, delivery in opened if isinstance(event, Event)]
         if events and (all(map(self._intake.is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
             await self._call(events, deliveries)
 
-    def _open(self, delivery: Delivery) -> Event | str | None:
+    def _open(self, delivery: Delivery) -> Event | Dead | None:
         """The event to hand over; why it is dead already; or None where it was settled without a handler."""
         if delivery.recovered:
             self._on_begun(delivery)
@@ -134,8 +134,8 @@ class Workers:
             self._signals.emit(Vanished(delivery))
             self._settle_unhandled(delivery)
             return None
-        if delivery.recovered and delivery.attempt > crashes_allowed(self._options.retry):
-            return f"{delivery.attempt - 1} consumers died or fell silent while they had it"
+        if delivery.recovered and (verdict := judge_recovered(delivery, self._options.retry)) is not None:
+            return verdict
         if self._options.dedup and self._inbox.is_repeated(delivery):
             self._signals.emit(Skipped(delivery))
             self._settle_unhandled(delivery)
@@ -149,7 +149,7 @@ class Workers:
                 kind=self._handler.kind,
             )
         except MalformedEvent as error:
-            return str(error)
+            return Dead(str(error), last_frames(error))
 
     async def _call(self, event: Event | list[Event], deliveries: Sequence[Delivery]) -> None:
         if self._signals.wanted(Delivered):
@@ -206,6 +206,6 @@ class Workers:
         self._settler.done(delivery)
         self._on_over(delivery)
 
-    async def _settle_dead(self, delivery: Delivery, reason: str) -> None:
-        await self._settler.dead(delivery, reason)
+    async def _settle_dead(self, delivery: Delivery, verdict: Dead) -> None:
+        await self._settler.dead(delivery, verdict)
         self._on_over(delivery)

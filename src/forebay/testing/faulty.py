@@ -19,6 +19,7 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Failure,
     Item,
     Pending,
     Reader,
@@ -161,9 +162,17 @@ class FaultyStore:
             raise OutcomeUnknown(str(error), since=error.since or before) from error
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
-        await self._call("schedule", lambda: self.store.schedule(stream, records, delay=delay, unless_seen=unless_seen))
+        await self._call(
+            "schedule", lambda: self.store.schedule(stream, records, delay=delay, at=at, unless_seen=unless_seen)
+        )
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
@@ -219,14 +228,21 @@ class FaultyStore:
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
         return await self._call("handled", lambda: self.store.handled(stream, group, ids))
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
-        return await self._call("retry", lambda: self.store.retry(delivery, delay=delay, keep=keep))
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
+        return await self._call("retry", lambda: self.store.retry(delivery, delay=delay, keep=keep, failure=failure))
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
         return await self._call("release", lambda: self.store.release(deliveries))
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
-        return await self._call("dead_letter", lambda: self.store.dead_letter(delivery, reason=reason))
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
+        return await self._call(
+            "dead_letter",
+            lambda: self.store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
+        )
 
     async def dead_letters(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100

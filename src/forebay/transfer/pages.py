@@ -90,8 +90,10 @@ def in_chunks(items: Sequence[Item]) -> list[Sequence[Item]]:
 def _size(part: Entry | DeadLetter | Scheduled | Remembered | Pending) -> int:
     """About how many bytes a part takes."""
     if isinstance(part, Remembered | Pending):
-        return 100
+        failure = part.last_failure if isinstance(part, Pending) else None
+        return 100 if failure is None else 100 + len(failure.error) + len(failure.traceback)
     record = part.record
+    own = 100 + len(part.traceback) if isinstance(part, DeadLetter) else 100
     if isinstance(record, Foreign):
-        return 100 + sum(len(name) + len(value) for name, value in record.fields)
-    return 100 + len(record.data) + len(record.headers or b"")
+        return own + sum(len(name) + len(value) for name, value in record.fields)
+    return own + len(record.data) + len(record.headers or b"")

@@ -95,7 +95,7 @@ class _Letter(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, letter: DeadLetter) -> _Letter:
         record = named(letter.record, letter.position)
-        content = (letter.group, letter.error, letter.failed_at, letter.attempts, _digest(record))
+        content = (letter.group, letter.error, letter.failed_at, letter.attempts, letter.traceback, _digest(record))
         return cls(letter.position or START, msgspec.json.encode(content))
 
 
@@ -130,7 +130,7 @@ class _Entries:
 
 
 def _begun(pending: Pending) -> tuple[object, ...]:
-    return (pending.consumer, pending.attempt, pending.failures)
+    return (pending.consumer, pending.attempt, pending.failures, pending.last_failure)
 
 
 def _digest(record: Record | Foreign) -> bytes:

@@ -15,8 +15,7 @@ import asyncio
 import contextlib
 import heapq
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ import msgspec
 
 from forebay.errors import ConfigurationError
 from forebay.event import Foreign, Record
-from forebay.store import END, DeadLetter, Delivery, GroupStats, Reader, StreamStats, Trimmed
+from forebay.store import END, DeadLetter, Delivery, Failure, GroupStats, Reader, StreamStats, Trimmed
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +40,7 @@ class Lease(msgspec.Struct, gc=False):
     renewed: float
     attempt: int = 1
     failures: int = 0
+    last_failure: Failure | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +49,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     due: float
     attempt: int
     failures: int
+    last_failure: Failure | None = None
 
 
 class Known:
@@ -122,8 +123,11 @@ class Group:
         """Lease what was begun before, from its holder or after its wait."""
         held = self.leased.get(position)
         before = held or self.waiting.pop(position)
-        lease = self.leased[position] = Lease(reader.consumer, now, before.attempt + 1, before.failures)
-        return Delivery(reader, str(position), record, lease.attempt, lease.failures, recovered=held is not None)
+        lease = Lease(reader.consumer, now, before.attempt + 1, before.failures, before.last_failure)
+        self.leased[position] = lease
+        return Delivery(
+            reader, str(position), record, lease.attempt, lease.failures, held is not None, lease.last_failure
+        )
 
 
 class Stream:
@@ -137,7 +141,9 @@ class Stream:
         self.dead: dict[int, DeadLetter] = {}
         self.deaths = 0
         self.scheduled: list[tuple[float, int, Record]] = []
-        """A heap, by the time when they are due and then by the order of their arrival."""
+        """A heap, by the clock's time when they are due and then by the order of their arrival."""
+        self.moments: list[tuple[float, int, Record]] = []
+        """The same for what is due at a moment, by Unix time."""
         self.arrivals = 0
         self.seen = Known()
         """Ids appended with `unless_seen` and their positions; none while they are only scheduled."""
@@ -194,15 +200,24 @@ class Stream:
             positions.append(known)
         return positions
 
-    def schedule(self, record: Record, now: float, *, delay: float) -> None:
-        """Keep a record until `launch` appends it."""
+    def schedule(self, record: Record, due: float) -> None:
+        """Keep a record until `launch` appends it, when the clock says `due`."""
         self.arrivals += 1
-        heapq.heappush(self.scheduled, (now + delay, self.arrivals, record))
+        heapq.heappush(self.scheduled, (due, self.arrivals, record))
 
-    def launch(self, now: float) -> None:
+    def schedule_at(self, record: Record, moment: float) -> None:
+        """Keep a record until `launch` appends it, when Unix time is `moment`."""
+        self.arrivals += 1
+        heapq.heappush(self.moments, (moment, self.arrivals, record))
+
+    def launch(self, now: float, wall: float) -> None:
         """Append what was scheduled for now or before, in the order of its time."""
-        while self.scheduled and self.scheduled[0][0] <= now:
-            _, _, record = heapq.heappop(self.scheduled)
+        ripe: list[tuple[float, int, Record]] = []
+        for heap, time in ((self.scheduled, now), (self.moments, wall)):
+            while heap and heap[0][0] <= time:
+                due, arrival, record = heapq.heappop(heap)
+                ripe.append((due - time, arrival, record))
+        for _, _, record in sorted(ripe, key=lambda each: each[:2]):
             [position] = self.append([record], now)
             self.seen.complete(record.id, position)
             self.ring()
@@ -263,12 +278,13 @@ class Held(NamedTuple):
     group: Group
     lease: Lease
 
-    def wait(self, due: float, *, attempt: int, failures: int) -> None:
+    def wait(self, due: float, *, attempt: int) -> None:
         """The entry goes on to its next attempt."""
-        self.group.waiting[int(self.delivery.position)] = Wait(due, attempt, failures)
+        lease = self.lease
+        self.group.waiting[int(self.delivery.position)] = Wait(due, attempt, lease.failures, lease.last_failure)
         self._let_go()
 
-    def die(self, reason: str) -> None:
+    def die(self, reason: str, traceback: str, attempts: int | None) -> None:
         """The entry becomes a dead letter."""
         stream, delivery = self.stream, self.delivery
         stream.deaths += 1
@@ -281,7 +297,8 @@ class Held(NamedTuple):
             record=stream.at(int(delivery.position)) or delivery.record or Foreign(()),
             error=reason,
             failed_at=datetime.now(UTC),
-            attempts=self.lease.attempt,
+            attempts=self.lease.attempt if attempts is None else attempts,
+            traceback=traceback,
         )
         self._let_go()
 
@@ -293,11 +310,10 @@ class Held(NamedTuple):
 class State:
     """What a store and its twins share. Every move holds the lock from its beginning to its end."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, *, epoch: float) -> None:
         self.lock = threading.Lock()
-        self.clock = clock
-        self.epoch = time.time() - clock()
-        """Unix time at the clock's 0."""
+        self.epoch = epoch
+        """Unix time at the clock's 0, as it was when the state was made."""
         self.streams: dict[str, Stream] = {}
         self.notes: dict[str, dict[str, bytes]] = {}
         """By stream; apart from the streams, as notes alone make none."""
@@ -308,7 +324,7 @@ def stream_stats(name: str, stream: Stream, now: float) -> StreamStats:
     return StreamStats(
         stream=name,
         length=len(stream.entries),
-        scheduled=len(stream.scheduled),
+        scheduled=len(stream.scheduled) + len(stream.moments),
         dead=len(stream.dead),
         first=str(stream.first) if stream.entries else None,
         last=str(stream.last) if stream.entries else None,

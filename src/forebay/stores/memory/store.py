@@ -23,6 +23,7 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Failure,
     Item,
     Pending,
     Reader,
@@ -32,27 +33,34 @@ from forebay.store import (
     Trimmed,
 )
 from forebay.stores.memory import transfer
-from forebay.stores.memory.state import Group, Held, Kept, State, Stream, stream_stats, wake
+from forebay.stores.memory.state import Group, Held, Kept, Lease, State, Stream, stream_stats, wake
 
 
 class MemoryStore:
     """A store in this process's memory, for tests and for buses that need not outlive it.
 
     The state stays with the object, also when it is closed and opened again. `clock` gives seconds
-    that never go back.
+    that never go back, `wall` Unix time.
     """
 
-    def __init__(self, *, namespace: str = "events", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        namespace: str = "events",
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._namespace = check_name("namespace", namespace)
         self._clock = clock
-        self._state = State(clock)
+        self._wall = wall
+        self._state = State(epoch=wall() - clock())
         self._lock = self._state.lock
 
     def __repr__(self) -> str:
         return f"MemoryStore(namespace={self._namespace!r})"
 
     def twin(self) -> MemoryStore:
-        twin = MemoryStore(namespace=self._namespace, clock=self._clock)
+        twin = MemoryStore(namespace=self._namespace, clock=self._clock, wall=self._wall)
         twin._state, twin._lock = self._state, self._lock
         return twin
 
@@ -88,18 +96,31 @@ class MemoryStore:
             return str(log.last)
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
         with self._lock:
             log = self._make(stream)
             now = self._clock()
+            if at is not None and at.timestamp() <= self._wall():
+                log.append_once(records, now, unless_seen=unless_seen, since=None)
+                log.ring()
+                return
             for record in records:
                 if unless_seen is not None:
                     known = log.seen.get(record.id, now)
                     log.seen.put(record.id, known or "", now=now, span=unless_seen)
                     if known is not None:
                         continue
-                log.schedule(record, now, delay=delay)
+                if at is None:
+                    log.schedule(record, now + (delay or 0.0))
+                else:
+                    log.schedule_at(record, at.timestamp())
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
@@ -118,7 +139,7 @@ class MemoryStore:
         with self._lock:
             log = self._find(stream)
             # Entries keep the clock's time, so the moment is first said in it too.
-            begin = self._clock() - (time.time() - moment.timestamp())
+            begin = moment.timestamp() - self._state.epoch
             found = (position for position, kept in log.behind(0) if kept.appended >= begin)
             return str(next(found, log.last + 1) - 1)
 
@@ -194,7 +215,7 @@ class MemoryStore:
         with self._lock:
             log, group = self._group(reader.stream, reader.group)
             now = self._clock()
-            log.launch(now)
+            log.launch(now, self._wall())
             if reader.ordered and group.is_held_by_another(reader.consumer):
                 return []
             waiting = group.waiting
@@ -249,7 +270,9 @@ class MemoryStore:
             now = self._clock()
             return set() if own is None else {id for id in ids if own.handled.get(id, now) is not None}
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
         with self._lock:
             self._group(delivery.reader.stream, delivery.reader.group)
             held = self._held(delivery)
@@ -257,12 +280,13 @@ class MemoryStore:
                 return False
             now = self._clock()
             lease = held.lease
+            lease.failures += 1
+            lease.last_failure = failure
             if keep:
                 lease.renewed = now
                 lease.attempt += 1
-                lease.failures += 1
             else:
-                held.wait(now + delay, attempt=lease.attempt, failures=lease.failures + 1)
+                held.wait(now + delay, attempt=lease.attempt)
             return True
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
@@ -271,17 +295,19 @@ class MemoryStore:
             released = 0
             for delivery in deliveries:
                 if held := self._held(delivery):
-                    held.wait(now, attempt=held.lease.attempt - 1, failures=held.lease.failures)
+                    held.wait(now, attempt=held.lease.attempt - 1)
                     released += 1
             return released
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
         with self._lock:
             self._group(delivery.reader.stream, delivery.reader.group)
             held = self._held(delivery)
             if held is None:
                 return False
-            held.die(reason)
+            held.die(reason, traceback, attempts)
             return True
 
     # Dead letters.
@@ -323,12 +349,13 @@ class MemoryStore:
             behind = log.place(after)
             found = []
             for position in heapq.nsmallest(limit, (p for p in (*own.leased, *own.waiting) if p > behind)):
-                if lease := own.leased.get(position):
-                    idle = now - lease.renewed
-                    found.append(Pending(str(position), lease.consumer, lease.attempt, lease.failures, idle, None))
+                begun = own.leased.get(position) or own.waiting[position]
+                if isinstance(begun, Lease):
+                    holder, idle, due = begun.consumer, now - begun.renewed, None
                 else:
-                    wait = own.waiting[position]
-                    found.append(Pending(str(position), None, wait.attempt, wait.failures, None, wait.due - now))
+                    holder, idle, due = None, None, begun.due - now
+                counts = begun.attempt, begun.failures
+                found.append(Pending(str(position), holder, *counts, idle, due, begun.last_failure))
             return found
 
     async def durability(self) -> Durability:
@@ -359,7 +386,9 @@ class MemoryStore:
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
         with self._lock:
-            return transfer.scheduled(self._find(stream), after=after, limit=limit, now=self._clock())
+            return transfer.scheduled(
+                self._find(stream), after=after, limit=limit, now=self._clock(), wall=self._wall()
+            )
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100

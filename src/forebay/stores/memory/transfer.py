@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -35,8 +36,10 @@ def restore(stream: Stream, items: Sequence[Item], *, now: float, epoch: float) 
                 _restore_begun(stream, item, now)
             case DeadLetter():
                 _restore_letter(stream, item)
-            case Scheduled():
-                stream.schedule(item.record, now, delay=item.delay)
+            case Scheduled(at=None):
+                stream.schedule(item.record, now + item.delay)
+            case Scheduled(at=datetime() as moment):
+                stream.schedule_at(item.record, moment.timestamp())
             case Remembered(group=None):
                 stream.seen.put(item.id, item.position or "", now=now, span=item.left)
             case Remembered(group=str(name)):
@@ -54,12 +57,13 @@ def _restore_entry(stream: Stream, entry: Entry, appended: float) -> str:
 
 def _restore_begun(stream: Stream, begun: Begun, now: float) -> None:
     group, pending = stream.groups[begun.group], begun.pending
+    history = pending.attempt, pending.failures, pending.last_failure
     position = stream.place(pending.position)
     if pending.consumer is not None:
         renewed = now - (pending.idle or 0.0)
-        group.leased[position] = Lease(pending.consumer, renewed, pending.attempt, pending.failures)
+        group.leased[position] = Lease(pending.consumer, renewed, *history)
     else:
-        group.waiting[position] = Wait(now + (pending.due or 0.0), pending.attempt, pending.failures)
+        group.waiting[position] = Wait(now + (pending.due or 0.0), *history)
 
 
 def _restore_letter(stream: Stream, letter: DeadLetter) -> None:
@@ -70,14 +74,18 @@ def _restore_letter(stream: Stream, letter: DeadLetter) -> None:
     stream.dead[number] = msgspec.structs.replace(letter, id=f"{number:012}")
 
 
-def scheduled(stream: Stream, *, after: str, limit: int, now: float) -> list[Scheduled]:
-    """What is scheduled, by its time. The id is the time and the number of its arrival."""
-    found = [(f"{due!r} {number}", due, number, record) for due, number, record in stream.scheduled]
+def scheduled(stream: Stream, *, after: str, limit: int, now: float, wall: float) -> list[Scheduled]:
+    """What is scheduled: what has a delay, then what has a moment. The id is which one, the time, and the arrival."""
+    found = [(0, *each) for each in stream.scheduled] + [(1, *each) for each in stream.moments]
     if after:
-        moment, _, arrival = after.partition(" ")
-        found = [each for each in found if each[1:3] > (float(moment), int(arrival))]
-    soonest = heapq.nsmallest(limit, found, key=lambda each: each[1:3])
-    return [Scheduled(id, record, due - now) for id, due, _, record in soonest]
+        kind, due, arrival = after.split(" ")
+        found = [each for each in found if each[:3] > (int(kind), float(due), int(arrival))]
+    return [
+        Scheduled(f"{kind} {due!r} {arrival}", record, due - wall, datetime.fromtimestamp(due, UTC))
+        if kind
+        else Scheduled(f"{kind} {due!r} {arrival}", record, due - now)
+        for kind, due, arrival, record in heapq.nsmallest(limit, found, key=lambda each: each[:3])
+    ]
 
 
 def remembered(stream: Stream, *, group: str | None, after: str, limit: int, now: float) -> list[Remembered]:

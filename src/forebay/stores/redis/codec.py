@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
+import msgspec
+
 from forebay.errors import MalformedEvent
 from forebay.event import Foreign, Record, parse_time
-from forebay.store import DeadLetter, Delivery
+from forebay.store import DeadLetter, Delivery, Failure
 from forebay.stores.redis.node import pack
 
 Fields = list[bytes]
@@ -124,12 +126,15 @@ def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
         moment = _moment(id)
         return DeadLetter(id.decode(), stream, "", "", decode(fields), "written by a stranger", moment, 0)
     error, failed_at, group, attempts, position = (value.decode(errors="replace") for value in fields[-9::2])
+    own, traceback = fields[:-10], ""
+    if own[-2:-1] == [b"traceback"]:
+        own, traceback = own[:-2], own[-1].decode(errors="replace")
     try:
         moment = parse_time(failed_at)
     except MalformedEvent:
         moment = _moment(id)
     tried = int(attempts) if attempts.isdecimal() else 0
-    return DeadLetter(id.decode(), stream, group, position, decode(fields[:-10]), error, moment, tried)
+    return DeadLetter(id.decode(), stream, group, position, decode(own), error, moment, tried, traceback)
 
 
 def _moment(id: bytes) -> datetime:
@@ -144,11 +149,28 @@ def encode_dead_letter(letter: DeadLetter) -> list[str | bytes]:
     """Names and values in turn; of one that a stranger wrote, only those that it had."""
     fields = encode(letter.record)
     if letter.group:
+        fields += ("traceback", letter.traceback.encode(errors="replace"))
         error, failed_at = letter.error.encode(errors="replace"), letter.failed_at.isoformat()
         values: list[str | bytes] = [error, failed_at, letter.group, str(letter.attempts), letter.position]
         for pair in zip(_REASON, values, strict=True):
             fields += pair
     return fields
+
+
+def pack_failure(failure: Failure | None) -> bytes:
+    """A failure as it is noted beside an entry's attempts; nothing for none."""
+    if failure is None:
+        return b""
+    texts = (text.encode(errors="replace").decode() for text in (failure.error, failure.traceback))
+    return msgspec.json.encode(tuple(texts))
+
+
+def unpack_failure(packed: bytes) -> Failure | None:
+    """The failure in such a note. One that nobody can read is none: it decides nothing."""
+    try:
+        return Failure(*msgspec.json.decode(packed, type=tuple[str, str])) if packed else None
+    except msgspec.DecodeError:
+        return None
 
 
 def fallback(delivery: Delivery) -> Sequence[str | bytes]:

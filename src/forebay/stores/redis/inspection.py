@@ -46,7 +46,7 @@ async def stream_stats(client: Client, keys: Keys, stream: str, *, guessed: bool
     try:
         reply = await client.run(
             "stats",
-            (keys.stream, keys.dead_letter, keys.dead_counts, keys.scheduled),
+            (keys.stream, keys.dead_letter, keys.dead_counts, keys.scheduled, keys.moments),
             COUNTED,
             int(LATELY * 1000),
         )

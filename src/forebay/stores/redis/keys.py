@@ -16,11 +16,13 @@ class Keys:
         self.stream = f"{namespace}:{check_name('event type', stream)}"
         tag = f"{{{self.stream}}}"
         self.dead_letter = f"{tag}:dead_letter"
-        """A stream: the original fields, then error, failed_at, group, attempts, position."""
+        """A stream: the original fields, then traceback, error, failed_at, group, attempts, position."""
         self.dead_counts = f"{tag}:dead_counts"
         """A hash: group -> how many dead letters it has."""
         self.scheduled = f"{tag}:scheduled"
         """A sorted set: packed fields, by the time in ms when they are to be appended."""
+        self.moments = f"{tag}:moments"
+        """A sorted set: the same for what is due at a moment, by Unix time in ms."""
         self.ids = f"{tag}:ids"
         """A hash: event id -> position, for ids appended with `unless_seen`."""
         self.ids_expiry = f"{tag}:ids_expiry"
@@ -32,6 +34,7 @@ class Keys:
             self.dead_letter,
             self.dead_counts,
             self.scheduled,
+            self.moments,
             self.ids,
             self.ids_expiry,
             self.notes,
@@ -55,7 +58,7 @@ class Group:
         self.waiting = f"{tag}:waiting:{name}"
         """A sorted set: positions, by the time in ms when they are due."""
         self.attempts = f"{tag}:attempts:{name}"
-        """A hash: position -> "attempts failures", where an entry was retried or released."""
+        """A hash: position -> "attempts failures", then the last failure, where an entry was retried or released."""
         self.finished = f"{tag}:finished:{name}"
         """A string: the position up to which nothing was open at the last look, should the group be lost."""
         self.handled = f"{tag}:handled:{name}"

@@ -22,6 +22,7 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Failure,
     Item,
     Pending,
     Reader,
@@ -33,7 +34,16 @@ from forebay.store import (
 from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.address import Place, parse
 from forebay.stores.redis.client import MARGIN, Client
-from forebay.stores.redis.codec import Fields, add, decode, decode_dead_letter, encode, fallback
+from forebay.stores.redis.codec import (
+    Fields,
+    add,
+    decode,
+    decode_dead_letter,
+    encode,
+    fallback,
+    pack_failure,
+    unpack_failure,
+)
 from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part
 
@@ -52,8 +62,8 @@ LAST = 2**64 - 1
 
 _POSITION = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
 
-Row = tuple[bytes, Fields | None, int, int]
-"""Position, fields, attempt, failures."""
+Row = tuple[bytes, Fields | None, int, int, bytes]
+"""Position, fields, attempt, failures, the last failure as it is noted."""
 
 
 class RedisStore:
@@ -136,13 +146,24 @@ class RedisStore:
         return [position.decode() for position in positions]
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
         if records:
             keys = self._keys(stream)
             window = "" if unless_seen is None else _ms(unless_seen)
             await self._client.run(
-                "schedule", (keys.scheduled, keys.ids, keys.ids_expiry), _ms(delay), window, *_packed(records)
+                "schedule",
+                (keys.stream, keys.scheduled, keys.moments, keys.ids, keys.ids_expiry),
+                _ms(delay or 0.0),
+                "" if at is None else _ms(at.timestamp()),
+                window,
+                *_packed(records),
             )
 
     async def scan(
@@ -244,14 +265,14 @@ class RedisStore:
                 reply = await self._client.block(key, wait, *who, "BLOCK", block, "STREAMS", key, ">")
             else:
                 reply = await self._client.call(key, *who, "STREAMS", key, ">")
-        return [(position, fields, 1, 0) for position, fields in reply[0][1]] if reply else []
+        return [(position, fields, 1, 0, b"") for position, fields in reply[0][1]] if reply else []
 
     async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         keys = self._keys(reader.stream)
         own = keys.group(reader.group)
         rows = await self._client.run(
             "due",
-            (keys.stream, keys.scheduled, keys.ids, own.waiting, own.attempts),
+            (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts),
             reader.group,
             reader.consumer,
             min(limit, CHUNK),
@@ -286,9 +307,15 @@ class RedisStore:
         """The deliveries in these rows; entries meant for another group are finished on the way."""
         deliveries = [
             Delivery(
-                reader, position.decode(), None if fields is None else decode(fields), attempt, failures, recovered
+                reader,
+                position.decode(),
+                None if fields is None else decode(fields),
+                attempt,
+                failures,
+                recovered,
+                unpack_failure(noted) if noted else None,
             )
-            for position, fields, attempt, failures in rows
+            for position, fields, attempt, failures, noted in rows
         ]
         passed = [
             delivery
@@ -350,7 +377,9 @@ class RedisStore:
             known.update(id for id, flag in zip(some, flags, strict=True) if flag)
         return known
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
         reader = delivery.reader
         keys = self._keys(reader.stream)
         own = keys.group(reader.group)
@@ -363,6 +392,7 @@ class RedisStore:
             _ms(delay),
             int(keep),
             delivery.attempt,
+            pack_failure(failure),
         )
         return bool(held)
 
@@ -380,7 +410,9 @@ class RedisStore:
             )
         return released
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
         reader = delivery.reader
         keys = self._keys(reader.stream)
         moment = datetime.fromtimestamp(self._client.server_time(keys.stream), UTC)
@@ -390,8 +422,10 @@ class RedisStore:
             reader.group,
             reader.consumer,
             delivery.position,
+            traceback.encode(errors="replace"),
             reason.encode(errors="replace"),
             moment.isoformat(),
+            "" if attempts is None else attempts,
             *fallback(delivery),
         )
         return bool(held)
@@ -449,8 +483,9 @@ class RedisStore:
                 failures=failures,
                 idle=None if consumer is None else moment / 1000,
                 due=moment / 1000 if consumer is None else None,
+                last_failure=unpack_failure(noted),
             )
-            for position, consumer, attempt, failures, moment in rows
+            for position, consumer, attempt, failures, moment, noted in rows
         ]
 
     async def durability(self) -> Durability:

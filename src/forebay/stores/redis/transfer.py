@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 from forebay.errors import ConfigurationError
 from forebay.event import Record
 from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
 from forebay.stores.redis.client import Client
-from forebay.stores.redis.codec import decode, encode, encode_dead_letter
+from forebay.stores.redis.codec import decode, encode, encode_dead_letter, pack_failure
 from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part
 
@@ -59,19 +60,20 @@ def _packed(keys: Keys, item: Item) -> Iterator[Part]:
             keys.group(item.group)
             yield from ("group", item.group, _known(item.position), "" if item.number is None else item.number)
         case Begun(pending=pending):
-            counts = pending.attempt, pending.failures
+            history = pending.attempt, pending.failures, pack_failure(pending.last_failure)
             if pending.consumer is not None:
                 idle = max(_ms(pending.idle or 0.0), 0)
-                yield from ("leased", item.group, _known(pending.position), pending.consumer, idle, *counts)
+                yield from ("leased", item.group, _known(pending.position), pending.consumer, idle, *history)
             else:
-                yield from ("waiting", item.group, _known(pending.position), _ms(pending.due or 0.0), *counts)
+                yield from ("waiting", item.group, _known(pending.position), _ms(pending.due or 0.0), *history)
         case DeadLetter():
             fields = encode_dead_letter(item)
             moment = _ms(item.failed_at.timestamp())
             yield from ("letter", _own(item.id), moment, item.group, len(fields), *fields)
         case Scheduled():
             fields = encode(item.record)
-            yield from ("scheduled", _ms(item.delay), item.record.id, len(fields), *fields)
+            at = "" if item.at is None else _ms(item.at.timestamp())
+            yield from ("scheduled", _ms(item.delay), at, item.record.id, len(fields), *fields)
         case Remembered(group=None):
             yield from ("seen", item.id, _ms(item.left), item.position or "")
         case Remembered(group=str(group)):
@@ -95,11 +97,28 @@ def _ms(seconds: float) -> int:
 
 
 async def scheduled(client: Client, keys: Keys, *, after: str, limit: int) -> list[Scheduled]:
-    """What is scheduled, by its time; the id is the time and the place among those of the same ms."""
-    time, _, place = after.partition(" ")
-    rows = await client.run("scheduled", (keys.scheduled,), time, place, limit)
-    found = ((f"{time.decode()} {place.decode()}", decode(fields), delay) for time, place, delay, fields in rows)
-    return [Scheduled(id, record, delay / 1000) for id, record, delay in found if isinstance(record, Record)]
+    """What is scheduled: what has a delay, then what has a moment.
+
+    The id is the key's clock, the time, and the place among those of the same ms.
+    """
+    clock, time, place = after.split(" ") if after else ("now", "", "")
+    found: list[Scheduled] = []
+    if clock == "now":
+        found = await _scheduled(client, keys.scheduled, clock, time, place, limit)
+        time = place = ""
+    if len(found) < limit:
+        found += await _scheduled(client, keys.moments, "wall", time, place, limit - len(found))
+    return found
+
+
+async def _scheduled(client: Client, key: str, clock: str, after: str, place: str, limit: int) -> list[Scheduled]:
+    rows = await client.run("scheduled", (key,), clock, after, place, limit)
+    found = []
+    for time, number, delay, fields in rows:
+        at = datetime.fromtimestamp(int(time) / 1000, UTC) if clock == "wall" else None
+        if isinstance(record := decode(fields), Record):
+            found.append(Scheduled(f"{clock} {time.decode()} {number.decode()}", record, delay / 1000, at))
+    return found
 
 
 async def remembered(client: Client, keys: Keys, *, group: str | None, after: str, limit: int) -> list[Remembered]:

@@ -17,9 +17,10 @@ from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreE
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
 from forebay.stores.sqlite.filesystem import far_type
+from forebay.stores.sqlite.log import MOMENTS
 
 APPLICATION = 0x666F7265
-VERSION = 3
+VERSION = 4
 """Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
 WAL_LIMIT = 64 * 1024 * 1024
 """The size in bytes that the write-ahead log is cut back to once it was larger."""
@@ -144,7 +145,8 @@ class Database:
         """The machine was started since: no lease is held any more, and its clock began at 0."""
         connection.execute("UPDATE pending SET leased_at = 0 WHERE consumer IS NOT NULL")
         connection.execute("UPDATE pending SET due = 0 WHERE consumer IS NULL")
-        connection.execute("UPDATE scheduled SET due = ? + at - ?", (self.clock.now(), self.clock.wall()))
+        delayed = "UPDATE scheduled SET due = ? + at - ? WHERE due < ?"
+        connection.execute(delayed, (self.clock.now(), self.clock.wall(), MOMENTS))
         connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('boot_id', ?)", (self.clock.boot_id,))
 
     def _check_origin(self, connection: apsw.Connection) -> int:

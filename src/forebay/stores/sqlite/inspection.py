@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from forebay.store import END, DeadLetter, Entry, GroupStats, Pending, StreamStats
+from forebay.stores.sqlite.leases import failure
 from forebay.stores.sqlite.rows import select
 from forebay.stores.sqlite.turn import LAST, Turn, parse
 
@@ -81,14 +82,16 @@ def dead_letters(turn: Turn, stream: str, *, group: str | None, after: str, limi
     """Dead letters behind `after`, oldest first."""
     rows = select(
         turn.connection,
-        ["e.number", "e.group_name", "e.seq", "e.error", "e.failed_at", "e.attempts"],
+        ["e.number", "e.group_name", "e.seq", "e.error", "e.failed_at", "e.attempts", "e.traceback"],
         "FROM dead e WHERE e.stream_id = ? AND e.number > ?"
         " AND (? IS NULL OR e.group_name = ?) ORDER BY e.number LIMIT ?",
         (turn.stream(stream), parse(after or "0"), group, group, limit),
     )
     return [
-        DeadLetter(f"{number:012}", stream, of, str(seq), record, error, datetime.fromtimestamp(at, UTC), attempts)
-        for number, of, seq, error, at, attempts, record in rows
+        DeadLetter(
+            f"{number:012}", stream, of, str(seq), record, error, datetime.fromtimestamp(at, UTC), attempts, traceback
+        )
+        for number, of, seq, error, at, attempts, traceback, record in rows
     ]
 
 
@@ -96,7 +99,7 @@ def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> l
     """What a group has begun and not finished."""
     found = turn.group(stream, group)
     rows = turn.rows(
-        "SELECT seq, consumer, attempt, failures, leased_at, due FROM pending"
+        "SELECT seq, consumer, attempt, failures, leased_at, due, error, traceback FROM pending"
         " WHERE group_id = ? AND seq > ? ORDER BY seq LIMIT ?",
         (found.id, turn.place(after, found.stream_id), limit),
     )
@@ -108,8 +111,9 @@ def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> l
             failures,
             None if leased_at is None else turn.now - leased_at,
             None if due is None else due - turn.now,
+            failure(error, traceback),
         )
-        for seq, consumer, attempt, failures, leased_at, due in rows
+        for seq, consumer, attempt, failures, leased_at, due, error, traceback in rows
     ]
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 
 from forebay.event import Record
 from forebay.payload import check_name
-from forebay.store import Delivery, Reader
-from forebay.stores.sqlite.log import FORGOTTEN_AT_ONCE, launch
+from forebay.store import Delivery, Failure, Reader
+from forebay.stores.sqlite.log import FORGOTTEN_AT_ONCE, IS_RIPE, launch
 from forebay.stores.sqlite.rows import COLUMNS, FIELDS, MARKS, select, to_fields
 from forebay.stores.sqlite.turn import Group, Turn, parse
 
 _BURY = f"""
-    INSERT INTO dead (stream_id, group_name, seq, attempts, error, failed_at, {COLUMNS})
-    SELECT g.stream_id, g.name, p.seq, p.attempt, ?, ?, {", ".join(f"e.{name}" for name in FIELDS)}
+    INSERT INTO dead (stream_id, group_name, seq, attempts, error, traceback, failed_at, {COLUMNS})
+    SELECT g.stream_id, g.name, p.seq, coalesce(?, p.attempt), ?, ?, ?, {", ".join(f"e.{name}" for name in FIELDS)}
     FROM pending p JOIN groups g ON g.id = p.group_id LEFT JOIN entries e ON e.seq = p.seq
     WHERE p.group_id = ? AND p.seq = ?"""  # noqa: S608  # constants
 _BURY_COPY = f"UPDATE dead SET ({COLUMNS}) = ({MARKS}) WHERE number = ?"  # noqa: S608  # constants
@@ -88,7 +88,8 @@ def read(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
 def can_take_due(turn: Turn, reader: Reader) -> bool:
     """Whether something scheduled or waiting is due."""
     group = turn.group(reader.stream, reader.group)
-    if turn.value("SELECT 1 FROM scheduled WHERE stream_id = ? AND due <= ? LIMIT 1", (group.stream_id, turn.now)):
+    ripe = {"stream": group.stream_id, "now": turn.now, "wall": turn.wall}
+    if turn.value(f"SELECT 1 FROM scheduled WHERE {IS_RIPE} LIMIT 1", ripe):  # noqa: S608  # constants
         return True
     return bool(_due(turn, reader, group, limit=1))
 
@@ -162,14 +163,16 @@ def _lease(turn: Turn, reader: Reader, group: Group, seqs: list[int]) -> list[De
     )
     rows = select(
         turn.connection,
-        ["p.seq", "p.attempt", "p.failures", "e.seq"],
+        ["p.seq", "p.attempt", "p.failures", "p.error", "p.traceback", "e.seq"],
         "FROM json_each(?) chosen CROSS JOIN pending p ON p.group_id = ? AND p.seq = chosen.value"
         " LEFT JOIN entries e ON e.seq = p.seq ORDER BY chosen.key",
         (chosen, group.id),
     )
     return [
-        Delivery(reader, str(seq), None if gone is None else record, attempt, failures, seq in silent)
-        for seq, attempt, failures, gone, record in rows
+        Delivery(
+            reader, str(seq), None if gone is None else record, attempt, failures, seq in silent, failure(error, frames)
+        )
+        for seq, attempt, failures, error, frames, gone, record in rows
     ]
 
 
@@ -222,21 +225,27 @@ def _remember(turn: Turn, group_id: int, ids: list[str], span: float) -> None:
     )
 
 
-def retry(turn: Turn, delivery: Delivery, *, delay: float, keep: bool) -> bool:
+def failure(error: str | None, traceback: str | None) -> Failure | None:
+    """The failure in these two columns of `pending`."""
+    return None if error is None else Failure(error, traceback or "")
+
+
+def retry(turn: Turn, delivery: Delivery, *, delay: float, keep: bool, failure: Failure | None) -> bool:
     """Count a failure; let the entry wait, or its holder keep it. False where it is no longer held."""
     turn.group(delivery.reader.stream, delivery.reader.group)
+    what = (None, None) if failure is None else (failure.error, failure.traceback)
     for _, group_id, seqs in _held(turn, [delivery]):
         if keep:
             turn.run(
-                "UPDATE pending SET failures = failures + 1, attempt = attempt + 1, leased_at = ?"
-                " WHERE group_id = ? AND seq = ?",
-                (turn.now, group_id, seqs[0]),
+                "UPDATE pending SET failures = failures + 1, error = ?, traceback = ?, attempt = attempt + 1,"
+                " leased_at = ? WHERE group_id = ? AND seq = ?",
+                (*what, turn.now, group_id, seqs[0]),
             )
         else:
             turn.run(
-                "UPDATE pending SET failures = failures + 1, consumer = NULL, leased_at = NULL, due = ?"
-                " WHERE group_id = ? AND seq = ?",
-                (turn.now + delay, group_id, seqs[0]),
+                "UPDATE pending SET failures = failures + 1, error = ?, traceback = ?, consumer = NULL,"
+                " leased_at = NULL, due = ? WHERE group_id = ? AND seq = ?",
+                (*what, turn.now + delay, group_id, seqs[0]),
             )
         return True
     return False
@@ -254,12 +263,12 @@ def release(turn: Turn, deliveries: Sequence[Delivery]) -> int:
     return released
 
 
-def dead_letter(turn: Turn, delivery: Delivery, *, reason: str) -> bool:
+def dead_letter(turn: Turn, delivery: Delivery, *, reason: str, traceback: str, attempts: int | None) -> bool:
     """Copy the entry to the dead letters and finish it. False where it is no longer held."""
     turn.group(delivery.reader.stream, delivery.reader.group)
     for _, group_id, seqs in _held(turn, [delivery]):
         place = (group_id, seqs[0])
-        turn.run(_BURY, (reason, turn.wall, *place))
+        turn.run(_BURY, (attempts, reason, traceback, turn.wall, *place))
         if turn.value("SELECT 1 FROM entries WHERE seq = ?", (seqs[0],)) is None:
             # A forced trim took the entry away under its handler, who still has a copy.
             turn.run(_BURY_COPY, (*to_fields(delivery.record), turn.connection.last_insert_rowid()))

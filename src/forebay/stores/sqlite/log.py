@@ -16,10 +16,16 @@ TRIMMED_AT_ONCE = 5_000
 FORGOTTEN_AT_ONCE = 1_000
 
 
+MOMENTS = 1e12
+"""An event for a moment of Unix time has MOMENTS + that as its `due`: more seconds than any machine runs."""
+
 _SCHEDULE = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"  # noqa: S608  # constants
+IS_RIPE = f"""
+    stream_id = :stream AND (due <= :now OR (due >= {MOMENTS} AND due <= {MOMENTS} + :wall))"""
 _LAUNCH = f"""
     INSERT INTO entries (appended, stream_id, {COLUMNS})
-    SELECT ?, stream_id, {COLUMNS} FROM scheduled WHERE stream_id = ? AND due <= ? ORDER BY due, number"""  # noqa: S608  # constants
+    SELECT :time, stream_id, {COLUMNS} FROM scheduled WHERE {IS_RIPE}
+    ORDER BY CASE WHEN due < {MOMENTS} THEN due - :now ELSE at - :wall END, number"""  # noqa: S608  # constants
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -66,24 +72,28 @@ def append_once(
     return [known[row[ID]] if row[ID] else next(nameless) for row in rows]
 
 
-def schedule(turn: Turn, stream: str, rows: Sequence[Row], *, delay: float, unless_seen: float | None) -> None:
-    """Keep rows until `launch` appends them."""
+def schedule(
+    turn: Turn, stream: str, rows: Sequence[Row], *, delay: float | None, at: float | None, unless_seen: float | None
+) -> None:
+    """Keep rows until `launch` appends them, in `delay` seconds or `at` a moment of Unix time."""
+    if at is not None and at <= turn.wall:
+        append_once(turn, stream, rows, unless_seen=unless_seen, since=None)
+        return
     stream_id = turn.make_stream(stream)
     if unless_seen is not None:
         rows = _fresh(rows, _seen(turn, stream_id, rows))
         _remember(turn, stream_id, dict.fromkeys((row[ID] for row in rows if row[ID]), None), unless_seen)
-    turn.connection.executemany(
-        _SCHEDULE,
-        [(stream_id, turn.now + delay, turn.wall + delay, *row) for row in rows],
-    )
+    times = (turn.now + (delay or 0.0), turn.wall + (delay or 0.0)) if at is None else (MOMENTS + at, at)
+    turn.connection.executemany(_SCHEDULE, [(stream_id, *times, *row) for row in rows])
 
 
 def launch(turn: Turn, stream: str, stream_id: int) -> None:
     """Append the scheduled events of a stream that are due, in the order of their times."""
-    count = turn.run(_LAUNCH, (turn.wall, stream_id, turn.now))
+    ripe = {"stream": stream_id, "now": turn.now, "wall": turn.wall}
+    count = turn.run(_LAUNCH, {**ripe, "time": turn.wall})
     if not count:
         return
-    turn.run("DELETE FROM scheduled WHERE stream_id = ? AND due <= ?", (stream_id, turn.now))
+    turn.run(f"DELETE FROM scheduled WHERE {IS_RIPE}", ripe)  # noqa: S608  # constants
     last = turn.connection.last_insert_rowid()
     turn.news[stream] = last
     turn.run(

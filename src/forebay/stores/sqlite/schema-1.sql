@@ -5,7 +5,8 @@
 -- (a row in `pending` with a consumer), waiting (one without), dead (a copy in `dead`), or done (no row).
 --
 -- Times are seconds. `appended`, `at`, `expires` and `failed_at` are Unix time. `leased_at` and `due`
--- count from the start of the machine, whose boot id is in `meta`.
+-- count from the start of the machine, whose boot id is in `meta`; but what is scheduled for a moment is due at
+-- 1e12 + `at`, and comes when the machine's wall clock says `at`.
 
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,

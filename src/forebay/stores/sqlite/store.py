@@ -20,6 +20,7 @@ from forebay.store import (
     Delivery,
     Durability,
     Entry,
+    Failure,
     Item,
     Pending,
     Reader,
@@ -122,10 +123,19 @@ class SQLiteStore:
         )
 
     async def schedule(
-        self, stream: str, records: Sequence[Record], *, delay: float, unless_seen: float | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        unless_seen: float | None = None,
     ) -> None:
         rows = [to_row(record) for record in records]
-        await self._move(partial(log.schedule, stream=stream, rows=rows, delay=delay, unless_seen=unless_seen))
+        moment = None if at is None else at.timestamp()
+        await self._move(
+            partial(log.schedule, stream=stream, rows=rows, delay=delay, at=moment, unless_seen=unless_seen)
+        )
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
@@ -209,14 +219,19 @@ class SQLiteStore:
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
         return await self._look(partial(inspection.handled, stream=stream, group=group, ids=ids))
 
-    async def retry(self, delivery: Delivery, *, delay: float, keep: bool = False) -> bool:
-        return await self._move(partial(leases.retry, delivery=delivery, delay=delay, keep=keep))
+    async def retry(
+        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
+    ) -> bool:
+        return await self._move(partial(leases.retry, delivery=delivery, delay=delay, keep=keep, failure=failure))
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
         return await self._move(partial(leases.release, deliveries=deliveries))
 
-    async def dead_letter(self, delivery: Delivery, *, reason: str) -> bool:
-        return await self._move(partial(leases.dead_letter, delivery=delivery, reason=reason))
+    async def dead_letter(
+        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
+    ) -> bool:
+        move = partial(leases.dead_letter, delivery=delivery, reason=reason, traceback=traceback, attempts=attempts)
+        return await self._move(move)
 
     # Dead letters.
 

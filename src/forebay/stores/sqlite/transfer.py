@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from forebay.event import Record
 from forebay.payload import check_name
 from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
 from forebay.stores.sqlite import notes as noted
+from forebay.stores.sqlite.log import MOMENTS
 from forebay.stores.sqlite.rows import COLUMNS, MARKS, select, to_fields, to_row
 from forebay.stores.sqlite.turn import LAST, Turn, parse
 
@@ -15,13 +17,13 @@ from forebay.stores.sqlite.turn import LAST, Turn, parse
 # ruff: noqa: S608
 _ENTRY = f"INSERT OR IGNORE INTO entries (seq, stream_id, appended, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
 _LETTER = (
-    f"INSERT OR IGNORE INTO dead (number, stream_id, group_name, seq, attempts, error, failed_at, {COLUMNS})"
-    f" VALUES (?, ?, ?, ?, ?, ?, ?, {MARKS})"
+    f"INSERT OR IGNORE INTO dead (number, stream_id, group_name, seq, attempts, error, traceback, failed_at, {COLUMNS})"
+    f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, {MARKS})"
 )
 _SCHEDULED = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
 _BEGUN = (
-    "INSERT OR REPLACE INTO pending (group_id, seq, consumer, attempt, failures, leased_at, due)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO pending (group_id, seq, consumer, attempt, failures, error, traceback, leased_at, due)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -65,8 +67,7 @@ class _Restoring:
                 case DeadLetter():
                     self._restore_letter(item)
                 case Scheduled():
-                    now, wall = self._turn.now + item.delay, self._turn.wall + item.delay
-                    self._turn.run(_SCHEDULED, (self._id, now, wall, *to_row(item.record)))
+                    self._restore_scheduled(item)
                 case Remembered():
                     self._restore_remembered(item)
         self._turn.news[self._stream] = self._last
@@ -77,11 +78,19 @@ class _Restoring:
         self._last = self._insert(_ENTRY, _number(entry.position, self._last), values)
         return str(self._last)
 
+    def _restore_scheduled(self, item: Scheduled) -> None:
+        if item.at is None:
+            due, at = self._turn.now + item.delay, self._turn.wall + item.delay
+        else:
+            at = item.at.timestamp()
+            due = MOMENTS + at
+        self._turn.run(_SCHEDULED, (self._id, due, at, *to_row(item.record)))
+
     def _restore_letter(self, letter: DeadLetter) -> None:
         # One that a stranger wrote has no position.
         position = parse(letter.position or "0")
-        reason = (letter.group, position, letter.attempts, letter.error, letter.failed_at.timestamp())
-        values = (self._id, *reason, *to_fields(letter.record))
+        reason = (letter.attempts, letter.error, letter.traceback, letter.failed_at.timestamp())
+        values = (self._id, letter.group, position, *reason, *to_fields(letter.record))
         self._last_letter = self._insert(_LETTER, _number(letter.id, self._last_letter), values)
 
     def _insert(self, sql: str, number: int | None, values: tuple[object, ...]) -> int:
@@ -102,8 +111,10 @@ class _Restoring:
         # 0 is the start of the machine: a lease from before it has run out.
         leased = None if pending.consumer is None else max(now - (pending.idle or 0.0), 0.0)
         due = now + (pending.due or 0.0) if pending.consumer is None else None
-        counts = (pending.consumer, pending.attempt, pending.failures)
-        self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *counts, leased, due))
+        failure = pending.last_failure
+        what = (None, None) if failure is None else (failure.error, failure.traceback)
+        history = (pending.consumer, pending.attempt, pending.failures, *what)
+        self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *history, leased, due))
 
     def _restore_remembered(self, item: Remembered) -> None:
         expires = self._turn.wall + item.left
@@ -148,17 +159,19 @@ def drop(turn: Turn, stream: str, *, keep_entries: bool, expected: Mapping[str, 
 
 
 def scheduled(turn: Turn, stream: str, *, after: str, limit: int) -> list[Scheduled]:
-    """What is scheduled, by its time; the id is the time and the number."""
+    """What is scheduled, by the time that is kept as due; the id is that and the number."""
     due, _, number = after.partition(" ")
     rows = select(
         turn.connection,
-        ["e.due", "e.number"],
+        ["e.due", "e.number", "e.at"],
         "FROM scheduled e WHERE e.stream_id = ? AND (e.due, e.number) > (?, ?) ORDER BY e.due, e.number LIMIT ?",
         (turn.stream(stream), float(due or "-inf"), int(number or 0), limit),
     )
     return [
         Scheduled(f"{due!r} {number}", record, due - turn.now)
-        for due, number, record in rows
+        if due < MOMENTS
+        else Scheduled(f"{due!r} {number}", record, at - turn.wall, datetime.fromtimestamp(at, UTC))
+        for due, number, at, record in rows
         if isinstance(record, Record)
     ]
 

@@ -37,7 +37,7 @@ class Turn:
     before: int | None = None
     """The last position of all before the first one that this turn made."""
 
-    def run(self, sql: str, bindings: Sequence[Any] = ()) -> int:
+    def run(self, sql: str, bindings: Sequence[Any] | Mapping[str, Any] = ()) -> int:
         """Run one writing statement; return how many rows it changed."""
         self.connection.execute(sql, bindings)
         return self.connection.changes()
@@ -53,7 +53,7 @@ class Turn:
         found: list[int] = msgspec.json.decode(text)
         return found
 
-    def value(self, sql: str, bindings: Sequence[Any] = ()) -> Any:
+    def value(self, sql: str, bindings: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
         """The one column of the one row of a query; None where there is no row."""
         rows = self.connection.execute(sql, bindings).fetchall()
         return rows[0][0] if rows else None

@@ -182,6 +182,48 @@ class LogContract(Contract):
         await store.schedule(STREAM, [order(2, id="a")], delay=HOUR, unless_seen=HOUR)
         assert [0] == [stats.scheduled for stats in await store.stats()]
 
+    async def test_an_event_for_a_moment_is_appended_when_that_moment_has_come(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        now = datetime.now(UTC)
+        await store.schedule(STREAM, [order(1)], at=now + timedelta(hours=1))
+        await store.schedule(STREAM, orders(2, 3), at=now + timedelta(seconds=0.3))
+        await store.schedule(STREAM, [order(4)], delay=0.1)
+        assert [] == await store.scan(STREAM)
+        assert [4] == [stats.scheduled for stats in await store.stats()]
+
+        async def appended() -> bool:
+            await store.due(A, limit=10)
+            return 3 == len(await store.scan(STREAM))
+
+        await eventually(appended)
+
+        assert [4, 2, 3] == numbers(await store.scan(STREAM))
+        assert datetime.now(UTC) >= now + timedelta(seconds=0.3)
+        assert [1] == [stats.scheduled for stats in await store.stats()]
+
+    async def test_an_event_for_a_moment_in_the_past_is_appended_at_once_without_a_consumer(self, store: Store) -> None:
+        past = datetime.now(UTC) - timedelta(hours=1)
+
+        await store.schedule(STREAM, orders(1, 2), at=past)
+        await store.schedule(STREAM, [order(3, id="a")], at=past, unless_seen=HOUR)
+        await store.schedule(STREAM, [order(4, id="a")], at=past, unless_seen=HOUR)
+        await store.schedule(STREAM, [order(5, id="a")], delay=0.0, unless_seen=HOUR)
+        await store.append(STREAM, [order(6, id="a")], unless_seen=HOUR)
+
+        assert [1, 2, 3] == numbers(await store.scan(STREAM))
+        assert [0] == [stats.scheduled for stats in await store.stats()]
+
+    async def test_an_event_for_a_moment_is_kept_once_under_its_id(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        later = datetime.now(UTC) + timedelta(seconds=0.1)
+        for number in (1, 2):
+            await store.schedule(STREAM, [order(number, id="a")], at=later, unless_seen=HOUR)
+
+        await eventually(lambda: _read_after_due(store))
+        await store.append(STREAM, [order(3, id="a")], unless_seen=HOUR)
+
+        assert [1] == numbers(await store.scan(STREAM))
+
     # Scan and locate.
 
     async def test_a_scan_goes_from_behind_one_position_up_to_another(self, store: Store) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from forebay.store import Delivery, Store, Trimmed
+from forebay.store import Delivery, Failure, Store, Trimmed
 from forebay.testing.contract.base import (
     GROUP,
     HOUR,
@@ -23,6 +23,8 @@ from forebay.testing.contract.base import (
     planted,
 )
 from forebay.testing.waiting import eventually
+
+FRAMES = '  File "shop.py", line 7, in price\n    return rates["nö"]\nKeyError'
 
 
 class SettlingContract(Contract):
@@ -163,14 +165,49 @@ class SettlingContract(Contract):
         [taken] = await store.claim(B, idle=0.0)
         assert (3, 1) == (taken.attempt, taken.failures)
 
+    async def test_the_last_failure_stays_with_the_entry_until_it_is_settled(self, store: Store, other: Store) -> None:
+        first, second = Failure("KeyError: 'vat_rate'", FRAMES), Failure('OSError: nö \N{SNOWMAN} "quoted"\\')
+        [held] = await begun(store, A, 1)
+        assert held.last_failure is None
+
+        await store.retry(held, delay=0.0, failure=first)
+        [held] = await other.due(B, limit=1)
+        assert first == held.last_failure
+        await store.release([held])
+        [pending] = await store.pending(STREAM, GROUP)
+        assert first == pending.last_failure
+        [held] = await store.due(A, limit=1)
+        [held] = await other.claim(B, idle=0.0)
+        assert (first, 3, 1) == (held.last_failure, held.attempt, held.failures)
+        await store.retry(held, delay=0.0, keep=True, failure=second)
+        [pending] = await store.pending(STREAM, GROUP)
+        assert (second, "worker-b") == (pending.last_failure, pending.consumer)
+        [held] = await store.claim(A, idle=0.0)
+        assert second == held.last_failure
+
+        await store.dead_letter(held, reason="no")
+        await store.redrive(STREAM, [letter.id for letter in await store.dead_letters(STREAM)])
+        [again] = await store.read(A, limit=1)
+        assert (None, 0) == (again.last_failure, again.failures)
+
+    async def test_a_failure_that_is_not_known_takes_the_place_of_one_that_was(self, store: Store) -> None:
+        [held] = await begun(store, A, 1)
+        await store.retry(held, delay=0.0, failure=Failure("KeyError"))
+        [held] = await store.due(A, limit=1)
+        await store.retry(held, delay=0.0)
+        [held] = await store.due(A, limit=1)
+        assert (None, 2) == (held.last_failure, held.failures)
+
     @pytest.mark.parametrize("keep", [False, True])
     async def test_who_lost_the_lease_counts_no_failure(self, store: Store, keep: bool) -> None:
         [held] = await begun(store, A, 1)
         [taken] = await store.claim(B, idle=0.0)
 
-        assert not await store.retry(held, delay=0.0, keep=keep)
+        assert not await store.retry(held, delay=0.0, keep=keep, failure=Failure("KeyError"))
 
-        assert [("worker-b", 2, 0)] == [(p.consumer, p.attempt, p.failures) for p in await store.pending(STREAM, GROUP)]
+        assert [("worker-b", 2, 0, None)] == [
+            (p.consumer, p.attempt, p.failures, p.last_failure) for p in await store.pending(STREAM, GROUP)
+        ]
         assert 1 == await store.ack([taken])
         assert not await store.retry(taken, delay=0.0, keep=keep)
         assert [] == await store.pending(STREAM, GROUP)
@@ -218,6 +255,16 @@ class SettlingContract(Contract):
         assert abs(datetime.now(UTC) - letter.failed_at) < timedelta(minutes=1)
         assert [] == await store.pending(STREAM, GROUP)
         assert [1] == numbers(await store.scan(STREAM))
+
+    async def test_a_dead_letter_has_the_traceback_and_the_tries_that_it_was_given(self, store: Store) -> None:
+        first, second = await begun(store, A, 2)
+
+        await store.dead_letter(first, reason="KeyError: 'vat_rate'", traceback=FRAMES)
+        await store.dead_letter(second, reason="no", attempts=7)
+
+        letters = await store.dead_letters(STREAM)
+        assert [(FRAMES, 1), ("", 7)] == [(letter.traceback, letter.attempts) for letter in letters]
+        assert [first.record, second.record] == [letter.record for letter in letters]
 
     async def test_who_lost_the_lease_makes_no_dead_letter(self, store: Store) -> None:
         [held] = await begun(store, A, 1)

@@ -14,6 +14,7 @@ from forebay.store import (
     Begun,
     DeadLetter,
     Entry,
+    Failure,
     GroupPlace,
     Item,
     Pending,
@@ -65,6 +66,22 @@ class TransferContract(Contract):
         assert all(0 <= 2 * HOUR - each.delay < 60 for each in found[2:])
         assert [] == await store.scheduled("another")
 
+    async def test_what_is_scheduled_for_a_moment_comes_in_pages_behind_what_has_a_delay(self, store: Store) -> None:
+        moment = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        await store.schedule(STREAM, orders(5), at=moment + timedelta(hours=1))
+        await store.schedule(STREAM, orders(3, 4), at=moment)
+        await store.schedule(STREAM, orders(1, 2), delay=3 * HOUR)
+
+        found = await store.scheduled(STREAM)
+        assert [b"1", b"2", b"3", b"4", b"5"] == [each.record.data for each in found]
+        assert [None, None, moment, moment, moment + timedelta(hours=1)] == [each.at for each in found]
+        assert all(0 <= HOUR - each.delay < 60 for each in found[2:4])
+        for limit in (1, 2, 3):
+            ids: list[str] = []
+            while page := await store.scheduled(STREAM, after=ids[-1] if ids else "", limit=limit):
+                ids += [each.id for each in page]
+            assert ids == [each.id for each in found]
+
     async def test_what_a_stream_and_its_groups_remember_comes_in_pages(self, store: Store) -> None:
         first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="b")], unless_seen=HOUR)
         await store.schedule(STREAM, [order(3, id="c")], delay=HOUR, unless_seen=HOUR)
@@ -84,15 +101,16 @@ class TransferContract(Contract):
     async def test_what_was_dropped_is_restored_as_it_was(self, store: Store, plant: Plant) -> None:
         held = await begun(store, A, 6)
         await store.ack(held[:1], remember=HOUR)
-        await store.retry(held[1], delay=HOUR)
+        await store.retry(held[1], delay=HOUR, failure=Failure("KeyError: 'vat_rate'", "  File\n\N{SNOWMAN}"))
         await store.retry(held[2], delay=0.0)
         [again] = await store.due(B, limit=1)
-        await store.retry(again, delay=0.0, keep=True)
-        await store.dead_letter(held[3], reason="no price\n\N{SNOWMAN}")
+        await store.retry(again, delay=0.0, keep=True, failure=Failure("OSError"))
+        await store.dead_letter(held[3], reason="no price\n\N{SNOWMAN}", traceback="  File\n\N{SNOWMAN}", attempts=9)
         await store.release(held[4:5])
         await planted(plant)
         await store.append(STREAM, [order(7, id="a")], unless_seen=HOUR)
         await store.schedule(STREAM, [order(8, id="b", key="k")], delay=HOUR, unless_seen=HOUR)
+        await store.schedule(STREAM, orders(9), at=datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC))
         items, before = await _items(store), await store.stats()
 
         await store.drop(STREAM)
@@ -172,11 +190,12 @@ class TransferContract(Contract):
         assert [2] == mine
 
     async def test_foreign_dead_letters_keep_every_byte(self, store: Store) -> None:
-        for record in (ODD, Foreign(())):
+        named = Foreign(((b"a", b"1"), (b"traceback", b"its own")))
+        for record in (ODD, Foreign(()), named):
             letter = DeadLetter("", STREAM, GROUP, "0", record, "no", datetime.now(UTC) - timedelta(hours=1), 3)
             await store.restore(STREAM, [letter])
 
-        assert [ODD, Foreign(())] == [letter.record for letter in await store.dead_letters(STREAM)]
+        assert [ODD, Foreign(()), named] == [letter.record for letter in await store.dead_letters(STREAM)]
 
     async def test_a_dead_letter_of_no_group_is_redriven_to_nobody(self, store: Store) -> None:
         letter = DeadLetter("", STREAM, "", "", order(1), "written by a stranger", datetime.now(UTC), 0)

@@ -3,8 +3,8 @@
 -- KEYS  stream, attempts, waiting, finished
 -- ARGV  group, consumer, idle in ms, limit, cursor (a position or '-'), page, '1' for an ordered reader,
 --       ms after which an idle consumer that holds nothing is forgotten, or ''
--- Returns the next cursor, then for each: position, fields or false, attempt, failures; then the same for those that
--- an ordered reader takes because they wait and come before the others
+-- Returns the next cursor, then for each: position, fields or false, attempt, failures, the last of these or ''; then
+-- the same for those that an ordered reader takes because they wait and come before the others
 local stream, attempts, waiting, finished = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, idle, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor, page, ordered, forget_after = ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8])
@@ -71,8 +71,8 @@ for _, row in ipairs(found) do
     if fields then
       redis.call('XCLAIM', stream, group, consumer, 0, position, 'RETRYCOUNT', count, 'JUSTID')
     end
-    local _, failures = noted(attempts, position)
-    claimed[#claimed + 1] = {position, fields, count, failures}
+    local _, failures, last_failure = noted(attempts, position)
+    claimed[#claimed + 1] = {position, fields, count, failures, last_failure}
   end
 end
 if #found < page and #claimed + #returned < limit then

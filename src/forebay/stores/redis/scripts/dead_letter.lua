@@ -1,6 +1,7 @@
 -- Move an entry to the dead letters, its fields unchanged; 0 where the consumer does not hold it.
 -- KEYS  stream, dead_letter, dead_counts, attempts
--- ARGV  group, consumer, position, reason, time, then the fields, for where the stream has them no more
+-- ARGV  group, consumer, position, traceback, reason, time, attempts or '' for those of this delivery,
+--       then the fields, for where the stream has them no more
 local stream, dead_letter, counts, attempts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, position = ARGV[1], ARGV[2], ARGV[3]
 
@@ -10,8 +11,10 @@ if not count then
 end
 redis.call('HLEN', counts)
 redis.call('HLEN', attempts)
-local fields = fields_at(stream, position) or {unpack(ARGV, 6)}
-for _, part in ipairs({'error', ARGV[4], 'failed_at', ARGV[5], 'group', group, 'attempts', count, 'position', position}) do
+local fields = fields_at(stream, position) or {unpack(ARGV, 8)}
+local tries = ARGV[7] == '' and count or ARGV[7]
+for _, part in ipairs({'traceback', ARGV[4], 'error', ARGV[5], 'failed_at', ARGV[6], 'group', group, 'attempts', tries,
+  'position', position}) do
   fields[#fields + 1] = part
 end
 redis.call('XADD', dead_letter, '*', unpack(fields))

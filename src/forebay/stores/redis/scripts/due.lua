@@ -1,18 +1,26 @@
 -- Append scheduled events whose time has come; then lease waiting entries whose time has come.
--- KEYS  stream, scheduled, ids, waiting, attempts
+-- KEYS  stream, scheduled, moments, ids, waiting, attempts
 -- ARGV  group, consumer, limit, '1' for an ordered reader
--- Returns for each: position, fields or false, attempt, failures
-local stream, scheduled, ids, waiting, attempts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+-- Returns for each: position, fields or false, attempt, failures, the last of these or ''
+local stream, ids, waiting, attempts = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
 local group, consumer, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = now()
 
-for _, packed in ipairs(redis.call('ZRANGEBYSCORE', scheduled, '-inf', time, 'LIMIT', 0, 200)) do
-  local event = cmsgpack.unpack(packed)
+local ripe = {}
+for key, clock in pairs({[KEYS[2]] = time, [KEYS[3]] = wall()}) do
+  local found = redis.call('ZRANGEBYSCORE', key, '-inf', clock, 'WITHSCORES', 'LIMIT', 0, 200)
+  for i = 1, #found, 2 do
+    ripe[#ripe + 1] = {key, found[i], found[i + 1] - clock, cmsgpack.unpack(found[i])}
+  end
+end
+table.sort(ripe, function(a, b) return a[3] < b[3] or (a[3] == b[3] and a[4][1] < b[4][1]) end)
+for _, each in ipairs(ripe) do
+  local event = each[4]
   local position = redis.call('XADD', stream, '*', unpack(event, 3))
   if redis.call('HGET', ids, event[2]) == '' then
     redis.call('HSET', ids, event[2], position)
   end
-  redis.call('ZREM', scheduled, packed)
+  redis.call('ZREM', each[1], each[2])
 end
 
 local leased = {}

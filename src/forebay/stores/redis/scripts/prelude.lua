@@ -3,10 +3,15 @@
 -- Redis 6 would else repeat the script on its replicas, with times and positions of their own.
 redis.replicate_commands()
 
--- The server's time in ms.
-local function now()
+-- Unix time in ms, by the server's wall clock.
+local function wall()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The time in ms by which durations are measured.
+local function now()
+  return wall()
 end
 
 -- Whether position a stands before position b. Compares digits, as numbers this long lose their last ones.
@@ -51,19 +56,24 @@ local function held(stream, group, consumer, position)
   return found[1] and found[1][4]
 end
 
--- Attempts and failures that the group has noted for a position.
+-- Attempts and failures that the group has noted for a position, and the last failure, packed, or ''.
 local function noted(attempts, position)
   local text = redis.call('HGET', attempts, position)
   if not text then
-    return 0, 0
+    return 0, 0, ''
   end
-  local count, failures = string.match(text, '^(%d+) (%d+)$')
-  return tonumber(count), tonumber(failures)
+  local count, failures, last = string.match(text, '^(%d+) (%d+) ?(.*)$')
+  return tonumber(count), tonumber(failures), last
 end
 
--- Lease an entry that waits; return its position, its fields or false, its attempt and its failures.
+-- Note them.
+local function note(attempts, position, count, failures, last)
+  redis.call('HSET', attempts, position, count .. ' ' .. failures .. (last == '' and '' or ' ' .. last))
+end
+
+-- Lease an entry that waits; return its position, its fields or false, its attempt, its failures and the last of these.
 local function lease_waiting(stream, waiting, attempts, group, consumer, position, time)
-  local count, failures = noted(attempts, position)
+  local count, failures, last = noted(attempts, position)
   local fields = fields_at(stream, position)
   if fields then
     redis.call('XCLAIM', stream, group, consumer, 0, position, 'FORCE', 'RETRYCOUNT', count + 1, 'JUSTID')
@@ -72,7 +82,7 @@ local function lease_waiting(stream, waiting, attempts, group, consumer, positio
     -- No server leases what it does not have. It waits on, so that somebody else gets it if this one dies.
     redis.call('ZADD', waiting, time + 30000, position)
   end
-  return {position, fields, count + 1, failures}
+  return {position, fields, count + 1, failures, last}
 end
 
 -- The last position that the group has handed out; nil where there is no such group.

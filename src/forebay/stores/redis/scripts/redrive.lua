@@ -12,6 +12,9 @@ for _, id in ipairs(ARGV) do
   if size >= 10 and fields[size - 9] == 'error' and fields[size - 5] == 'group' then
     local group = fields[size - 4]
     local last = size - 10
+    if last >= 2 and fields[last - 1] == 'traceback' then
+      last = last - 2
+    end
     if last >= 2 and fields[last - 1] == 'only' then
       last = last - 2
     end

@@ -9,10 +9,10 @@ for i = 3, #ARGV do
   local position = ARGV[i]
   local count = held(stream, group, consumer, position)
   if count then
-    local _, failures = noted(attempts, position)
+    local _, failures, last = noted(attempts, position)
     redis.call('ZADD', waiting, time, position)
     if count > 1 or failures > 0 then
-      redis.call('HSET', attempts, position, count - 1 .. ' ' .. failures)
+      note(attempts, position, count - 1, failures, last)
     end
     redis.call('XACK', stream, group, position)
     released = released + 1

@@ -1,9 +1,9 @@
 -- Put back what another store held; return the positions of the entries, or false where notes are not as expected.
--- KEYS  stream, dead_letter, dead_counts, scheduled, ids, ids_expiry, notes; the groups' keys share their hash tag
+-- KEYS  stream, dead_letter, dead_counts, scheduled, moments, ids, ids_expiry, notes; the groups' keys share their hash tag
 -- ARGV  how many notes are expected, for each: name, 'none' or 'just', value;
 --       how many notes change, for each: name, 'remove' or 'keep', value;
 --       how many groups have to be there, their names; then the items, each with its kind and what is read below
-local stream, dead_letter, counts, scheduled, ids, expiry, notes = unpack(KEYS)
+local stream, dead_letter, counts, scheduled, moments, ids, expiry, notes = unpack(KEYS)
 local tag = '{' .. stream .. '}:'
 local time = now()
 local at = 0
@@ -23,6 +23,7 @@ end
 local last = {[stream] = last_of(stream), [dead_letter] = last_of(dead_letter)}
 redis.call('HLEN', counts)
 redis.call('ZCARD', scheduled)
+redis.call('ZCARD', moments)
 redis.call('HLEN', ids)
 redis.call('ZCARD', expiry)
 local expected
@@ -63,9 +64,9 @@ local function place(key, position, ms)
   return position
 end
 
-local function note_attempts(group, position, attempt, failures)
+local function note_attempts(group, position, attempt, failures, last_failure)
   if attempt ~= '0' or failures ~= '0' then
-    redis.call('HSET', tag .. 'attempts:' .. group, position, attempt .. ' ' .. failures)
+    note(tag .. 'attempts:' .. group, position, attempt, failures, last_failure)
   end
 end
 
@@ -94,17 +95,17 @@ function restore.group()
 end
 
 function restore.leased()
-  local group, position, consumer, idle, attempt, failures = take(6)
+  local group, position, consumer, idle, attempt, failures, last_failure = take(7)
   redis.call('XCLAIM', stream, group, consumer, 0, position, 'IDLE', idle, 'RETRYCOUNT', attempt, 'FORCE', 'JUSTID')
   if failures ~= '0' then
-    note_attempts(group, position, attempt, failures)
+    note_attempts(group, position, attempt, failures, last_failure)
   end
 end
 
 function restore.waiting()
-  local group, position, delay, attempt, failures = take(5)
+  local group, position, delay, attempt, failures, last_failure = take(6)
   redis.call('ZADD', tag .. 'waiting:' .. group, time + delay, position)
-  note_attempts(group, position, attempt, failures)
+  note_attempts(group, position, attempt, failures, last_failure)
 end
 
 function restore.letter()
@@ -116,11 +117,12 @@ function restore.letter()
 end
 
 function restore.scheduled()
-  local delay, id, count = take(3)
+  local delay, moment, id, count = take(4)
   -- As in schedule: unique, and in the order given where they are due in the same ms.
   local clock = redis.call('TIME')
   local place = string.format('%012d%06d%08d', clock[1], clock[2], at)
-  redis.call('ZADD', scheduled, time + delay, cmsgpack.pack({place, id, take(count)}))
+  local packed = cmsgpack.pack({place, id, take(count)})
+  redis.call('ZADD', moment == '' and scheduled or moments, moment == '' and time + delay or moment, packed)
 end
 
 function restore.seen()

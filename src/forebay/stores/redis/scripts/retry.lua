@@ -1,6 +1,6 @@
 -- Count a failure, and let the entry wait; 0 where the consumer does not hold it.
 -- KEYS  stream, waiting, attempts
--- ARGV  group, consumer, position, delay in ms, '1' to keep the lease, attempt
+-- ARGV  group, consumer, position, delay in ms, '1' to keep the lease, attempt, the failure or ''
 local stream, waiting, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, position = ARGV[1], ARGV[2], ARGV[3]
 
@@ -11,7 +11,7 @@ if count ~= tonumber(ARGV[6]) then
 end
 redis.call('ZCARD', waiting)
 local _, failures = noted(attempts, position)
-redis.call('HSET', attempts, position, count .. ' ' .. failures + 1)
+note(attempts, position, count, failures + 1, ARGV[7])
 if ARGV[5] == '1' then
   redis.call('XCLAIM', stream, group, consumer, 0, position, 'RETRYCOUNT', count + 1, 'JUSTID')
 else

@@ -1,16 +1,21 @@
 -- Keep records until their time comes.
--- KEYS  scheduled, ids, ids_expiry
--- ARGV  delay in ms, window in ms or '', then for each record: its id, how many names and values follow, these
-local scheduled, ids, expiry = KEYS[1], KEYS[2], KEYS[3]
+-- KEYS  stream, scheduled, moments, ids, ids_expiry
+-- ARGV  delay in ms, moment in ms or '', window in ms or '',
+--       then for each record: its id, how many names and values follow, these
+local stream, scheduled, moments, ids, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local time = now()
-local due, window = time + ARGV[1], tonumber(ARGV[2])
+local moment, window = tonumber(ARGV[2]), tonumber(ARGV[3])
 local clock = redis.call('TIME')
+-- A moment in the past is now: no consumer is needed to append what is due.
+local at_once = moment and moment <= wall()
 
+redis.call('EXISTS', stream)
 redis.call('ZCARD', scheduled)
+redis.call('ZCARD', moments)
 if window then
   forget(ids, expiry, time, 1000)
 end
-local i = 3
+local i = 4
 while i <= #ARGV do
   local id, count = ARGV[i], tonumber(ARGV[i + 1])
   local remembers = window and id ~= ''
@@ -18,9 +23,15 @@ while i <= #ARGV do
   if not (ends and tonumber(ends) > time) then
     -- What begins with its place in time is unique, and among those due in the same ms the first comes first.
     local place = string.format('%012d%06d%08d', clock[1], clock[2], i)
-    redis.call('ZADD', scheduled, due, cmsgpack.pack({place, id, unpack(ARGV, i + 2, i + 1 + count)}))
+    local position = ''
+    if at_once then
+      position = redis.call('XADD', stream, '*', unpack(ARGV, i + 2, i + 1 + count))
+    else
+      local packed = cmsgpack.pack({place, id, unpack(ARGV, i + 2, i + 1 + count)})
+      redis.call('ZADD', moment and moments or scheduled, moment or time + ARGV[1], packed)
+    end
     if remembers then
-      redis.call('HSET', ids, id, '')
+      redis.call('HSET', ids, id, position)
     end
   end
   if remembers then

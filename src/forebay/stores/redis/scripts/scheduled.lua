@@ -1,9 +1,9 @@
 -- What is scheduled, by its time.
--- KEYS  scheduled
--- ARGV  time and place of the one to begin behind, or '' and '', limit
+-- KEYS  scheduled or moments
+-- ARGV  'now' or 'wall', the clock of that key, time and place of the one to begin behind, or '' and '', limit
 -- Returns for each: time, place, ms until it is due, fields
-local after, place, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local time = now()
+local after, place, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local time = ARGV[1] == 'wall' and wall() or now()
 local rows = {}
 local offset = 0
 repeat

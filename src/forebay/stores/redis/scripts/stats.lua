@@ -1,11 +1,11 @@
 -- A stream at a glance.
--- KEYS  stream, dead_letter, dead_counts, scheduled; the waiting keys of its groups are known only here
+-- KEYS  stream, dead_letter, dead_counts, scheduled, moments; the waiting keys of its groups are known only here
 -- ARGV  most entries to count for a lag, ms within which a consumer has read lately
 -- Returns length, scheduled, dead, first or false, last or false, now in ms, then the groups:
 --   name, position, lag or false, leased, waiting, dead, oldest unfinished position or false, consumers
 local stream = KEYS[1]
 local most, lately = tonumber(ARGV[1]), tonumber(ARGV[2])
-local dead, scheduled = redis.call('XLEN', KEYS[2]), redis.call('ZCARD', KEYS[4])
+local dead, scheduled = redis.call('XLEN', KEYS[2]), redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5])
 if redis.call('EXISTS', stream) == 0 then
   return {0, scheduled, dead, false, false, 0, {}}
 end

@@ -1,0 +1,49 @@
+"""A health monitor whose note is damaged, or among whose signs of life are strangers', goes on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from forebay import EventBus, EventType
+from forebay.agents import HealthMonitorAgent, roster
+from forebay.agents.roster import Heartbeat
+from forebay.agents.state import notes_of
+from forebay.signals import AgentFailed, LoopFailed
+from forebay.testing import eventually
+from tests.agents.test_health_monitor import WITHIN, Patient, is_told, monitor
+from tests.agents.watching import running
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff", b'{"patient": 7}', b"[]"])
+async def test_a_damaged_note_of_the_ill_is_reported_and_written_anew(bus: EventBus, note: bytes) -> None:
+    await bus.store.note(notes_of("health_monitor"), "ill", note)
+    reported: list[LoopFailed] = []
+    failed: list[AgentFailed] = []
+    bus.signals.listen(reported.append, LoopFailed)
+    bus.signals.listen(failed.append, AgentFailed)
+    patient = Patient()
+    patient.ailment = "no paper"
+
+    async with running(bus, patient, monitor()):
+        await eventually(lambda: is_told(bus, "agent_unhealthy"), within=WITHIN)
+
+    assert (["monitor"], []) == ([each.loop for each in reported], failed)
+
+
+@pytest.mark.parametrize("name", ["", "n" * 600, "two words", "\x1b[2J", "é"])
+async def test_a_stranger_with_an_impossible_name_is_passed_over(bus: EventBus, name: str) -> None:
+    beat = Heartbeat(name, "member", "code:Class", "failed", datetime.now(UTC), 1.0, last_error="x")
+    await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", beat)
+    await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", ["not", "a", "sign"])
+    failed: list[AgentFailed] = []
+    bus.signals.listen(failed.append, AgentFailed)
+    patient = Patient()
+    patient.ailment = "no paper"
+
+    async with running(bus, patient, monitor()):
+        await eventually(lambda: is_told(bus, "agent_unhealthy"), within=WITHIN)
+
+    assert {"patient", HealthMonitorAgent().name} == {status.agent for status in await roster(bus)}
+    assert [] == failed
