@@ -54,6 +54,6 @@ class Home:
         if os.getpid() == self.process:
             return None
         return ConfigurationError(
-            f"{self._what} was opened by process {self.process}, and does not survive a fork: open another one here, such"
-            " as its `twin()`, or with connect(...)"
+            f"{self._what} was opened by process {self.process}, and does not survive a fork: open another one here,"
+            " such as its `twin()`, or with connect(...)"
         )

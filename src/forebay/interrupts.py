@@ -69,10 +69,10 @@ class Interrupts:
         """
         if self._task is None or not self._cancelled:
             return False
-        while self._cancelled:
-            self._cancelled -= 1
-            remaining = self._task.uncancel()
-        return not remaining
+        for _ in range(self._cancelled):
+            self._task.uncancel()
+        self._cancelled = 0
+        return not self._task.cancelling()
 
 
 class _Link:

@@ -22,6 +22,7 @@ from forebay.bus import EventBus
 from forebay.callables import completed, discard, refuse_generator
 from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, PublishUnknown, StoreError
 from forebay.event import Event, new_id
+from forebay.interrupts import stopped_by_signals
 from forebay.migration.counts import Counts
 from forebay.migration.observer import Observer
 from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
@@ -32,7 +33,7 @@ from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
 from forebay.payload import type_name
 from forebay.policy import describe
-from forebay.runtime import Options, handler_name, stopped_by_signals
+from forebay.runtime import Options, handler_name
 from forebay.runtime.supervise import wait_for
 from forebay.subscription import consumer_name
 

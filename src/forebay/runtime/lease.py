@@ -18,7 +18,6 @@ from forebay.runtime.uptime import uptime
 from forebay.store import Delivery, Store
 from forebay.threads import Threads
 
-
 END_SECONDS = 1.0
 """Seconds to wait for the end of the thread, which may just be waiting for a server that does not answer."""
 
