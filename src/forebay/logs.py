@@ -1,7 +1,7 @@
 """Signals as log records, under the logger `forebay`. Every bus has this listener.
 
-Names and reasons come from outside, so they are written with their control characters escaped: one
-record is one line, and below it the traceback where there is one.
+Names and reasons come from outside, so every text in a record of this logger is escaped (`printable`): one record is
+one line, and below it the traceback where there is one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 
 from forebay.event import Foreign
-from forebay.policy import describe, last_frames
+from forebay.policy import last_frames
+from forebay.printable import printable
+from forebay.reason import describe
 from forebay.signals import (
     AgentChanged,
     AgentFailed,
@@ -31,6 +33,36 @@ from forebay.store import Delivery
 logger = logging.getLogger("forebay")
 
 
+class _Below(str):
+    """Lines that stand below those of a record, as a traceback does."""
+
+    __slots__ = ()
+
+    def escaped(self) -> str:
+        """Each of the lines escaped, behind a line break."""
+        return "".join(f"\n{printable(line)}" for line in self.split("\n")) if self else ""
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Escape what stands in a record; a record is never dropped."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(map(_escaped, record.args))
+    return True
+
+
+def _escaped(value: object) -> object:
+    match value:
+        case _Below():
+            return value.escaped()
+        case str() | BaseException():
+            return printable(str(value))
+        case _:
+            return value
+
+
+logger.addFilter(_escape)
+
+
 def log(signals: Signals) -> None:
     """Write the rarer signals to the log; nothing per event that goes well."""
     signals.listen(_retried, Retried)
@@ -49,16 +81,13 @@ def log(signals: Signals) -> None:
 
 
 def _retried(signal: Retried) -> None:
-    logger.warning(
-        "%s failed: %s; again in %.1f s", _name(signal.delivery), _line(describe(signal.error)), signal.delay
-    )
+    logger.warning("%s failed: %s; again in %.1f s", _name(signal.delivery), describe(signal.error), signal.delay)
     if logger.isEnabledFor(logging.DEBUG) and (traceback := last_frames(signal.error)):
-        logger.debug("%s failed at\n%s", _name(signal.delivery), traceback)
+        logger.debug("%s failed at%s", _name(signal.delivery), _Below(traceback))
 
 
 def _dead_lettered(signal: DeadLettered) -> None:
-    below = f"\n{signal.traceback}" if signal.traceback else ""
-    logger.error("%s is a dead letter: %s%s", _name(signal.delivery), _line(signal.reason), below)
+    logger.error("%s is a dead letter: %s%s", _name(signal.delivery), signal.reason, _Below(signal.traceback))
 
 
 def _recovered(signal: Recovered) -> None:
@@ -96,7 +125,7 @@ def _joined(signal: Joined) -> None:
 def _loop_failed(signal: LoopFailed) -> None:
     logger.warning(
         "%s loop of %s for %s: %s; again in %.1f s",
-        signal.loop, signal.stream, signal.group, _line(describe(signal.error)), signal.delay,
+        signal.loop, signal.stream, signal.group, describe(signal.error), signal.delay,
     )  # fmt: skip
 
 
@@ -117,7 +146,7 @@ def _group_gone(signal: GroupGone) -> None:
 
 def _agent_failed(signal: AgentFailed) -> None:
     again = "given up" if signal.delay is None else f"started again in {signal.delay:.1f} s"
-    logger.error("agent %s failed: %s; %s", signal.agent, _line(describe(signal.error)), again)
+    logger.error("agent %s failed: %s; %s", signal.agent, describe(signal.error), again)
 
 
 def _agent_changed(signal: AgentChanged) -> None:
@@ -127,8 +156,4 @@ def _agent_changed(signal: AgentChanged) -> None:
 def _name(delivery: Delivery) -> str:
     record = delivery.record
     id = delivery.position if record is None or isinstance(record, Foreign) else record.id or delivery.position
-    return f"{delivery.reader.stream} for {delivery.reader.group}: event {_line(id)}, attempt {delivery.attempt},"
-
-
-def _line(text: str) -> str:
-    return text if text.isprintable() else repr(text)[1:-1]
+    return f"{delivery.reader.stream} for {delivery.reader.group}: event {id}, attempt {delivery.attempt},"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from forebay.engine import Engine
-from forebay.payload import check_name, is_payload_class, type_name
+from forebay.payload import check_name, kind_of, type_name
 from forebay.replay import check_place, last_position, resolve
 from forebay.runtime import Around, Handler, Options
 from forebay.store import END, Reader
@@ -28,7 +28,7 @@ class EventStreamConsumer:
         check_place(options.start)
         self.options = options
         self._engine = engine
-        self._kind = event if is_payload_class(event) else Any
+        self._kind = kind_of(event)
         self._name = check_name("consumer", consumer) if consumer is not None else None
 
     def __repr__(self) -> str:

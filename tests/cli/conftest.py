@@ -51,6 +51,11 @@ class Ended:
         """The tab-separated lines of stdout."""
         return [line.split("\t") for line in self.out.splitlines()]
 
+    @property
+    def rows(self) -> list[list[str]]:
+        """The lines of a table below its header."""
+        return self.lines[1:]
+
 
 class Forebay:
     """Calls the command on one store."""

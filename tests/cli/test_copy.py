@@ -31,7 +31,7 @@ def test_a_copy_lists_the_streams_and_verifies_both_sides(forebay: Forebay) -> N
 
     ended = forebay("copy", forebay.url, "sqlite:///new.db", "--verify")
 
-    assert (0, [["order_placed", "3", "2", "0", "2", "0", "equal"]]) == (ended.code, ended.lines)
+    assert (0, [["order_placed", "3", "2", "0", "2", "0", "equal"]]) == (ended.code, ended.rows)
     assert "copied 3 events in 1 stream to sqlite:///new.db" in ended.err
     assert "both sides are equal" in ended.err
     assert (
@@ -60,7 +60,7 @@ def test_verify_fails_where_the_target_has_gone_on(forebay: Forebay) -> None:
 
     ended = forebay("copy", forebay.url, "sqlite:///new.db", "--verify")
 
-    assert (1, "differs in events") == (ended.code, ended.lines[0][-1])
+    assert (1, "differs in events") == (ended.code, ended.rows[0][-1])
     assert "the two sides differ: order_placed (events)" in ended.err
 
 
@@ -69,7 +69,7 @@ def test_a_dry_run_makes_no_file(forebay: Forebay, tmp_path: Path) -> None:
 
     ended = forebay("copy", forebay.url, "sqlite:///new.db", "--dry-run")
 
-    assert (0, [["order_placed", "2", "0", "0", "0", "0"]]) == (ended.code, ended.lines)
+    assert (0, [["order_placed", "2", "0", "0", "0", "0"]]) == (ended.code, ended.rows)
     assert "would copy 2 events in 1 stream" in ended.err
     assert not {name for name in files(tmp_path) if name.startswith("new")}
 
@@ -118,7 +118,7 @@ def test_a_namespace_is_copied_into_the_same_namespace(forebay: Forebay) -> None
 
     assert [["t", "1", "0", "0", "0", "0"]] == forebay(
         "--namespace", "other", "copy", forebay.url, "sqlite:///new.db"
-    ).lines
+    ).rows
     assert "" == forebay("--url", "sqlite:///new.db", "streams").out
 
 
@@ -149,7 +149,8 @@ def test_on_a_terminal_a_copy_shows_a_table(forebay: Forebay) -> None:
     ended = forebay.on_terminal("copy", forebay.url, "sqlite:///new.db")
 
     assert 0 == ended.code
-    assert "1200/1200" in ended.out
+    assert "copy" in ended.out
+    assert "1,200/1,200" in ended.out
     assert ["order_placed", "1,200", "0", "0", "0", "0"] in [line.split() for line in ended.out.splitlines()]
 
 
@@ -160,7 +161,7 @@ def test_the_quick_fix_is_taken_over_for_a_group(forebay: Forebay, tmp_path: Pat
 
     assert 0 == ended.code, ended.err
     assert [["order_paid", "1", "2", "0", "0", "0", "equal"], ["order_placed", "5", "2", "2", "0", "0", "equal"]] == (
-        ended.lines
+        ended.rows
     )
     assert 0 == forebay.piped("run", "app:bus", "--until-idle").code
     assert ["quickfix-2", "quickfix-5", "quickfix-6"] == sorted(

@@ -128,7 +128,7 @@ def test_a_table_on_a_terminal_is_plain_lines_in_a_pipe_and_an_array_with_json(f
 
     assert "stream" in forebay.on_terminal("streams").out
     assert "1,200" in forebay.on_terminal("streams").out
-    assert [["order_placed", "1200", "0", "0", "0", "0", "", "0"]] == forebay("streams").lines
+    assert [["order_placed", "1200", "0", "0", "0", "0", "", "0"]] == forebay("streams").rows
     assert '[{"stream":"order_placed","length":1200,' in forebay("streams", "--json").out
 
 

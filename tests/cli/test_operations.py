@@ -44,7 +44,7 @@ def test_run_handles_everything_and_says_what_failed(forebay: Forebay) -> None:
     assert [
         ["order_placed", "billing", "0", "0", "0", "", "2"],
         ["order_placed", "mail", "0", "0", "0", "", "0"],
-    ] == [line[:7] for line in forebay("groups").lines]
+    ] == [line[:7] for line in forebay("groups").rows]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_get_shows_who_holds_an_event(forebay: Forebay) -> None:
     assert [("billing", "pending")] == states(forebay, id)
     assert "consumer-1" in forebay.on_terminal("get", "order_placed", id).out
     assert [["pending", "consumer-1", "1", "0"]] == [
-        line[1:5] for line in forebay("pending", "order_placed", "billing").lines
+        line[1:5] for line in forebay("pending", "order_placed", "billing").rows
     ]
 
 
@@ -99,7 +99,7 @@ def test_get_and_pending_show_what_waits_for_another_attempt(forebay: Forebay) -
     forebay.do(let_one_wait)
 
     assert [("billing", "waiting")] == states(forebay, id)
-    ((_, state, consumer, _, failures, _, due),) = forebay("pending", "order_placed", "billing").lines
+    ((_, state, consumer, _, failures, _, due),) = forebay("pending", "order_placed", "billing").rows
     assert ("waiting", "", "1") == (state, consumer, failures)
     assert 590 < float(due) <= 600
 
@@ -116,7 +116,7 @@ def test_dead_letters_are_chosen_by_group_error_time_and_data(forebay: Forebay) 
     forebay.handle(1, 3, 5)
 
     def listed(*choice: str) -> int:
-        return len(forebay("dead", "ls", "order_placed", *choice).lines)
+        return len(forebay("dead", "ls", "order_placed", *choice).rows)
 
     assert 3 == listed() == listed("--group", "billing") == listed("--since", "1h")
     assert 1 == listed("--error", "PRICE for order 3") == listed("--where", "data.order_id=5")
@@ -125,7 +125,7 @@ def test_dead_letters_are_chosen_by_group_error_time_and_data(forebay: Forebay) 
 
 def test_a_dead_letter_is_shown_by_its_own_id_or_its_events(forebay: Forebay) -> None:
     (event,) = forebay.handle(1)
-    (letter,) = (line[0] for line in forebay("dead", "ls").lines)
+    (letter,) = (line[0] for line in forebay("dead", "ls").rows)
 
     shown = forebay("dead", "show", "order_placed", event)
     assert ["data", '{"order_id":1}'] in shown.lines
@@ -134,13 +134,13 @@ def test_a_dead_letter_is_shown_by_its_own_id_or_its_events(forebay: Forebay) ->
 
 def test_redriving_one_asks_nothing_and_several_need_a_yes(forebay: Forebay) -> None:
     forebay.handle(1, 3, 5)
-    first = forebay("dead", "ls").lines[0][0]
+    first = forebay("dead", "ls").rows[0][0]
 
     assert "1 dead letter of order_placed redriven\n" == forebay("dead", "redrive", "order_placed", first).err
     refused = forebay("dead", "redrive", "order_placed")
     assert 2 == refused.code
     assert "redrive 2 dead letters of order_placed" in refused.err
-    assert 2 == len(forebay("dead", "ls").lines)
+    assert 2 == len(forebay("dead", "ls").rows)
     assert '{"found":2,"redriven":2}\n' == forebay("dead", "redrive", "order_placed", "--yes", "--json").out
 
 
@@ -151,21 +151,21 @@ def test_purging_asks_a_person_with_the_count(forebay: Forebay) -> None:
     assert 1 == asked.code
     assert "Purge 2 dead letters of order_placed? [y/N]" in asked.out
     assert "nothing was changed" in asked.out
-    assert 2 == len(forebay("dead", "ls").lines)
+    assert 2 == len(forebay("dead", "ls").rows)
 
     assert 0 == forebay.on_terminal("dead", "purge", "order_placed", typed="y\n").code
-    assert 0 == len(forebay("dead", "ls").lines)
+    assert 0 == len(forebay("dead", "ls").rows)
 
 
 def test_an_unknown_id_stops_the_whole_deed(forebay: Forebay) -> None:
     forebay.handle(1)
-    known = forebay("dead", "ls").lines[0][0]
+    known = forebay("dead", "ls").rows[0][0]
 
     ended = forebay("dead", "purge", "order_placed", known, "no-such-id", "--yes")
 
     assert 1 == ended.code
     assert "'no-such-id'" in ended.err
-    assert 1 == len(forebay("dead", "ls").lines)
+    assert 1 == len(forebay("dead", "ls").rows)
 
 
 def test_a_dry_run_shows_what_would_be_done_and_does_nothing(forebay: Forebay) -> None:
@@ -173,9 +173,9 @@ def test_a_dry_run_shows_what_would_be_done_and_does_nothing(forebay: Forebay) -
 
     for deed in ("redrive", "purge"):
         ended = forebay("dead", deed, "order_placed", "--error", "order 3", "--dry-run")
-        assert 1 == len(ended.lines)
+        assert 1 == len(ended.rows)
         assert f"would {deed} 1 dead letter of order_placed\n" == ended.err
-    assert 2 == len(forebay("dead", "ls").lines)
+    assert 2 == len(forebay("dead", "ls").rows)
 
 
 def test_an_export_holds_each_dead_letter_whole(forebay: Forebay) -> None:
@@ -200,7 +200,7 @@ def test_a_dead_letter_that_is_no_event_is_shown_as_it_is_stored(forebay: Foreba
 
     assert ["data", "{not json"] in json.loads(forebay("dead", "export").out)["fields"]
     assert "{not json" in forebay.on_terminal("dead", "show", "order_placed", "m").out
-    assert [] == forebay("dead", "ls", "--where", "data.x=1").lines
+    assert [] == forebay("dead", "ls", "--where", "data.x=1").rows
 
 
 def test_replay_delivers_a_range_again_to_one_group(forebay: Forebay) -> None:
@@ -211,7 +211,7 @@ def test_replay_delivers_a_range_again_to_one_group(forebay: Forebay) -> None:
     assert "would replay 2 events of order_placed to mail\n" == forebay(*range_, "--dry-run").err
     assert 2 == forebay(*range_).code
     assert '{"found":2,"replayed":2}\n' == forebay(*range_, "--yes", "--rate", "1000/s", "--json").out
-    assert {"billing": "0", "mail": "2"} == {line[1]: line[2] for line in forebay("groups").lines}
+    assert {"billing": "0", "mail": "2"} == {line[1]: line[2] for line in forebay("groups").rows}
 
 
 def test_a_replay_asks_a_person_with_the_count(forebay: Forebay) -> None:
@@ -228,6 +228,7 @@ def test_watching_looks_again_until_ctrl_c(forebay: Forebay) -> None:
     forebay.publish(1)
     with forebay.process("streams", "--watch", "--every", "0.1s") as process:
         assert process.stdout is not None
+        assert "events" == process.stdout.readline().split("\t")[1]
         assert "1" == process.stdout.readline().split("\t")[1]
         forebay.publish(2)
         while "2" != process.stdout.readline().split("\t")[1]:

@@ -10,8 +10,9 @@ import pytest
 
 from forebay import Event
 from forebay.cli.parameters import Duration, Moment, Rate, StreamPlace
-from forebay.cli.text import as_indented_json, as_json, on_one_line, span
+from forebay.cli.text import as_indented_json, as_json, span
 from forebay.cli.where import Where
+from forebay.printable import printable
 
 EVENT = Event(
     id="e1",
@@ -110,8 +111,8 @@ HOSTILE = "a\x1b]52;c;aGk=\x07\x9b31m\u202e\n\U000e0001"
 
 
 def test_text_from_outside_cannot_steer_a_terminal_nor_leave_its_line() -> None:
-    assert on_one_line(HOSTILE).isprintable()
-    assert "plain ü" == on_one_line("plain ü")
+    assert printable(HOSTILE).isprintable()
+    assert "plain ü" == printable("plain ü")
 
 
 def test_json_says_the_same_when_it_is_made_harmless() -> None:

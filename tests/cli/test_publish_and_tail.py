@@ -34,7 +34,7 @@ def test_an_id_makes_a_publish_idempotent(forebay: Forebay) -> None:
 def test_a_delayed_event_is_scheduled(forebay: Forebay) -> None:
     forebay("publish", "order_placed", "1", "--delay", "1h")
 
-    assert [["order_placed", "0", "1"]] == [line[:3] for line in forebay("streams").lines]
+    assert [["order_placed", "0", "1"]] == [line[:3] for line in forebay("streams").rows]
 
 
 def test_data_that_is_not_json_is_refused_with_an_example(forebay: Forebay) -> None:
@@ -97,7 +97,7 @@ def test_a_dry_run_checks_and_stores_nothing(forebay: Forebay) -> None:
     assert 0 == forebay("publish", "order_placed", "1", "--dry-run").code
     assert 1 == forebay("publish", "order_placed", "NaN", "--dry-run").code
     assert "would publish 2 events" in forebay.piped("publish", "order_placed", "-", "--dry-run", stdin="1\n2\n").err
-    assert [] == forebay("streams").lines
+    assert [] == forebay("streams").rows
 
 
 def test_tail_shows_the_last_events_of_several_streams_by_time(forebay: Forebay) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from forebay import ConfigurationError, MalformedEvent, Reject, Retry, RetryAfter
-from forebay.policy import Again, Dead, crashes_allowed, decide, describe
+from forebay.policy import Again, Dead, crashes_allowed, decide
+from forebay.reason import describe
 
 
 def longest(_: float, high: float) -> float:

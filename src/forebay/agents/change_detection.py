@@ -21,7 +21,7 @@ from forebay.agents.telling import FileChange, Teller, in_thread
 from forebay.agents.told import Told
 from forebay.errors import AgentError, ConfigurationError, NotFound, StoreDamaged
 from forebay.event import check_seconds
-from forebay.policy import describe
+from forebay.reason import describe
 from forebay.runtime.supervise import Backoff
 from forebay.signals import LoopFailed
 

@@ -21,7 +21,7 @@ from forebay.agents.told import Entry, Told, bucket
 from forebay.bus import EventBus, EventType
 from forebay.errors import NotFound
 from forebay.event import new_id
-from forebay.policy import describe
+from forebay.reason import describe
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from forebay.cli.commands import Commands, Listed, global_options
-from forebay.cli.standard import stand_in
+from forebay.cli.standard import arguments, escape_what_cannot_be_shown, stand_in
 
 TABLE = {
     "publish": Listed("forebay.cli.publish", "Publish one event, or many from stdin."),
@@ -46,4 +46,5 @@ def cli(**_: object) -> None:
 def main() -> None:
     """The entry point of the command `forebay`."""
     stand_in()
-    cli(prog_name="forebay")
+    escape_what_cannot_be_shown()
+    cli(arguments(), prog_name="forebay")

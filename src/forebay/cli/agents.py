@@ -20,7 +20,7 @@ from forebay.cli.loop import run_fast
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.parameters import Duration
 from forebay.cli.processes import Processes
-from forebay.cli.text import ago, on_one_line, span
+from forebay.cli.text import ago, span
 from forebay.cli.watch import watch, watch_options
 
 
@@ -206,12 +206,12 @@ def _stop_with_parent(bus: EventBus) -> None:
 
 COLUMNS = (
     Column("agent", lambda row: row.agent),
-    Column("status", lambda row: row.status),
+    Column("status", lambda row: row.status, kind="exact"),
     counts("alive", lambda row: row.members),
-    Column("since", lambda row: row.since, lambda since: "" if since is None else ago(since)),
+    Column("since", lambda row: row.since, lambda since: "" if since is None else ago(since), kind="exact"),
     counts("behind", lambda row: None if row.lag is None else row.lag + row.pending),
     counts("dead", lambda row: row.dead, alarm=True),
     counts("failed", lambda row: row.failed),
-    Column("last error", lambda row: row.last_error, lambda error: on_one_line(error or ""), free=True),
+    Column("last error", lambda row: row.last_error, kind="text"),
 )
 """The rest is in the JSON: more would not fit on a terminal of 80 columns."""

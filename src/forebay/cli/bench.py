@@ -71,7 +71,7 @@ COLUMNS = (
         "figure",
         lambda row: round(row.figure, 2),
         lambda figure: f"{figure:,.0f}" if figure >= 100 else plain(figure),
-        right=True,
+        kind="figure",
     ),
     Column("unit", lambda row: row.unit),
 )

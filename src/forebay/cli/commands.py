@@ -7,7 +7,8 @@ import difflib
 import errno
 import functools
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +17,7 @@ from click.core import ParameterSource
 
 from forebay import ConfigurationError, ForebayError, connect
 from forebay.cli.output import Output
-from forebay.cli.text import on_one_line
+from forebay.printable import printable
 from forebay.stores.url import conceal, has_secret
 from forebay.urls import default_url
 
@@ -38,7 +39,7 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the line."""
-        click.echo(f"forebay: {conceal(on_one_line(self.message))}", file=file, err=file is None)
+        click.echo(f"forebay: {conceal(printable(self.message))}", file=file or sys.stderr)
 
 
 class Commands(click.Group):
@@ -75,10 +76,16 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, listed.summary) for name, listed in self._table.items()])
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """As in click, with what was typed escaped in what is said of it."""
+        with _escaped_usage():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for, and turn the ways it can fail into exit codes."""
         try:
-            return super().invoke(ctx)
+            with _escaped_usage():
+                return super().invoke(ctx)
         except ForebayError as error:
             raise Failure("; ".join([str(error), *getattr(error, "__notes__", [])])) from error
         except OSError as error:
@@ -93,6 +100,16 @@ class Commands(click.Group):
             raise click.UsageError(conceal(text), error.ctx) from error
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(INTERRUPTED)
+
+
+@contextmanager
+def _escaped_usage() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(conceal(printable(error.format_message())), error.ctx) from error
 
 
 def global_options(command: Decorated) -> Decorated:
@@ -173,7 +190,7 @@ def warn_of_password() -> None:
 
 def talk(text: str) -> None:
     """Tell people something, on stderr."""
-    click.echo(on_one_line(text), err=True)
+    click.echo(printable(text), file=sys.stderr)
 
 
 def agreed(deed: str, *, yes: bool) -> None:
@@ -182,7 +199,7 @@ def agreed(deed: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"This would {deed}. Nobody is here to ask; say --yes to do it, --dry-run to look.")
-    if not click.confirm(f"{deed[0].upper()}{deed[1:]}?", err=True):
+    if not click.confirm(printable(f"{deed[0].upper()}{deed[1:]}?"), err=True):
         raise Failure("nothing was changed")
 
 

@@ -172,7 +172,7 @@ def _columns(*, verify: bool) -> Sequence[Column]:
         counts("dead", lambda row: row.stats.dead),
         counts("scheduled", lambda row: row.stats.scheduled),
     )
-    return (*columns, Column("verified", _verdict, free=True)) if verify else columns
+    return (*columns, Column("verified", _verdict, kind="text")) if verify else columns
 
 
 def _verdict(row: _Row) -> str:

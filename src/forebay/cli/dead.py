@@ -11,11 +11,12 @@ import click
 
 from forebay import DeadLetter, EventBus, NotFound
 from forebay.cli.commands import agreed, dry_run_option, talk, with_bus, yes_option
-from forebay.cli.output import Column, Output, counts
+from forebay.cli.output import Column, Output, counts, echo
 from forebay.cli.parameters import Moment
 from forebay.cli.records import event_id, letter_as_json, raw_fields, readable
-from forebay.cli.text import ago, as_indented_json, as_json, count, moment, on_one_line
+from forebay.cli.text import ago, as_indented_json, as_json, count, moment, plain
 from forebay.cli.where import Condition, all_hold, where_option
+from forebay.printable import printable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -85,7 +86,7 @@ async def show(bus: EventBus, output: Output, *, type: str, id: str) -> None:
             output.value(letter_as_json(letter))
         else:
             if number:
-                click.echo()
+                echo()
             _show(output, letter)
 
 
@@ -192,12 +193,12 @@ def _show(output: Output, letter: DeadLetter) -> None:
         "group": letter.group,
         "error": letter.error,
         "attempts": str(letter.attempts),
-        "failed_at": letter.failed_at.isoformat(),
+        "failed_at": plain(letter.failed_at),
         "position": letter.position,
         "event": event_id(letter),
     }
     if event is not None:
-        about |= {"source": event.source, "timestamp": event.timestamp.isoformat()}
+        about |= {"source": event.source, "timestamp": plain(event.timestamp)}
         about |= {"key": event.key} if event.key else {}
         about |= {"headers": as_json(event.headers)} if event.headers else {}
     traceback = {"traceback": letter.traceback} if letter.traceback else {}
@@ -208,19 +209,19 @@ def _show(output: Output, letter: DeadLetter) -> None:
         return
     about["failed_at"] = f"{moment(letter.failed_at)} ({ago(letter.failed_at)})"
     for name, value in about.items():
-        click.echo(f"{name:<10} {on_one_line(value)}")
+        echo(f"{name:<10} {printable(value)}")
     if letter.traceback:
-        click.echo("\ntraceback (the last frames)")
+        echo("\ntraceback (the last frames)")
         for line in letter.traceback.splitlines():
-            click.echo(on_one_line(line))
-    click.echo(f"\n{as_indented_json(event.data if event is not None else raw_fields(letter.record))}")
+            echo(printable(line))
+    echo(f"\n{as_indented_json(event.data if event is not None else raw_fields(letter.record))}")
 
 
 COLUMNS = (
-    Column("id", lambda letter: letter.id),
+    Column("id", lambda letter: letter.id, kind="exact"),
     Column("type", lambda letter: letter.stream),
     Column("group", lambda letter: letter.group),
-    Column("failed", lambda letter: letter.failed_at, ago),
+    Column("failed", lambda letter: letter.failed_at, ago, "exact"),
     counts("attempts", lambda letter: letter.attempts),
-    Column("error", lambda letter: letter.error, free=True),
+    Column("error", lambda letter: letter.error, kind="text"),
 )

@@ -11,9 +11,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from forebay.cli.commands import warn_of_password
 from forebay.cli.demo_story import GROUPS, Story, Tally
+from forebay.cli.output import echo
+from forebay.cli.text import count
+from forebay.printable import printable
 
 
 @click.command()
@@ -34,7 +38,7 @@ def demo(context: click.Context, folder: Path, files: int) -> None:
         warn_of_password()
         if context.find_root().params.get("json"):
             tally = asyncio.run(Story(url, folder.resolve(), Path(room), Silent(), most=files).tell())
-            click.echo(_as_json(tally))
+            echo(_as_json(tally))
         else:
             talk = Console(stderr=True, highlight=False)
             with _Shown(talk) as shown:
@@ -76,24 +80,24 @@ class _Shown:
         self._progress.stop()
 
     def step(self, text: str) -> None:
-        self._progress.console.print(f"[green]•[/green] {text}")
+        self._progress.console.print(Text.assemble(("•", "green"), " ", printable(text)))
 
     def progress(self, handled: dict[str, int], published: int) -> None:
-        for group, count in handled.items():
+        for group, done in handled.items():
             if group not in self._tasks:
                 self._tasks[group] = self._progress.add_task(group, total=published)
-            self._progress.update(self._tasks[group], completed=count, total=published)
+            self._progress.update(self._tasks[group], completed=done, total=published)
 
 
 def _table(tally: Tally) -> Table:
     table = Table(caption=f"{tally.seconds:.1f} s", caption_justify="right", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("published", str(len(tally.published)))
+    table.add_row("published", count(len(tally.published)))
     for group in GROUPS:
-        table.add_row(f"handled by {group}", str(len(tally.handled[group])))
+        table.add_row(f"handled by {group}", count(len(tally.handled[group])))
     for name in ("retried", "taken over", "dead", "redriven", "replayed"):
-        table.add_row(name, str(getattr(tally, name.replace(" ", "_"))))
+        table.add_row(name, count(getattr(tally, name.replace(" ", "_"))))
     lost = sum(map(len, tally.lost.values()))
     table.add_section()
     table.add_row("lost", f"[bold {'red' if lost else 'green'}]{lost}[/]")

@@ -11,10 +11,11 @@ from forebay import Chain, DeadLetter, Event, EventBus, Pending
 from forebay.cause import CAUSATION
 from forebay.chain import LOOKED_AT
 from forebay.cli.commands import talk, with_bus
-from forebay.cli.output import Column, Output
+from forebay.cli.output import Column, Output, echo
 from forebay.cli.records import event_as_json, event_id
-from forebay.cli.text import ago, as_indented_json, as_json, moment, on_one_line, span
+from forebay.cli.text import ago, as_indented_json, as_json, moment, plain, span
 from forebay.event import Record
+from forebay.printable import printable
 
 PAGE = 500
 WIDEST = 60
@@ -47,13 +48,9 @@ async def get(bus: EventBus, output: Output, *, type: str, id: str) -> None:
     _show_event(output, event)
     if len(found.events) > 1:
         _show_chain(output, found, event)
-    if output.terminal and deliveries:
-        click.echo()
-    if output.terminal:
-        output.rows(COLUMNS, deliveries)
-    else:
-        for delivery in deliveries:
-            output.fields(["group", *delivery.values()])
+    if deliveries:
+        echo()
+    output.rows(COLUMNS, deliveries)
 
 
 def _show_event(output: Output, event: Event) -> None:
@@ -61,7 +58,7 @@ def _show_event(output: Output, event: Event) -> None:
         "id": event.id,
         "type": event.type,
         "source": event.source,
-        "timestamp": event.timestamp.isoformat(),
+        "timestamp": plain(event.timestamp),
         "key": event.key,
         "headers": as_json(event.headers) if event.headers else None,
         "position": event.position,
@@ -73,20 +70,19 @@ def _show_event(output: Output, event: Event) -> None:
     about["timestamp"] = f"{moment(event.timestamp)} ({ago(event.timestamp)})"
     for name, value in about.items():
         if value is not None:
-            click.echo(f"{name:<10} {on_one_line(value)}")
-    click.echo(f"\n{as_indented_json(event.data)}")
+            echo(f"{name:<10} {printable(value)}")
+    echo(f"\n{as_indented_json(event.data)}")
 
 
 def _show_chain(output: Output, found: Chain, event: Event) -> None:
-    """The chain as a tree on a terminal, else a line for each of its events."""
+    """The chain as a tree on a terminal, else as a table."""
+    echo()
     if not output.terminal:
-        for each in found.events:
-            output.fields(["chain", *_link(each).values()])
+        output.rows(CHAIN, found.events)
         return
-    click.echo()
     for lead, each in _tree(found):
         mark = "  <- this one" if each.id == event.id else ""
-        click.echo(f"{lead}{on_one_line(f'{each.type}  {each.id}  from {each.source}{mark}')}")
+        echo(f"{lead}{printable(f'{each.type}  {each.id}  from {each.source}{mark}')}")
     for stream in found.unsearched:
         talk(f"{stream} is long; what it holds of this chain after its first {LOOKED_AT:,} entries is not shown")
 
@@ -170,8 +166,16 @@ def _row(group: str, position: str, dead: DeadLetter | None, held: Pending | Non
 
 COLUMNS = (
     Column("group", lambda row: row["group"]),
-    Column("state", lambda row: row["state"]),
-    Column("attempt", lambda row: row["attempt"], right=True),
-    Column("position", lambda row: row["position"]),
-    Column("detail", lambda row: row["detail"], free=True),
+    Column("state", lambda row: row["state"], kind="exact"),
+    Column("attempt", lambda row: row["attempt"], kind="figure"),
+    Column("position", lambda row: row["position"], kind="exact"),
+    Column("detail", lambda row: row["detail"], kind="text"),
+)
+
+CHAIN = (
+    Column("type", lambda event: event.type),
+    Column("id", lambda event: event.id, kind="exact"),
+    Column("source", lambda event: event.source),
+    Column("timestamp", lambda event: event.timestamp, kind="exact"),
+    Column("causation_id", lambda event: event.headers.get(CAUSATION), kind="exact"),
 )

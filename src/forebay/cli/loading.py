@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from forebay import ConfigurationError
+from forebay.printable import printable
 
 
 def load_module(name: str) -> ModuleType:
@@ -37,5 +38,18 @@ def load_attribute(module: ModuleType, path: str) -> Any:
 
 
 def log_to_stderr() -> None:
-    """Show the log of what runs, a line a record."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    """Show the log of what runs, a line a record, and the lines of a traceback below it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Escaped("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Escaped(logging.Formatter):
+    """Escapes what any logger says: the user's code, and libraries, log what came from outside, too."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in `logging`
+        record.message = "\n".join(map(printable, record.message.split("\n")))
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # as above
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))

@@ -11,7 +11,7 @@ import msgspec
 
 from forebay import EventBus
 from forebay.cli.commands import talk, with_bus
-from forebay.cli.output import Column, Output, counts, spans
+from forebay.cli.output import Column, Output, counts, echo, spans
 from forebay.cli.text import count
 from forebay.cli.watch import watch_options
 from forebay.migration.parity import Member, Parity, members, parity
@@ -131,14 +131,10 @@ def _show(output: Output, report: Parity, table: dict[str, Route]) -> None:
     rows = [*report.agents]
     silent = sorted(table.keys() - {row.agent for row in rows})
     output.rows(TYPES, report.types)
-    if output.terminal and report.types:
-        # Side by side they would not fit.
-        click.echo()
-        output.rows((*WHO, *COUNTS), rows)
-        click.echo()
-        output.rows((*WHO, *LATENCIES), rows)
-    else:
-        output.rows((*WHO, *COUNTS, *LATENCIES), rows)
+    for columns in (COUNTS, LATENCIES) if rows else ():
+        # In one table they would not fit a terminal.
+        echo()
+        output.rows((*WHO, *columns), rows)
     for agent in silent:
         talk(f"{agent} is on {_NAMES[table[agent]]}, and has handled nothing yet")
     if not table:
@@ -183,21 +179,21 @@ def _latency(name: str, side: str, place: int) -> Column:
 
 WHO: Sequence[Column] = (
     Column("agent", lambda row: row.agent),
-    Column("on", lambda row: row.route),
+    Column("on", lambda row: row.route, kind="exact"),
     Column("type", lambda row: row.type),
 )
 COUNTS: Sequence[Column] = (
     counts("old", lambda row: row.old_handled),
-    counts("failed", lambda row: row.old_failed),
+    counts("old failed", lambda row: row.old_failed),
     counts("new", lambda row: row.new_handled),
-    counts("failed", lambda row: row.new_failed),
+    counts("new failed", lambda row: row.new_failed),
     counts("lost", lambda row: row.lost, alarm=True),
     counts("same", lambda row: row.same),
     counts("unlike", lambda row: row.unlike, alarm=True),
 )
 LATENCIES: Sequence[Column] = (
     _latency("old p50", "old", 0),
-    _latency("p99", "old", 1),
+    _latency("old p99", "old", 1),
     _latency("new p50", "new", 0),
-    _latency("p99", "new", 1),
+    _latency("new p99", "new", 1),
 )

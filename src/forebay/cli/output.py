@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from forebay.cli.text import as_json, count, on_one_line, plain, span
+from forebay.cli.text import as_json, count, plain, span
+from forebay.printable import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+    from rich.console import Console
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +21,31 @@ class Column:
     """A column of a table.
 
     `value` takes the cell from a row; in a pipe it is printed plainly. `show` makes it readable on a
-    terminal. `alarm` tints figures other than 0. What is `free` may wrap, everything else stays whole.
+    terminal. `alarm` tints figures other than 0. A `figure` stands on the right; it is never cut, nor is an
+    `exact` value, such as an id. A `name` may be shortened. A `text`, of which a table has one at most, stands in
+    the last column, or below its row, cut to one line.
     """
 
     name: str
     value: Callable[[Any], Any]
     show: Callable[[Any], str] = plain
-    right: bool = False
+    kind: Literal["figure", "exact", "name", "text"] = "name"
     alarm: bool = False
-    free: bool = False
 
 
 def counts(name: str, value: Callable[[Any], int | None], *, alarm: bool = False) -> Column:
     """A column of counts."""
-    return Column(name, value, count, right=True, alarm=alarm)
+    return Column(name, value, count, "figure", alarm)
 
 
 def spans(name: str, value: Callable[[Any], float | None]) -> Column:
     """A column of lengths of time, in seconds."""
-    return Column(name, value, span, right=True)
+    return Column(name, value, span, "figure")
+
+
+def echo(text: str = "") -> None:
+    """Print a line on stdout, in its encoding: click would choose another one for ASCII."""
+    click.echo(text, file=sys.stdout)
 
 
 class Output:
@@ -49,49 +55,43 @@ class Output:
         self.json = json
         self.terminal = not json and sys.stdout.isatty()
 
-    def rows(self, columns: Sequence[Column], rows: Sequence[Any], *, json: Callable[[Any], Any] | None = None) -> None:
-        """Print rows: a table, tab-separated lines, or an array of what `json` makes of each."""
+    def rows(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[Any],
+        *,
+        json: Callable[[Any], Any] | None = None,
+        header: bool = True,
+    ) -> None:
+        """Print rows: a table, tab-separated lines below a `header`, or an array of what `json` makes of each."""
         if self.json:
             self.value([json(row) if json is not None else row for row in rows])
         elif self.terminal:
-            if rows:
-                self.console().print(table(columns, rows))
+            self.table(columns, rows)
         else:
+            if rows and header:
+                self.fields(column.name for column in columns)
             for row in rows:
                 self.fields(column.value(row) for column in columns)
 
+    def table(self, columns: Sequence[Column], rows: Sequence[Any]) -> None:
+        """Print rows on the terminal; nothing where there are none."""
+        from forebay.cli.table import table
+
+        if rows:
+            console = self.console()
+            console.print(table(columns, rows, console.width), soft_wrap=True)
+
     def value(self, value: Any) -> None:
         """Print one JSON value on a line of its own."""
-        click.echo(as_json(value))
+        echo(as_json(value))
 
     def fields(self, values: Iterable[Any]) -> None:
         """Print one line of tab-separated values; None is empty."""
-        click.echo("\t".join(on_one_line(plain(value)) for value in values))
+        echo("\t".join(printable(plain(value)) for value in values))
 
     def console(self) -> Console:
         """The terminal."""
         from rich.console import Console
 
         return Console(highlight=False, markup=False, emoji=False)
-
-
-def table(columns: Sequence[Column], rows: Sequence[Any]) -> Table:
-    """The rows as a table for the terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for column in columns:
-        drawn.add_column(
-            column.name,
-            justify="right" if column.right else "left",
-            no_wrap=not column.free,
-            overflow="fold",
-        )
-    for row in rows:
-        cells: list[RenderableType] = []
-        for column in columns:
-            value = column.value(row)
-            cells.append(Text(on_one_line(column.show(value)), "bold red" if column.alarm and value else ""))
-        drawn.add_row(*cells)
-    return drawn

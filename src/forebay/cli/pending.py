@@ -33,8 +33,8 @@ async def pending(bus: EventBus, output: Output, *, type: str, group: str, numbe
 
 
 COLUMNS = (
-    Column("position", lambda entry: entry.position),
-    Column("state", lambda entry: "waiting" if entry.consumer is None else "pending"),
+    Column("position", lambda entry: entry.position, kind="exact"),
+    Column("state", lambda entry: "waiting" if entry.consumer is None else "pending", kind="exact"),
     Column("consumer", lambda entry: entry.consumer),
     counts("attempt", lambda entry: entry.attempt),
     counts("failures", lambda entry: entry.failures),

@@ -1,4 +1,4 @@
-"""A bar on stderr, for what takes a while."""
+"""A bar on stderr, for work that takes a while."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ class Report(Protocol):
 
 @contextmanager
 def progress(task: str, *, total: int | None = None, stopped: Callable[[int], str]) -> Iterator[Report]:
-    """A bar while it lasts, if stderr is a terminal; what `stopped` says of how far it came, if it is broken off."""
+    """A bar behind the verb `task`, if stderr is a terminal; broken off, it prints how far it came: `stopped`."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.completed:,.0f}/{'?' if task.total is None else f'{task.total:,.0f}'}")
 
     console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeRemainingColumn())
     reached = 0
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         drawn = bar.add_task(task, total=total)
@@ -36,8 +41,8 @@ def progress(task: str, *, total: int | None = None, stopped: Callable[[int], st
 
         try:
             yield report
-        except BaseException:
+        except BaseException as error:
             bar.stop()
-            if reached:
+            if reached or not isinstance(error, Exception):
                 talk(stopped(reached))
             raise

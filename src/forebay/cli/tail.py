@@ -16,9 +16,10 @@ from forebay.cli.commands import talk, with_bus
 from forebay.cli.output import Output
 from forebay.cli.parameters import Moment, StreamPlace
 from forebay.cli.records import event_as_json, malformed_as_json
-from forebay.cli.text import as_json, moment, on_one_line
+from forebay.cli.text import as_json, moment
 from forebay.cli.where import Condition, all_hold, where_option
 from forebay.payload import type_name
+from forebay.printable import printable
 from forebay.replay import Place, last_position
 
 LATEST = 10
@@ -147,7 +148,7 @@ class _Shown:
         elif self._console is not None:
             self._print(entry)
         else:
-            output.fields([entry.timestamp.isoformat(), type, entry.id, entry.source, entry.key, as_json(entry.data)])
+            output.fields([entry.timestamp, type, entry.id, entry.source, entry.key, as_json(entry.data)])
 
     def _print(self, event: Event) -> None:
         from rich.text import Text
@@ -156,10 +157,10 @@ class _Shown:
         line = Text.assemble(
             (moment(event.timestamp), "dim"),
             " ",
-            (event.type, "cyan"),
+            (printable(event.type), "cyan"),
             " ",
             as_json(event.data),
-            (" " + " ".join(f" {name}={on_one_line(text)}" for name, text in about.items() if text), "dim"),
+            (" " + " ".join(f" {name}={printable(text)}" for name, text in about.items() if text), "dim"),
         )
         assert self._console is not None
         self._console.print(line, soft_wrap=True)

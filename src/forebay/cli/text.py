@@ -1,4 +1,4 @@
-"""Texts for people: what came from outside made harmless, and figures made readable."""
+"""Texts for people and pipes: JSON that steers no terminal, and figures and times that read alike everywhere."""
 
 from __future__ import annotations
 
@@ -7,29 +7,21 @@ from typing import Any
 
 import msgspec
 
-
-def on_one_line(text: str) -> str:
-    """The text with line breaks and whatever could steer a terminal written as escapes.
-
-    >>> print(on_one_line("red: \\x1b[31m"))
-    red: \\x1b[31m
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+from forebay.printable import is_printable
 
 
 def as_json(value: Any) -> str:
     """The JSON text of a value, on one line, with whatever could steer a terminal as \\u escapes."""
     text = msgspec.json.encode(value).decode()
-    if text.isprintable():
+    if is_printable(text):
         return text
     # Outside its strings the text is printable, so only characters of strings are replaced.
-    return "".join(c if c.isprintable() else _json_escape(c) for c in text)
+    return "".join(c if is_printable(c) else json_escape(c) for c in text)
 
 
-def _json_escape(character: str) -> str:
-    units = character.encode("utf-16-be")
+def json_escape(text: str) -> str:
+    """Every character of the text as the escape that a string in JSON has for it."""
+    units = text.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
@@ -39,10 +31,20 @@ def as_indented_json(value: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value for a pipe: nothing for None, a time in ISO 8601."""
-    if value is None:
-        return ""
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    """A value for a pipe: nothing for None, a time as in JSON, a fraction to three places.
+
+    >>> plain(31.206502676010132), plain(600.0), plain(datetime(2026, 1, 31, tzinfo=UTC))
+    ('31.207', '600', '2026-01-31T00:00:00Z')
+    """
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.3f}".rstrip("0").rstrip(".")
+        case datetime():
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case _:
+            return str(value)
 
 
 def count(number: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from forebay.cli.commands import talk
-from forebay.cli.output import Column, Output, table
+from forebay.cli.output import Column, Output
 from forebay.cli.parameters import Duration
 
 Row = TypeVar("Row")
@@ -51,11 +51,17 @@ async def watch(
     elif output.terminal:
         from rich.live import Live
 
-        with Live(console=output.console(), auto_refresh=False, screen=True) as live:
+        from forebay.cli.table import table
+
+        console = output.console()
+        with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
-                live.update(table(columns, await look()), refresh=True)
+                live.update(table(columns, await look(), console.width), refresh=True)
                 await asyncio.sleep(every)
     else:
+        header = True
         while True:
-            output.rows(columns, await look(), json=json)
+            rows = await look()
+            output.rows(columns, rows, json=json, header=header)
+            header = header and not rows
             await asyncio.sleep(every)
