@@ -24,7 +24,7 @@ from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_re
 from forebay.home import running_loop
 from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
-from forebay.payload import LIMITS, Limits, kind_of, type_name
+from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
 from forebay.retention import Retention, enforce, rule_of, set_rule
@@ -423,7 +423,7 @@ class EventBus:
 
     async def get(self, event: object, id: str) -> Event:
         """The event with this id, or at this position; else `NotFound`."""
-        entry = await find(await self.ready(), type_name(event), id)
+        entry = await find(await self.ready(), type_name(event), plain("id", id))
         kind = kind_of(event)
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
 
@@ -452,7 +452,7 @@ class EventBus:
         return await replay(
             await self.ready(),
             type_name(event),
-            group=group,
+            group=plain("group", group),
             start=start,
             end=end,
             rate=rate,
@@ -465,6 +465,7 @@ class EventBus:
     ) -> list[DeadLetter]:
         """The dead letters of a stream, or of one of its groups, oldest first; all unless `limit`."""
         stream, found, after = type_name(event), list[DeadLetter](), ""
+        group = None if group is None else plain("group", group)
         store = await self.ready()
         while limit is None or len(found) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(found))
@@ -497,7 +498,9 @@ class EventBus:
         await self.ready()
         if ids is None:
             ids = [letter.id for letter in await self.dead_letters(stream, group=group)]
-        chosen = list(ids)
+        if isinstance(ids, str):
+            raise ConfigurationError(f"ids={ids!r}: give a list of ids, e.g. [{ids!r}]")
+        chosen = [plain("id", id) for id in ids]
         return sum([await move(stream, chosen[i : i + PAGE]) for i in range(0, len(chosen), PAGE)])
 
     async def stats(self, *events: object) -> list[StreamStats]:
@@ -534,6 +537,7 @@ class EventBus:
     async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""
         stream, found, after = type_name(event), list[Pending](), START
+        group = plain("group", group)
         store = await self.ready()
         while limit is None or len(found) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(found))

@@ -31,7 +31,7 @@ from forebay.migration.peers import Peers
 from forebay.migration.routes import Route, Stamp, introduce, name_of, routes
 from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
-from forebay.payload import type_name
+from forebay.payload import check_name, type_name
 from forebay.reason import describe
 from forebay.runtime import Options, handler_name
 from forebay.runtime.supervise import wait_for
@@ -156,7 +156,9 @@ class DualBus:
         if shadow is not None:
             refuse_generator("handler", shadow)
         stream = type_name(event_type)
-        name = agent or getattr(getattr(handler, "__self__", None), "name", None) or handler_name(handler)
+        name = check_name(
+            "agent", agent or getattr(getattr(handler, "__self__", None), "name", None) or handler_name(handler)
+        )
         if (stream, name) in self._subscriptions:
             raise ConfigurationError(f"agent {name!r} handles {stream!r} already; it gets each event once")
         chosen = Options.parse(self._options.given() | options)

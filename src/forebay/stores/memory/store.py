@@ -187,7 +187,8 @@ class MemoryStore:
             if group in log.groups:
                 return False
             # What has left the stream by now the group does not miss.
-            log.groups[check_name("group", group)] = Group(group, max(log.place(start), log.first - 1))
+            group = check_name("group", group)
+            log.groups[group] = Group(group, max(log.place(start), log.first - 1))
             return True
 
     async def seek(self, stream: str, group: str, to: str) -> None:

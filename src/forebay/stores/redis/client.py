@@ -15,9 +15,9 @@ import hiredis
 
 from forebay.errors import OutcomeUnknown, StoreUnavailable
 from forebay.stores.redis.address import Address, Place
-from forebay.stores.redis.errors import translate
+from forebay.stores.redis.errors import Fate, fate, translate
 from forebay.stores.redis.node import Node, Part, pack
-from forebay.stores.redis.topology import topology
+from forebay.stores.redis.topology import NAME_THE_NODES, topology
 
 HOPS = 5
 """Redirections that one command follows."""
@@ -79,7 +79,7 @@ class Client:
             raise
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                raise self._meaning(reply, node) from reply
+                raise self._meaning(reply, node, key) from reply
         return replies
 
     async def run(self, name: str, keys: Sequence[str], *arguments: Part) -> Any:
@@ -144,16 +144,18 @@ class Client:
             if word == "NOSCRIPT":
                 raise _UnknownScript from reply
             if word not in ("MOVED", "ASK"):
-                raise self._meaning(reply, node) from reply
+                raise self._meaning(reply, node, key) from reply
             slot, _, place = rest.partition(" ")
             host, _, port = place.rpartition(":")
-            address = Address(host or node.address.host, int(port))
-            node = self.topology.redirect(address, None if word == "ASK" else int(slot))
+            address = Address(host, int(port))
+            node = await self.topology.redirect(address, int(slot), asked=node, for_good=word == "MOVED")
             try:
                 return await self._put(node, command, wait, asking=word == "ASK")
             except hiredis.ReplyError as another:
                 reply = another
-        raise StoreUnavailable(f"{node.name} was the end of {HOPS} redirections; the cluster is changing, try again")
+        raise StoreUnavailable(
+            f"{node.name} was the end of {HOPS} redirections: the cluster is changing, try again; or {NAME_THE_NODES}"
+        )
 
     def doubt(self, key: str) -> None:
         """The node of `key` was lost."""
@@ -176,10 +178,10 @@ class Client:
             raise StoreUnavailable(f"no node serves {key} now; try again")
         return node
 
-    def _meaning(self, reply: hiredis.ReplyError, node: Node) -> Exception:
-        if str(reply).startswith(("READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN")):
+    def _meaning(self, reply: hiredis.ReplyError, node: Node, key: str = "") -> Exception:
+        if fate(reply) is Fate.HEALABLE:
             self.topology.doubt(node)
-        return translate(reply, node.name)
+        return translate(reply, node.name, key)
 
 
 _MULTI, _EXEC = pack("MULTI"), pack("EXEC")
