@@ -264,7 +264,7 @@ def to_event(
 ) -> Event:
     """The event in a record, its data decoded as `kind`; `MalformedEvent` says what is wrong with it."""
     if isinstance(record, Foreign):
-        names = ", ".join(repr(name)[2:-1] for name, _ in record.fields[:8]) or "none"
+        names = ", ".join(repr(name[:40])[2:-1] for name, _ in record.fields[:8]) or "none"
         raise MalformedEvent(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
     return Event(
         record.id or position,
