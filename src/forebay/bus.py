@@ -17,10 +17,11 @@ import msgspec
 
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
+from forebay.codec import is_payload_class
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
 from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record, to_records
 from forebay.logs import log
-from forebay.payload import LIMITS, Limits, is_payload_class, type_name
+from forebay.payload import LIMITS, Limits, kind_of, type_name
 from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
 from forebay.retention import Caretaker, Retention, enforce, rule_of, set_rule
@@ -172,6 +173,8 @@ class EventBus:
         """
         stream = type_name(event)
         payloads = list(data)
+        if is_payload_class(event):
+            _require_objects(event, payloads)
         headers = with_cause(headers)
         for name, column in (("keys", keys), ("ids", ids)):
             if column is not None and len(column) != len(payloads):
@@ -235,8 +238,8 @@ class EventBus:
                 raise InvalidEvent(f"{type(event).__name__} is published as itself; leave out `data`")
             return type_name(type(event)), event
         raise InvalidEvent(
-            f"cannot publish {event!r}: give a type and its data, or an object of a msgspec.Struct, dataclass or "
-            "pydantic model"
+            f"cannot publish {event!r}: give a type and its data, or an object of a msgspec.Struct, dataclass, "
+            "attrs class, pydantic model or pydantic dataclass"
         )
 
     # Handling.
@@ -384,7 +387,7 @@ class EventBus:
         With `follow` it then waits for each new one, for ever. Copies meant for one group (redriven,
         replayed) are left out. What cannot be read as an event comes as a `MalformedEntry`.
         """
-        kind = event if is_payload_class(event) else Any
+        kind = kind_of(event)
         async for entry in history(self.store, type_name(event), start=start, end=end, newest=newest, follow=follow):
             try:
                 yield to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
@@ -394,7 +397,7 @@ class EventBus:
     async def get(self, event: object, id: str) -> Event:
         """The event with this id, or at this position; else `NotFound`."""
         entry = await find(self.store, type_name(event), id)
-        kind = event if is_payload_class(event) else Any
+        kind = kind_of(event)
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
 
     async def chain(self, event: Event) -> Chain:
@@ -573,6 +576,12 @@ def _require_different(parts: Sequence[Runnable]) -> None:
                 " share that name: rename one"
             )
         seen.add((stream, group))
+
+
+def _require_objects(kind: Any, payloads: Sequence[Any]) -> None:
+    for number, payload in enumerate(payloads, 1):
+        if not isinstance(payload, kind):
+            raise InvalidEvent(f"payload {number} is a {type(payload).__name__}, not a {kind.__name__}")
 
 
 def _delay(delay: float | None, at: datetime | None) -> float | None:

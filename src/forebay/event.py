@@ -17,6 +17,7 @@ import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, InvalidEvent, MalformedEvent
 from forebay.payload import LIMITS, Limits, decode, encode
+from forebay.reason import one_line
 
 _ANY_SIZE = Limits(max_bytes=sys.maxsize, max_depth=sys.maxsize)
 """For what was read already, under the limits of its bus."""
@@ -265,7 +266,9 @@ def to_event(
     """The event in a record, its data decoded as `kind`; `MalformedEvent` says what is wrong with it."""
     if isinstance(record, Foreign):
         names = ", ".join(repr(name[:40])[2:-1] for name, _ in record.fields[:8]) or "none"
-        raise MalformedEvent(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
+        raise MalformedEvent(
+            one_line(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
+        )
     return Event(
         record.id or position,
         record.type,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 
 from forebay.event import Foreign
-from forebay.policy import describe, last_frames
+from forebay.policy import last_frames
 from forebay.printable import printable
+from forebay.reason import describe
 from forebay.signals import (
     AgentChanged,
     AgentFailed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -13,6 +13,7 @@ import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, MalformedEvent, Reject, RetryAfter
 from forebay.printable import printable
+from forebay.reason import describe, leaves
 from forebay.store import Delivery, Failure
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
@@ -30,7 +31,7 @@ class Retry(msgspec.Struct, frozen=True):
     `on` says which errors are worth another try. An exception class or a tuple of classes: those,
     and every other error is a dead letter at once. A mapping from class to `Retry` or None gives
     rules per error, the nearest base class first: None means never, and what the mapping does not
-    name follows this object.
+    name follows this object. In an `ExceptionGroup`, each member is looked at.
 
     >>> Retry(attempts=3, on={TimeoutError: Retry(attempts=10, base=1), ValueError: None})
     Retry(attempts=3, base=0.5, cap=300.0)
@@ -57,7 +58,13 @@ class Retry(msgspec.Struct, frozen=True):
         return f"Retry(attempts={self.attempts!r}, base={self.base!r}, cap={self.cap!r})"
 
     def rule(self, error: BaseException) -> Retry | None:
-        """The rule for this error, or None where it is not worth another try."""
+        """The rule for this error, or None where it is not worth another try.
+
+        An `ExceptionGroup` has the strictest rule of its members, unless `on` names its class.
+        """
+        if isinstance(error, BaseExceptionGroup) and not self._names_group(error):
+            rules = [self.rule(member) for member in leaves(error)]
+            return None if None in rules else min(filter(None, rules), key=lambda rule: rule.attempts)
         if not isinstance(self.on, Mapping):
             return self if isinstance(error, self.on) else None
         for kind in type(error).__mro__:
@@ -81,6 +88,10 @@ class Retry(msgspec.Struct, frozen=True):
         waits = self.attempts - 1
         first = sum(map(self.ceiling, range(1, min(waits, 60) + 1)))
         return first + max(waits - 60, 0) * self.ceiling(waits)
+
+    def _names_group(self, error: BaseExceptionGroup[BaseException]) -> bool:
+        kinds: Iterable[type[BaseException]] = self.on if isinstance(self.on, (tuple, Mapping)) else (self.on,)
+        return any(issubclass(kind, BaseExceptionGroup) and isinstance(error, kind) for kind in kinds)
 
     def ceiling(self, failures: int) -> float:
         """The longest wait in seconds after this many failures."""
@@ -113,16 +124,18 @@ def decide(
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> Again | Dead:
     """What becomes of an event after its `failures`-th failure (from 1), of which `error` was the last."""
-    reason = describe(error)
-    if isinstance(error, (Reject, MalformedEvent)):
-        return Dead(reason)
+    members = list(leaves(error))
+    for member in members:
+        if isinstance(member, (Reject, MalformedEvent)):
+            return Dead(describe(member))
+    pauses = [member.seconds for member in members if isinstance(member, RetryAfter)]
     rule = retry.rule(error)
-    if isinstance(error, RetryAfter):
-        rule = rule or retry
+    if rule is None and len(pauses) == len(members):
+        rule = retry
     if rule is None or failures >= rule.attempts:
-        return Dead(reason)
-    if isinstance(error, RetryAfter):
-        return Again(max(0.0, error.seconds))
+        return Dead(describe(error))
+    if pauses:
+        return Again(max(0.0, *pauses))
     ceiling = rule.ceiling(failures)
     return Again(jitter(ceiling / 2, ceiling))
 
@@ -181,18 +194,6 @@ def _is_rule(on: object) -> bool:
     return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds) and all(
         verdict is None or isinstance(verdict, Retry) for verdict in verdicts
     )
-
-
-def describe(error: BaseException) -> str:
-    """An error as one line for people: its class and its message, at most 500 characters."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001  # an exception's own __str__ may be what is broken
-        text = "(its message cannot be read)"
-    text = text.encode(errors="replace").decode()
-    name = type(error).__name__
-    line = f"{name}: {text}" if text else name
-    return line if len(line) <= 500 else line[:499] + "…"
 
 
 def failure_of(error: BaseException) -> Failure:

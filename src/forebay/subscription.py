@@ -11,7 +11,7 @@ from weakref import WeakSet
 import msgspec
 from msgspec.structs import replace
 
-from forebay.payload import Limits, check_name, is_payload_class, type_name
+from forebay.payload import Limits, check_name, kind_of, type_name
 from forebay.replay import check_place, last_position, resolve
 from forebay.runtime import Around, Handler, LeaseKeeper, Options, Run, Runnable
 from forebay.signals import Signals
@@ -56,7 +56,7 @@ class EventStreamConsumer:
         check_place(options.start)
         self.options = options
         self._engine = engine
-        self._kind = event if is_payload_class(event) else Any
+        self._kind = kind_of(event)
         self._name = check_name("consumer", consumer) if consumer is not None else None
 
     def __repr__(self) -> str:

@@ -18,8 +18,9 @@ from forebay.errors import ForebayError
 from forebay.event import Event, Foreign, Record, parse_time, to_event, to_record
 from forebay.logs import log
 from forebay.payload import Limits, check_name, decode, encode, type_name
-from forebay.policy import describe, failure_of
+from forebay.policy import failure_of
 from forebay.printable import printable
+from forebay.reason import describe
 from forebay.signals import DeadLettered, Retried, Signals, Vanished
 from forebay.store import Delivery, Reader
 from forebay.stores.redis.codec import decode as from_redis

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from forebay import ConfigurationError, EventBus, HandlerTimeout, MalformedEvent, Reject, Retry, RetryAfter
-from forebay.policy import Again, Dead, crashes_allowed, decide, describe
+from forebay.policy import Again, Dead, crashes_allowed, decide
+from forebay.reason import describe
 from forebay.runtime.options import Options
 
 

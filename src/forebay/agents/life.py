@@ -24,7 +24,7 @@ from forebay.cause import caused_by
 from forebay.errors import AgentError, ConfigurationError, ForebayError, RetryAfter
 from forebay.event import Event
 from forebay.payload import encode, type_name
-from forebay.policy import describe
+from forebay.reason import describe
 from forebay.runtime import Options, Run, Runnable
 from forebay.runtime.consumer import Consumer
 from forebay.runtime.supervise import PASSING, Backoff, wait_for

@@ -31,7 +31,7 @@ from forebay.migration.routes import Route, Stamp, introduce, name_of, routes
 from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
 from forebay.payload import type_name
-from forebay.policy import describe
+from forebay.reason import describe
 from forebay.runtime import Options, handler_name, stopped_by_signals
 from forebay.runtime.supervise import wait_for
 from forebay.subscription import consumer_name

@@ -11,7 +11,8 @@ from forebay.callables import completed
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, to_event
 from forebay.payload import Limits
-from forebay.policy import Dead, describe, judge_recovered, last_frames
+from forebay.policy import Dead, judge_recovered, last_frames
+from forebay.reason import describe
 from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox
 from forebay.runtime.intake import Intake

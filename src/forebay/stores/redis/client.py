@@ -79,7 +79,7 @@ class Client:
             raise
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                raise self._meaning(reply, node) from reply
+                raise self._meaning(reply, node, key) from reply
         return replies
 
     async def run(self, name: str, keys: Sequence[str], *arguments: Part) -> Any:
@@ -144,7 +144,7 @@ class Client:
             if word == "NOSCRIPT":
                 raise _UnknownScript from reply
             if word not in ("MOVED", "ASK"):
-                raise self._meaning(reply, node) from reply
+                raise self._meaning(reply, node, key) from reply
             slot, _, place = rest.partition(" ")
             host, _, port = place.rpartition(":")
             address = Address(host or node.address.host, int(port))
@@ -176,10 +176,10 @@ class Client:
             raise StoreUnavailable(f"no node serves {key} now; try again")
         return node
 
-    def _meaning(self, reply: hiredis.ReplyError, node: Node) -> Exception:
+    def _meaning(self, reply: hiredis.ReplyError, node: Node, key: str = "") -> Exception:
         if str(reply).startswith(("READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN")):
             self.topology.doubt(node)
-        return translate(reply, node.name)
+        return translate(reply, node.name, key)
 
 
 _MULTI, _EXEC = pack("MULTI"), pack("EXEC")

@@ -11,6 +11,7 @@ from forebay.errors import NotFound, StoreDamaged, StoreDenied, StoreError, Stor
 Meaning = type[StoreError] | type[NotFound]
 
 _CHECK_ACL = "check the user and password in the URL, and the user's rights (ACL)"
+_RIGHT = "give the user the right to this command, and to these keys"
 _WAIT = "try again"
 _LAST_ID = "somebody appended with the highest id there is, and the stream takes no more: copy it to a new one"
 
@@ -35,7 +36,10 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     "ERR max number of clients reached": (StoreUnavailable, "raise maxclients"),
     "NOAUTH": (StoreDenied, _CHECK_ACL),
     "WRONGPASS": (StoreDenied, _CHECK_ACL),
-    "NOPERM": (StoreDenied, _CHECK_ACL),
+    "NOPERM": (StoreDenied, _RIGHT),
+    # In a script, without the word: Redis 6.2 and 7.0, then Redis 7.2 and Valkey.
+    "The user executing the script can't": (StoreDenied, _RIGHT),
+    "ACL failure in script": (StoreDenied, _RIGHT),
     "ERR invalid password": (StoreDenied, _CHECK_ACL),
     "ERR DB index is out of range": (StoreDenied, "the URL names a database that the server does not have"),
     "ERR The stream has exhausted the last possible ID": (StoreDamaged, _LAST_ID),
@@ -47,12 +51,20 @@ TABLE: dict[str, tuple[Meaning, str]] = {
 _KNOWN = re.compile("(" + "|".join(map(re.escape, TABLE)) + r")\b")
 
 
-def translate(reply: hiredis.ReplyError, name: str) -> StoreError | NotFound:
-    """The error to raise, from `reply`, for an error reply of the server called `name`."""
+def translate(reply: hiredis.ReplyError, name: str, key: str = "") -> StoreError | NotFound:
+    """The error to raise, from `reply`, for an error reply of the server called `name` to a command on `key`."""
     text = str(reply)
     # Redis before 7 puts the error of a command in a script into the middle of the script's own.
     found = _KNOWN.match(text) or ("script" in text and _KNOWN.search(text))
     if not found:
         return StoreError(f"{name} answered: {text}")
     kind, advice = TABLE[found.group(1)]
+    if advice == _RIGHT:
+        advice += f": {_patterns(key)} (docs/redis.md lists the rights that each role needs)"
     return kind(f"{name} answered: {text} ({advice})")
+
+
+def _patterns(key: str) -> str:
+    """The keys of the namespace of `key`, as ACL patterns."""
+    namespace = key.removeprefix("{").partition(":")[0] or "NAMESPACE"
+    return f"~{namespace}:* and ~{{{namespace}:*}}:*"

@@ -61,6 +61,8 @@ class Group:
         """A hash: position -> "attempts failures", then the last failure, where an entry was retried or released."""
         self.finished = f"{tag}:finished:{name}"
         """A string: the position up to which nothing was open at the last look, should the group be lost."""
+        self.progress = f"{tag}:progress:{name}"
+        """A hash: how many entries the group has finished, and what tells which it has missed (prelude.lua)."""
         self.handled = f"{tag}:handled:{name}"
         """A sorted set: event ids, by the time in ms until which they are remembered."""
 

@@ -220,23 +220,29 @@ class RedisStore:
         own = keys.group(group)
         place = END if start == END else _full_position(start)
         return bool(
-            await self._client.run("join", (keys.stream, own.finished, own.waiting, own.attempts), group, place)
+            await self._client.run(
+                "join", (keys.stream, own.finished, own.waiting, own.attempts, own.progress), group, place
+            )
         )
 
     async def seek(self, stream: str, group: str, to: str) -> None:
         keys = self._keys(stream)
         own = keys.group(group)
         place = END if to == END else _full_position(to)
-        await self._client.run("seek", (keys.stream, own.waiting, own.attempts, own.finished), group, place)
+        companions = (own.waiting, own.attempts, own.finished, own.progress)
+        await self._client.run("seek", (keys.stream, *companions), group, place)
 
     async def leave(self, stream: str, group: str) -> None:
         keys = self._keys(stream)
         own = keys.group(group)
         self._cursors.pop((stream, group), None)
-        await self._client.run("leave", (keys.stream, own.waiting, own.attempts, own.handled, own.finished), group)
+        companions = (own.waiting, own.attempts, own.handled, own.finished, own.progress)
+        await self._client.run("leave", (keys.stream, *companions), group)
 
     async def missed(self, stream: str, group: str) -> int | None:
-        count: int | None = await self._client.run("missed", (self._keys(stream).stream,), group)
+        keys = self._keys(stream)
+        own = keys.group(group)
+        count: int | None = await self._client.run("missed", (keys.stream, own.waiting, own.progress), group)
         return count
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
@@ -332,9 +338,14 @@ class RedisStore:
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         kept: list[Delivery] = []
         for reader, some in _batches(deliveries):
-            key = self._keys(reader.stream).stream
+            keys = self._keys(reader.stream)
+            own = keys.group(reader.group)
             flags = await self._client.run(
-                "extend", (key,), reader.group, reader.consumer, *(delivery.position for delivery in some)
+                "extend",
+                (keys.stream, own.progress),
+                reader.group,
+                reader.consumer,
+                *(delivery.position for delivery in some),
             )
             kept += (delivery for delivery, flag in zip(some, flags, strict=True) if flag)
         return kept
@@ -359,7 +370,7 @@ class RedisStore:
         own = keys.group(reader.group)
         count: int = await self._client.run(
             "ack",
-            (keys.stream, own.waiting, own.attempts, own.handled),
+            (keys.stream, own.waiting, own.attempts, own.progress, own.handled),
             reader.group,
             "" if remember is None else _ms(remember),
             len(ids),
@@ -415,10 +426,11 @@ class RedisStore:
     ) -> bool:
         reader = delivery.reader
         keys = self._keys(reader.stream)
+        own = keys.group(reader.group)
         moment = datetime.fromtimestamp(self._client.server_time(keys.stream), UTC)
         held = await self._client.run(
             "dead_letter",
-            (keys.stream, keys.dead_letter, keys.dead_counts, keys.group(reader.group).attempts),
+            (keys.stream, keys.dead_letter, keys.dead_counts, own.attempts, own.progress),
             reader.group,
             reader.consumer,
             delivery.position,

@@ -8,6 +8,12 @@
 local stream, attempts, waiting, finished = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, idle, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor, page, ordered, forget_after = ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8])
+need({'XPENDING', stream, 'EXISTS', stream, 'XINFO GROUPS', stream, 'XRANGE', stream, 'XCLAIM', stream, 'XACK', stream,
+  'TIME', false, 'ZCARD', waiting, 'ZRANGE', waiting, 'HGET', attempts, 'GET', finished, 'SET', finished})
+if ordered then
+  need({'ZRANGEBYSCORE', waiting, 'ZREM', waiting, 'ZADD', waiting})
+end
+begin_without_memory(stream, group)
 
 if redis.call('ZCARD', waiting) <= 1000 then
   local open = redis.call('ZRANGE', waiting, 0, -1)
@@ -15,12 +21,11 @@ if redis.call('ZCARD', waiting) <= 1000 then
   table.sort(open, before)
   local place = open[1] and just_before(open[1]) or last_delivered(stream, group)
   if place ~= redis.call('GET', finished) then
-    -- A server without room refuses this; what it has is older, and as safe.
-    redis.pcall('SET', finished, place)
+    redis.call('SET', finished, place)
   end
 end
 
-if forget_after then
+if forget_after and may('XINFO CONSUMERS', stream) and may('XGROUP DELCONSUMER', stream) then
   for _, other in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
     other = named(other)
     -- To forget one that holds entries would lose them. One that comes back is made anew.

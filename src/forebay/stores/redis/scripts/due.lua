@@ -2,12 +2,27 @@
 -- KEYS  stream, scheduled, moments, ids, waiting, attempts
 -- ARGV  group, consumer, limit, '1' for an ordered reader
 -- Returns for each: position, fields or false, attempt, failures, the last of these or ''
-local stream, ids, waiting, attempts = KEYS[1], KEYS[4], KEYS[5], KEYS[6]
+local stream, scheduled, moments, ids, waiting, attempts = unpack(KEYS)
 local group, consumer, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+need({'XADD', stream, 'XACK', stream, 'XRANGE', stream, 'XCLAIM', stream, 'TIME', false,
+  'ZRANGEBYSCORE', scheduled, 'ZREM', scheduled, 'ZRANGEBYSCORE', moments, 'ZREM', moments,
+  'HLEN', ids, 'HGET', ids, 'HSET', ids,
+  'ZRANGEBYSCORE', waiting, 'ZREM', waiting, 'ZADD', waiting, 'HLEN', attempts, 'HGET', attempts})
+if ARGV[4] == '1' then
+  need({'XPENDING', stream})
+end
 local time = now()
 
+-- Reads come first: a key of the wrong type must be met before anything is written.
+redis.call('ZRANGEBYSCORE', waiting, '-inf', time, 'LIMIT', 0, 1)
+redis.call('HLEN', ids)
+redis.call('HLEN', attempts)
+redis.call('ZRANGEBYSCORE', scheduled, '-inf', time, 'LIMIT', 0, 1)
+redis.call('ZRANGEBYSCORE', moments, '-inf', time, 'LIMIT', 0, 1)
+begin_without_memory(stream, group)
+
 local ripe = {}
-for key, clock in pairs({[KEYS[2]] = time, [KEYS[3]] = wall()}) do
+for key, clock in pairs({[scheduled] = time, [moments] = wall()}) do
   local found = redis.call('ZRANGEBYSCORE', key, '-inf', clock, 'WITHSCORES', 'LIMIT', 0, 200)
   for i = 1, #found, 2 do
     ripe[#ripe + 1] = {key, found[i], found[i + 1] - clock, cmsgpack.unpack(found[i])}

@@ -1,6 +1,7 @@
 -- Which of these ids the group remembers as handled: a 1 or 0 for each.
 -- KEYS  handled
 -- ARGV  ids
+need({'ZSCORE', KEYS[1], 'TIME', false})
 local time = now()
 local known = {}
 for i, id in ipairs(ARGV) do

@@ -5,6 +5,13 @@
 --       how many groups have to be there, their names; then the items, each with its kind and what is read below
 local stream, dead_letter, counts, scheduled, moments, ids, expiry, notes = unpack(KEYS)
 local tag = '{' .. stream .. '}:'
+need({'TIME', false, 'EXISTS', stream, 'XINFO STREAM', stream, 'XINFO GROUPS', stream, 'XADD', stream,
+  'XGROUP CREATE', stream, 'XGROUP SETID', stream, 'XCLAIM', stream,
+  'EXISTS', dead_letter, 'XINFO STREAM', dead_letter, 'XADD', dead_letter,
+  'HLEN', counts, 'HGET', counts, 'HSET', counts,
+  'ZCARD', scheduled, 'ZADD', scheduled, 'ZCARD', moments, 'ZADD', moments, 'HLEN', ids, 'HSET', ids, 'ZCARD', expiry, 'ZADD', expiry,
+  'HGET', notes, 'HSET', notes, 'HDEL', notes, 'ZADD', tag .. 'waiting:', 'HSET', tag .. 'attempts:',
+  'ZADD', tag .. 'handled:', 'HDEL', tag .. 'progress:'})
 local time = now()
 local at = 0
 
@@ -82,9 +89,12 @@ end
 
 function restore.group()
   local group, position, number = take(3)
-  local made = redis.pcall('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM')
-  if made.err then
+  redis.call('HDEL', tag .. 'progress:' .. group, 'finished', 'base', 'gone', 'place')
+  if known[group] then
     redis.call('XGROUP', 'SETID', stream, group, position)
+  else
+    redis.call('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM')
+    known[group] = true
   end
   local info = named(redis.call('XINFO', 'STREAM', stream))
   -- Servers before 7 keep no lag.
@@ -112,7 +122,7 @@ function restore.letter()
   local position, ms, group, count = take(4)
   redis.call('XADD', dead_letter, place(dead_letter, position, ms), take(count))
   if group ~= '' then
-    redis.call('HINCRBY', counts, group, 1)
+    count_up(counts, group, 1)
   end
 end
 

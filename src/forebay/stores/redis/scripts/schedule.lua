@@ -3,6 +3,16 @@
 -- ARGV  delay in ms, moment in ms or '', window in ms or '',
 --       then for each record: its id, how many names and values follow, these
 local stream, scheduled, moments, ids, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+need({'TIME', false, 'EXISTS', stream, 'ZCARD', scheduled, 'ZCARD', moments})
+if ARGV[2] == '' then
+  need({'ZADD', scheduled})
+else
+  need({'ZADD', moments, 'XADD', stream})
+end
+if ARGV[3] ~= '' then
+  need({'HEXISTS', ids, 'HSET', ids, 'HDEL', ids,
+    'ZRANGEBYSCORE', expiry, 'ZSCORE', expiry, 'ZADD', expiry, 'ZREM', expiry})
+end
 local time = now()
 local moment, window = tonumber(ARGV[2]), tonumber(ARGV[3])
 local clock = redis.call('TIME')
