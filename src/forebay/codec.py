@@ -111,12 +111,14 @@ class PydanticCodec:
 
 
 def encode_hook(value: Any) -> Any:
-    """Models inside of other data, as msgspec's `enc_hook`."""
+    """The form of models and subclasses of `str` inside of other data, as msgspec's `enc_hook`."""
     kind: Any = type(value)
     if _is_pydantic(kind):
         found = codec(kind)
         assert isinstance(found, PydanticCodec)
         return found.builtins(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     raise TypeError(f"objects of type {kind.__name__} have no form in JSON")
 
 

@@ -29,13 +29,24 @@ class Limits(msgspec.Struct, frozen=True):
 LIMITS = Limits()
 
 
+def plain(what: str, text: object) -> str:
+    """`text` as a `str` itself, if it is a string; else a ConfigurationError.
+
+    A subclass, such as a member of `class X(str, Enum)`, may be formatted as another text than it holds.
+    """
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{what} is a string, not {text!r}")
+    return str.__str__(text)
+
+
 def check_name(what: str, name: object) -> str:
-    """`name`, if it can name a type, group, consumer or namespace; else a ConfigurationError."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    """`name` as a plain string, if it can name a type, group, consumer or namespace; else a ConfigurationError."""
+    text = str.__str__(name) if isinstance(name, str) else ""
+    if not _NAME.fullmatch(text):
         raise ConfigurationError(
             f"{what} {name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
         )
-    return name
+    return text
 
 
 def type_name(kind: object) -> str:
@@ -56,7 +67,7 @@ def type_name(kind: object) -> str:
         kind = _name_of_class(kind)
     if not isinstance(kind, str):
         raise ConfigurationError(f"an event type is a string, an Enum with a string value or a class, not {kind!r}")
-    check_name("event type", kind)
+    kind = check_name("event type", kind)
     if len(_known) < _MOST_KNOWN:
         _known.add(kind)
     return kind

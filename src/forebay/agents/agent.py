@@ -177,7 +177,9 @@ class BaseAgent(ABC):
 
     def declared(self) -> list[Handles]:
         """All that it handles; `ConfigurationError` where that, or its name, cannot be."""
-        check_name(f"{type(self).__qualname__}: agent name", self.name)
+        name = check_name(f"{type(self).__qualname__}: agent name", self.name)
+        if type(self.name) is not str:
+            self.name = name
         if len(self.name) > LONGEST_NAME:
             raise ConfigurationError(f"the agent name {self.name!r} is too long: use at most {LONGEST_NAME} characters")
         check_seconds("heartbeat", self.heartbeat, least=0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.payload import decode, encode
+from forebay.payload import decode, encode, plain
 from forebay.store import Notes
 
 _STATE = "state:"
@@ -12,7 +12,7 @@ _STATE = "state:"
 
 def notes_of(agent: str) -> str:
     """The stream whose notes are an agent's; it has no entries."""
-    return f"agent.{agent}"
+    return f"agent.{plain('agent name', agent)}"
 
 
 class AgentState:

@@ -22,6 +22,7 @@ from forebay.bus import EventBus
 from forebay.callables import completed, discard, refuse_generator
 from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, PublishUnknown, StoreError
 from forebay.event import Event, new_id
+from forebay.interrupts import stopped_by_signals
 from forebay.migration.counts import Counts
 from forebay.migration.observer import Observer
 from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
@@ -30,9 +31,9 @@ from forebay.migration.peers import Peers
 from forebay.migration.routes import Route, Stamp, introduce, name_of, routes
 from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
-from forebay.payload import type_name
+from forebay.payload import check_name, type_name
 from forebay.reason import describe
-from forebay.runtime import Options, handler_name, stopped_by_signals
+from forebay.runtime import Options, handler_name
 from forebay.runtime.supervise import wait_for
 from forebay.subscription import consumer_name
 
@@ -155,7 +156,9 @@ class DualBus:
         if shadow is not None:
             refuse_generator("handler", shadow)
         stream = type_name(event_type)
-        name = agent or getattr(getattr(handler, "__self__", None), "name", None) or handler_name(handler)
+        name = check_name(
+            "agent", agent or getattr(getattr(handler, "__self__", None), "name", None) or handler_name(handler)
+        )
         if (stream, name) in self._subscriptions:
             raise ConfigurationError(f"agent {name!r} handles {stream!r} already; it gets each event once")
         chosen = Options.parse(self._options.given() | options)

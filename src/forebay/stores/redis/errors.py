@@ -1,8 +1,9 @@
-"""What a server's error reply means: one table."""
+"""What a server's error reply means, and what can be done about it: one table."""
 
 from __future__ import annotations
 
 import re
+from enum import Enum
 
 import hiredis
 
@@ -17,7 +18,7 @@ _LAST_ID = "somebody appended with the highest id there is, and the stream takes
 
 TABLE: dict[str, tuple[Meaning, str]] = {
     # StoreUnavailable and StoreFull may pass: the move was surely not done, and may be tried again.
-    "READONLY": (StoreUnavailable, "this server is a replica now; the next try looks for the master"),
+    "READONLY": (StoreUnavailable, "this server is a replica now; the next try connects anew"),
     "LOADING": (StoreUnavailable, "the server is reading its data from disk; " + _WAIT),
     "MASTERDOWN": (StoreUnavailable, "a replica has lost its master; " + _WAIT),
     "CLUSTERDOWN": (StoreUnavailable, "the cluster has no master for this stream; " + _WAIT),
@@ -48,20 +49,46 @@ TABLE: dict[str, tuple[Meaning, str]] = {
 }
 """From how an error begins to what it means and what to do."""
 
+HEALABLE = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "NOREPLICAS"}
+"""Errors of a server that is not, or not yet, the one to ask: behind its name there may be another one now."""
+
+
+class Fate(Enum):
+    """What can be done about an error reply."""
+
+    TRANSIENT = "the same connection may be asked again"
+    HEALABLE = "the server is to be looked for anew: resolve its name, connect, ask who is the master"
+    FATAL = "somebody has to change something"
+
+
 _KNOWN = re.compile("(" + "|".join(map(re.escape, TABLE)) + r")\b")
+
+
+def fate(reply: hiredis.ReplyError) -> Fate:
+    """What can be done about an error reply."""
+    word = _word(str(reply))
+    if word in HEALABLE:
+        return Fate.HEALABLE
+    passes = word is not None and TABLE[word][0] in (StoreUnavailable, StoreFull)
+    return Fate.TRANSIENT if passes else Fate.FATAL
 
 
 def translate(reply: hiredis.ReplyError, name: str, key: str = "") -> StoreError | NotFound:
     """The error to raise, from `reply`, for an error reply of the server called `name` to a command on `key`."""
     text = str(reply)
-    # Redis before 7 puts the error of a command in a script into the middle of the script's own.
-    found = _KNOWN.match(text) or ("script" in text and _KNOWN.search(text))
-    if not found:
+    word = _word(text)
+    if word is None:
         return StoreError(f"{name} answered: {text}")
-    kind, advice = TABLE[found.group(1)]
+    kind, advice = TABLE[word]
     if advice == _RIGHT:
         advice += f": {_patterns(key)} (docs/redis.md lists the rights that each role needs)"
     return kind(f"{name} answered: {text} ({advice})")
+
+
+def _word(text: str) -> str | None:
+    # Redis before 7 puts the error of a command in a script into the middle of the script's own.
+    found = _KNOWN.match(text) or ("script" in text and _KNOWN.search(text))
+    return found.group(1) if found else None
 
 
 def _patterns(key: str) -> str:
