@@ -279,7 +279,8 @@ class EventBus:
         `event` is a type name, an `Enum` member, or a payload class, and then the function gets the
         decoded object (and the `Event` beside it, if it takes two arguments). The function may be
         `async def`, or plain: then it runs in a thread. The group's default name is the function's
-        qualified name. For the other options, in seconds and counts, see `Options`.
+        qualified name. An event whose handler keeps failing is tried 12 times over 6.8 to 13.5 minutes
+        unless `retry` says otherwise. For the other options, in seconds and counts, see `Options`.
         """
 
         def register(function: Function) -> Function:
