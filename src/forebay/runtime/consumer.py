@@ -21,6 +21,7 @@ from forebay.errors import OutcomeUnknown
 from forebay.event import Record
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed
+from forebay.runtime.alarm import Alarm
 from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox, id_of
 from forebay.runtime.intake import Intake, Lane
@@ -80,18 +81,19 @@ class Consumer:
         self._start = start
         self._wait = wait
         self._intake = Intake(_lane(options))
+        self._look = asyncio.Event()
+        self._alarm = Alarm(look=self._look.set, again=self._intake.again)
         self._settler = Settler(
             store,
             reader,
             options,
             self._intake,
+            self._alarm,
             signals,
-            on_waiting=self._look_again_in,
             on_settled=self._make_room,
             on_lost=self._shake,
         )
         self._stop = asyncio.Event()
-        self._look = asyncio.Event()
         self._room = asyncio.Event()
         self._joined = asyncio.Event()
         batch = options.batch or 1
@@ -150,6 +152,7 @@ class Consumer:
 
     def stop(self) -> None:
         """Read nothing more, finish what runs, give back the rest; `run` then returns."""
+        self._alarm.close()
         self._unbegun_at_stop.extend(self._intake.close())
         for event in (self._stop, self._look, self._room, self._joined):
             event.set()
@@ -427,10 +430,6 @@ class Consumer:
         else:
             self._room.set()
             self._look.set()
-
-    def _look_again_in(self, delay: float) -> None:
-        # A hair later than due, so that the store agrees that it is.
-        asyncio.get_running_loop().call_later(delay + 0.002, self._look.set)
 
     def _make_room(self) -> None:
         self._room.set()
