@@ -36,7 +36,7 @@ from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Si
 from forebay.store import START, Delivery, Leases, Reader
 from forebay.uptime import uptime
 
-LAST = 1.4
+LAST = 1.2
 """Seconds after the grace of the handlers for what else there is to do at the end."""
 GAPS = 5.0
 """Seconds between looks whether somebody trimmed the stream under the group."""
