@@ -179,12 +179,13 @@ def _fault(text: bytes, limits: Limits) -> str | None:
     if len(text) > limits.max_bytes:
         return f"the data is {len(text):,} bytes of JSON; the limit is {limits.max_bytes:,}"
     # Brackets inside strings count too, so the cheap count can only be too high.
-    if text.count(b"[") + text.count(b"{") > limits.max_depth and _depth(text) > limits.max_depth:
-        return f"the data is nested {_depth(text)} levels deep; the limit is {limits.max_depth}"
+    if text.count(b"[") + text.count(b"{") > limits.max_depth and (depth := _depth(text)) > limits.max_depth:
+        return f"the data is nested {depth} levels deep; the limit is {limits.max_depth}"
     return None
 
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# A string that does not end reaches to the end of the text: else each quote in it would be tried as a beginning.
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(text: bytes) -> int:

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
-from forebay.agents.state import AgentState
+from forebay.agents.state import AgentState, NotesOf
 from forebay.bus import EventBus
 from forebay.callables import completed, is_async, module_of, refuse_generator
 from forebay.errors import ConfigurationError, Reject
@@ -158,7 +158,7 @@ class BaseAgent(ABC):
     @property
     def state(self) -> AgentState:
         """What it keeps in the store, across restarts and for all processes that run it."""
-        return AgentState(self.bus.store, self.name)
+        return AgentState(NotesOf(self.bus), self.name)
 
     def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
         """What runs it on this bus. An agent runs once at a time."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from forebay.cli.commands import Failure, dry_run_option, talk
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.progress import progress
 from forebay.cli.text import count
+from forebay.interrupts import interrupted_by_signals
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.url import has_secret
@@ -149,25 +149,14 @@ def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
         yield None
         return
     switch = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def end() -> None:
-        for each in signals:
-            loop.remove_signal_handler(each)
 
     def turn() -> None:
-        end()
         switch.set()
         talk("switching: copying the last events, and the groups")
 
-    for each in signals:
-        loop.add_signal_handler(each, turn)
-    talk("following; stop publishers and consumers, then press Ctrl-C to switch")
-    try:
+    with interrupted_by_signals(turn, alone=True):
+        talk("following; stop publishers and consumers, then press Ctrl-C to switch")
         yield switch
-    finally:
-        end()
 
 
 def _stopped(done: int) -> str:

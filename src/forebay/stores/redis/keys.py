@@ -27,6 +27,9 @@ class Keys:
         """A hash: event id -> position, for ids appended with `unless_seen`."""
         self.ids_expiry = f"{tag}:ids_expiry"
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
+        self.clock = f"{tag}:clock"
+        """A hash: how far the stream's own time is from the server's wall clock (offset), when that clock was last
+        set (since), and up to when somebody surely watched it (seen), in ms; there where it was set, or watched."""
         self.notes = f"{tag}:notes"
         """A hash: name -> value."""
         self.all = (

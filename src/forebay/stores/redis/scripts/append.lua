@@ -15,7 +15,7 @@ end
 
 -- Reads come first: a key of the wrong type must be met before anything is written.
 local seen = {}
-local time = now()
+local time = wall()
 if window then
   forget(ids, expiry, time, 1000)
 end

@@ -44,11 +44,6 @@ local function wall()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The time in ms by which durations are measured.
-local function now()
-  return wall()
-end
-
 -- Whether a text is a position in full.
 local function is_position(text)
   return string.match(text, '^%d+-%d+$') ~= nil

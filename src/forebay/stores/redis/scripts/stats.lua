@@ -57,4 +57,4 @@ for i, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   groups[i] = {name, group['last-delivered-id'], lag_of(group), group['pending'], #waiting,
     tonumber(dead_of or 0), oldest, consumers}
 end
-return {length, scheduled, dead, first, last, now(), groups}
+return {length, scheduled, dead, first, last, wall(), groups}

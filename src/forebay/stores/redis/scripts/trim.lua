@@ -59,7 +59,7 @@ end
 
 local length = redis.call('XLEN', stream)
 local excess = max_length and length - max_length or 0
-local oldest = max_age and string.format('%.0f-0', math.max(0, now() - max_age)) or '0-0'
+local oldest = max_age and string.format('%.0f-0', math.max(0, wall() - max_age)) or '0-0'
 local removed, dropped = 0, 0
 for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', batch)) do
   local position = entry[1]
