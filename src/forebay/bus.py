@@ -33,7 +33,7 @@ from forebay.runtime.supervise import PASSING
 from forebay.signals import Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
-from forebay.urls import default_url, mask, open_store
+from forebay.urls import check_redis_url, default_url, mask, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -597,7 +597,7 @@ class RedisEventBus(EventBus):
     """The bus on Redis or Valkey Streams, by its URL."""
 
     def __init__(self, redis_url: str = "redis://localhost:6379", **options: Any) -> None:
-        super().__init__(redis_url, **options)
+        super().__init__(check_redis_url(redis_url), **options)
 
 
 class PersistentEventBus(EventBus):
