@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from forebay.callables import completed, refuse_generator
 from forebay.errors import ConfigurationError, NotFound
 from forebay.event import Record, made_at
-from forebay.store import END, START, Entry, Log, Store
+from forebay.store import END, START, Entry, Log, Store, StreamStats
 
 CHUNK = 500
 FOLLOW = 0.1
@@ -175,12 +175,31 @@ async def replay(
     return count
 
 
-async def require_group(store: Store, stream: str, group: str) -> None:
-    """`NotFound`, with the groups there are, unless the stream has this group."""
+async def require_stream(store: Store, stream: str) -> StreamStats:
+    """The stream's counts; `NotFound`, with the nearest name that there is, where it does not exist."""
     found = await store.stats([stream])
     if not found:
-        raise NotFound(f"no stream {stream!r}; nothing was ever published to it")
-    groups = [entry.group for entry in found[0].groups]
+        names = [each.stream for each in await store.stats()]
+        otherwise = "nothing was ever published to it" if names else "nothing was ever published here"
+        raise NotFound(f"no stream {stream!r}; {nearest(stream, names) or otherwise}")
+    return found[0]
+
+
+async def require_group(store: Store, stream: str, group: str) -> None:
+    """`NotFound`, with the nearest name or the groups there are, unless the stream has this group."""
+    groups = [entry.group for entry in (await require_stream(store, stream)).groups]
     if group not in groups:
         known = ", ".join(sorted(groups)) or "none yet"
-        raise NotFound(f"no group {group!r} on {stream!r}; its groups: {known}")
+        raise NotFound(f"no group {group!r} on {stream!r}; {nearest(group, groups) or f'its groups: {known}'}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The question whether another name was meant; empty where none is near.
+
+    >>> nearest("order_palced", ["order_paid", "order_placed"])
+    "did you mean 'order_placed'?"
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""

@@ -10,7 +10,8 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 
-from forebay.cli.commands import INTERRUPTED, talk
+from forebay.cli.commands import talk
+from forebay.cli.loop import INTERRUPTED
 from forebay.runtime import stopped_by_signals
 from forebay.runtime.supervise import Backoff, wait_for
 
