@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, InvalidEvent, MalformedEvent
-from forebay.payload import LIMITS, Limits, decode, encode
+from forebay.payload import LIMITS, Limits, decode, encode, plain
+from forebay.reason import one_line
 
 _ANY_SIZE = Limits(max_bytes=sys.maxsize, max_depth=sys.maxsize)
 """For what was read already, under the limits of its bus."""
@@ -197,10 +198,11 @@ def made_at(id: str) -> datetime | None:
 
 
 def check_id(id: object) -> str:
-    """`id`, if it can name an event: 1 to 200 printable characters without spaces around."""
-    if not isinstance(id, str) or not 0 < len(id) <= 200 or not id.isprintable() or id != id.strip():
+    """`id` as a plain string, if it can name an event: 1 to 200 printable characters without spaces around."""
+    text = str.__str__(id) if isinstance(id, str) else ""
+    if not 0 < len(text) <= 200 or not text.isprintable() or text != text.strip():
         raise InvalidEvent(f"id {id!r} cannot name an event: use 1 to 200 printable characters")
-    return id
+    return text
 
 
 def to_record(
@@ -218,13 +220,13 @@ def to_record(
     Raises `InvalidEvent` where no store would keep it faithfully.
     """
     if source.__class__ is not str or len(source) > 256 or not source.isascii():
-        check_text("source", source, 256)
+        source = check_text("source", source, 256)
     if key is not None:
-        check_text("key", key, 512)
+        key = check_text("key", key, 512)
     now = time.time_ns() // 1000
     moment = now // 1000
     return Record(
-        type,
+        type if type.__class__ is str else plain("type", type),
         source,
         encode(data, limits),
         _head_of_time(moment) + _ENDS_OF_TIME[now % 1000],
@@ -245,12 +247,11 @@ def to_records(
     limits: Limits = LIMITS,
 ) -> list[Record]:
     """The records of new events of one moment: what is alike in all of them is checked and made once."""
-    check_text("source", source, 256)
+    type = plain("type", type)
+    source = check_text("source", source, 256)
     now = time.time_ns() // 1000
     ids = _ids_at(now // 1000, len(data)) if ids is None else [check_id(id) for id in ids]
-    for key in keys or ():
-        if key is not None:
-            check_text("key", key, 512)
+    keys = [None if key is None else check_text("key", key, 512) for key in keys or ()]
     timestamp = _head_of_time(now // 1000) + _ENDS_OF_TIME[now % 1000]
     header = _encode_headers(headers, limits) if headers else None
     return [
@@ -264,8 +265,10 @@ def to_event(
 ) -> Event:
     """The event in a record, its data decoded as `kind`; `MalformedEvent` says what is wrong with it."""
     if isinstance(record, Foreign):
-        names = ", ".join(repr(name)[2:-1] for name, _ in record.fields[:8]) or "none"
-        raise MalformedEvent(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
+        names = ", ".join(repr(name[:40])[2:-1] for name, _ in record.fields[:8]) or "none"
+        raise MalformedEvent(
+            one_line(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")
+        )
     return Event(
         record.id or position,
         record.type,
@@ -291,18 +294,20 @@ def parse_time(text: str) -> datetime:
         raise MalformedEvent(f"the timestamp {text[:64]!r} is not an RFC 3339 time") from error
 
 
-def check_text(what: str, text: object, longest: int) -> None:
-    """Refuse a field that is not a string, too long, or not UTF-8."""
-    if isinstance(text, str) and text.isascii() and len(text) <= longest:
-        return
+def check_text(what: str, text: object, longest: int) -> str:
+    """`text` as a plain string; refuses what is not a string, too long, or not UTF-8."""
     if not isinstance(text, str):
         raise InvalidEvent(f"{what} must be a string, not {type(text).__name__}")
+    text = str.__str__(text)
+    if text.isascii() and len(text) <= longest:
+        return text
     if len(text) > longest:
         raise InvalidEvent(f"{what} is {len(text)} characters long; the limit is {longest}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidEvent(f"{what} holds a lone surrogate, which no UTF-8 text can carry") from error
+    return text
 
 
 def check_seconds(what: str, seconds: object, *, least: float = 0.0) -> float:
@@ -320,7 +325,8 @@ def _decode_headers(text: bytes) -> dict[str, str]:
 
 
 def _encode_headers(headers: Mapping[str, str], limits: Limits) -> bytes:
+    texts = {}
     for name, value in headers.items():
-        check_text("a header's name", name, 256)
-        check_text(f"header {name!r}", value, limits.max_bytes)
-    return encode(dict(headers), limits)
+        text = check_text("a header's name", name, 256)
+        texts[text] = check_text(f"header {text!r}", value, limits.max_bytes)
+    return encode(texts, limits)

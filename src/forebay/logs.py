@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 
 from forebay.event import Foreign
-from forebay.policy import describe, last_frames
+from forebay.policy import last_frames
 from forebay.printable import printable
+from forebay.reason import describe
 from forebay.signals import (
     AgentChanged,
     AgentFailed,
@@ -30,6 +31,9 @@ from forebay.signals import (
 from forebay.store import Delivery
 
 logger = logging.getLogger("forebay")
+
+MOST_OF_AN_ID = 200
+"""Characters of an event's id in a line of the log: as many as an id of forebay's may have."""
 
 
 class _Below(str):
@@ -155,4 +159,6 @@ def _agent_changed(signal: AgentChanged) -> None:
 def _name(delivery: Delivery) -> str:
     record = delivery.record
     id = delivery.position if record is None or isinstance(record, Foreign) else record.id or delivery.position
-    return f"{delivery.reader.stream} for {delivery.reader.group}: event {id}, attempt {delivery.attempt},"
+    # A foreign entry may carry an id of any length.
+    short = id if len(id) <= MOST_OF_AN_ID else f"{id[:MOST_OF_AN_ID]}…"
+    return f"{delivery.reader.stream} for {delivery.reader.group}: event {short}, attempt {delivery.attempt},"

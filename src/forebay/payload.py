@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from enum import Enum
@@ -10,7 +9,9 @@ from typing import Any
 
 import msgspec
 
-from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, PayloadTooLarge
+from forebay.codec import codec, encode_hook, encode_json, is_payload_class, type_text
+from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, MalformedEvent, PayloadTooLarge
+from forebay.reason import misfit, one_line
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -28,19 +29,31 @@ class Limits(msgspec.Struct, frozen=True):
 LIMITS = Limits()
 
 
+def plain(what: str, text: object) -> str:
+    """`text` as a `str` itself, if it is a string; else a ConfigurationError.
+
+    A subclass, such as a member of `class X(str, Enum)`, may be formatted as another text than it holds.
+    """
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{what} is a string, not {text!r}")
+    return str.__str__(text)
+
+
 def check_name(what: str, name: object) -> str:
-    """`name`, if it can name a type, group, consumer or namespace; else a ConfigurationError."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    """`name` as a plain string, if it can name a type, group, consumer or namespace; else a ConfigurationError."""
+    text = str.__str__(name) if isinstance(name, str) else ""
+    if not _NAME.fullmatch(text):
         raise ConfigurationError(
             f"{what} {name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
         )
-    return name
+    return text
 
 
 def type_name(kind: object) -> str:
     """The event type that a string, an `Enum` member or a payload class stands for.
 
-    A class may name its type in `event_type`; else its own name is put in snake case:
+    A class may name its type in `event_type`; else its own name is put in snake case. It is a class whose
+    objects can be written and read back, or else a `ConfigurationError`:
 
     >>> class OrderPlaced(msgspec.Struct): order_id: int
     >>> type_name(OrderPlaced)
@@ -51,13 +64,32 @@ def type_name(kind: object) -> str:
     if isinstance(kind, Enum):
         kind = kind.value
     elif isinstance(kind, type):
-        kind = getattr(kind, "event_type", None) or _CAMEL.sub("_", kind.__name__).lower()
+        kind = _name_of_class(kind)
     if not isinstance(kind, str):
         raise ConfigurationError(f"an event type is a string, an Enum with a string value or a class, not {kind!r}")
-    check_name("event type", kind)
+    kind = check_name("event type", kind)
     if len(_known) < _MOST_KNOWN:
         _known.add(kind)
     return kind
+
+
+def _name_of_class(kind: type) -> object:
+    if not is_payload_class(kind):
+        raise ConfigurationError(
+            f"{kind.__name__} is not a class of payloads: give the name of an event type, or a msgspec.Struct, "
+            "dataclass, attrs class, pydantic model or pydantic dataclass"
+        )
+    codec(kind)
+    named = getattr(kind, "event_type", None)
+    # An attribute of the objects is not the name of their type.
+    if isinstance(named, Enum):
+        named = named.value
+    return named if isinstance(named, str) else _CAMEL.sub("_", kind.__name__).lower()
+
+
+def kind_of(event: object) -> Any:
+    """The class that the data of events of this type is decoded as; `Any` where it is named by a string."""
+    return event if is_payload_class(event) else Any
 
 
 _known: set[str] = set()
@@ -65,54 +97,68 @@ _known: set[str] = set()
 _MOST_KNOWN = 1000
 
 
-def is_payload_class(kind: object) -> bool:
-    """Whether `kind` is a class whose objects are published as themselves."""
-    return isinstance(kind, type) and (
-        issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind) or hasattr(kind, "model_validate_json")
-    )
-
-
 def encode(data: Any, limits: Limits = LIMITS) -> bytes:
     """The JSON text of a payload, in UTF-8.
 
     Takes what msgspec takes (dicts, lists, strings, numbers, booleans, None, datetimes, UUIDs,
-    dataclasses, Structs, ...) and pydantic models. Integers keep every digit. Refused with
-    `InvalidEvent`: NaN and infinities, lone surrogates, anything that is not JSON, more than
-    `limits.max_depth` levels, more than `limits.max_bytes` bytes.
+    dataclasses, attrs classes, Structs, ...) and pydantic models and dataclasses. Integers keep every
+    digit. Refused with `InvalidEvent`: NaN and infinities, lone surrogates, anything that is not JSON,
+    an object that its own class could not read back, more than `limits.max_depth` levels, more than
+    `limits.max_bytes` bytes. A class that can never be read back is a `ConfigurationError`.
     """
     try:
-        if type(data) is not dict and hasattr(data, "model_dump_json"):
-            data = data.model_dump(mode="json")
-        text = _encode(data)
+        kind: Any = type(data)
+        text = codec(kind).write(data) if kind is not dict and is_payload_class(kind) else encode_json(data)
+    except ForebayError:
+        raise
     except UnicodeEncodeError as error:
         raise InvalidEvent("the data holds a lone surrogate, which no UTF-8 text can carry") from error
     except RecursionError as error:
         raise InvalidEvent(f"the data is nested deeper than {limits.max_depth} levels, or holds itself") from error
     except Exception as error:  # a payload's own class may raise anything while it is encoded
-        raise InvalidEvent(f"the data is not JSON: {error}") from error
+        raise InvalidEvent(one_line(f"the data is not JSON: {error}")) from error
     if fault := _fault(text, limits):
         raise PayloadTooLarge(fault) if len(text) > limits.max_bytes else InvalidEvent(fault)
     # msgspec writes NaN and infinities as null, so only a text with null can hide one. One letter is found faster.
-    if _N in text and text.find(b"null") >= 0 and _holds_non_finite(msgspec.to_builtins(data)):
+    if _N in text and text.find(b"null") >= 0 and _holds_non_finite(msgspec.to_builtins(data, enc_hook=encode_hook)):
         raise InvalidEvent("the data holds NaN or an infinity, which JSON has no word for")
     return text
 
 
 def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
-    """The payload in a JSON text, as `kind`; `MalformedEvent` says what is wrong with it."""
+    """The payload in a JSON text, as `kind`; `MalformedEvent` says what is wrong with it.
+
+    Any error that the class raises means that the data does not fit. Raises `ConfigurationError` where no
+    data ever could.
+    """
     if isinstance(text, str):
         text = _to_bytes(text)
     if fault := _fault(text, limits):
         raise MalformedEvent(fault)
+    if kind is not Any:
+        return _decode_as(kind, text)
     try:
-        if kind is Any:  # asked first: to look for an attribute of Any takes longer than to decode a small payload
-            return _decode_any(text)
-        if hasattr(kind, "model_validate_json"):
-            return kind.model_validate_json(text)
-        return msgspec.json.decode(text, type=kind)
+        return _decode_any(text)
     except (ValueError, RecursionError) as error:
-        fault = "is not JSON" if kind is Any else f"does not fit {kind.__name__}"
-        raise MalformedEvent(f"the data {fault}: {error}") from error
+        raise MalformedEvent(f"the data is not JSON: {error}") from error
+
+
+def _decode_as(kind: Any, text: bytes) -> Any:
+    read = codec(kind).read
+    try:
+        return read(text)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the class's own code may raise anything
+        raise MalformedEvent(one_line(f"the data does not fit {type_text(kind)}: {_why(error, text)}")) from error
+
+
+def _why(error: BaseException, text: bytes) -> str:
+    try:
+        payload = _decode_any(text)
+    except (ValueError, RecursionError):
+        payload = None
+    return misfit(error, payload)
 
 
 def _to_bytes(text: str) -> bytes:
@@ -123,7 +169,6 @@ def _to_bytes(text: str) -> bytes:
 
 
 _N = ord("n")
-_encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -134,12 +179,13 @@ def _fault(text: bytes, limits: Limits) -> str | None:
     if len(text) > limits.max_bytes:
         return f"the data is {len(text):,} bytes of JSON; the limit is {limits.max_bytes:,}"
     # Brackets inside strings count too, so the cheap count can only be too high.
-    if text.count(b"[") + text.count(b"{") > limits.max_depth and _depth(text) > limits.max_depth:
-        return f"the data is nested {_depth(text)} levels deep; the limit is {limits.max_depth}"
+    if text.count(b"[") + text.count(b"{") > limits.max_depth and (depth := _depth(text)) > limits.max_depth:
+        return f"the data is nested {depth} levels deep; the limit is {limits.max_depth}"
     return None
 
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# A string that does not end reaches to the end of the text: else each quote in it would be tried as a beginning.
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(text: bytes) -> int:

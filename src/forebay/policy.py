@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -13,6 +13,7 @@ import msgspec
 
 from forebay.errors import MOST_SECONDS, ConfigurationError, MalformedEvent, Reject, RetryAfter
 from forebay.printable import printable
+from forebay.reason import describe, leaves
 from forebay.store import Delivery, Failure
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
@@ -21,22 +22,24 @@ Errors = type[BaseException] | tuple[type[BaseException], ...]
 class Retry(msgspec.Struct, frozen=True):
     """How often, and how far apart, an event is tried before it becomes a dead letter.
 
-    `attempts` counts every try, the first included; at least 1. After the n-th failure the
-    event waits a random time between 0 and `min(cap, base * 2 ** (n - 1))` seconds: exponential
-    back-off with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015).
+    `attempts` counts every try, the first included; at least 1. After the n-th failure the event waits
+    a random time between half and all of `min(cap, base * 2 ** (n - 1))` seconds: exponential back-off
+    with equal jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015). By default an event that
+    keeps failing gives up after 6.8 to 13.5 minutes, so an outage of five minutes makes no dead letter;
+    `span` computes this for other settings.
 
     `on` says which errors are worth another try. An exception class or a tuple of classes: those,
     and every other error is a dead letter at once. A mapping from class to `Retry` or None gives
     rules per error, the nearest base class first: None means never, and what the mapping does not
-    name follows this object.
+    name follows this object. In an `ExceptionGroup`, each member is looked at.
 
     >>> Retry(attempts=3, on={TimeoutError: Retry(attempts=10, base=1), ValueError: None})
-    Retry(attempts=3, base=0.2, cap=60.0)
+    Retry(attempts=3, base=0.5, cap=300.0)
     """
 
-    attempts: int = 5
-    base: float = 0.2
-    cap: float = 60.0
+    attempts: int = 12
+    base: float = 0.5
+    cap: float = 300.0
     on: Errors | Mapping[type[BaseException], Retry | None] = Exception
 
     def __post_init__(self) -> None:
@@ -55,13 +58,40 @@ class Retry(msgspec.Struct, frozen=True):
         return f"Retry(attempts={self.attempts!r}, base={self.base!r}, cap={self.cap!r})"
 
     def rule(self, error: BaseException) -> Retry | None:
-        """The rule for this error, or None where it is not worth another try."""
+        """The rule for this error, or None where it is not worth another try.
+
+        An `ExceptionGroup` has the strictest rule of its members, unless `on` names its class.
+        """
+        if isinstance(error, BaseExceptionGroup) and not self._names_group(error):
+            rules = [self.rule(member) for member in leaves(error)]
+            return None if None in rules else min(filter(None, rules), key=lambda rule: rule.attempts)
         if not isinstance(self.on, Mapping):
             return self if isinstance(error, self.on) else None
         for kind in type(error).__mro__:
             if kind in self.on:
                 return self.on[kind]
         return self
+
+    def span(self) -> tuple[float, float]:
+        """The least and the longest time in seconds from the first failure of an event to its last try.
+
+        The time that handlers take, rules per error in `on`, and `RetryAfter` are not counted.
+
+        >>> Retry().span()
+        (405.75, 811.5)
+        """
+        longest = self._waits()
+        return longest / 2, longest
+
+    def _waits(self) -> float:
+        """All the longest waits in seconds, added up. From the 61st on they are alike, see `ceiling`."""
+        waits = self.attempts - 1
+        first = sum(map(self.ceiling, range(1, min(waits, 60) + 1)))
+        return first + max(waits - 60, 0) * self.ceiling(waits)
+
+    def _names_group(self, error: BaseExceptionGroup[BaseException]) -> bool:
+        kinds: Iterable[type[BaseException]] = self.on if isinstance(self.on, (tuple, Mapping)) else (self.on,)
+        return any(issubclass(kind, BaseExceptionGroup) and isinstance(error, kind) for kind in kinds)
 
     def ceiling(self, failures: int) -> float:
         """The longest wait in seconds after this many failures."""
@@ -94,17 +124,20 @@ def decide(
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> Again | Dead:
     """What becomes of an event after its `failures`-th failure (from 1), of which `error` was the last."""
-    reason = describe(error)
-    if isinstance(error, (Reject, MalformedEvent)):
-        return Dead(reason)
+    members = list(leaves(error))
+    for member in members:
+        if isinstance(member, (Reject, MalformedEvent)):
+            return Dead(describe(member))
+    pauses = [member.seconds for member in members if isinstance(member, RetryAfter)]
     rule = retry.rule(error)
-    if isinstance(error, RetryAfter):
-        rule = rule or retry
+    if rule is None and len(pauses) == len(members):
+        rule = retry
     if rule is None or failures >= rule.attempts:
-        return Dead(reason)
-    if isinstance(error, RetryAfter):
-        return Again(max(0.0, error.seconds))
-    return Again(jitter(0.0, rule.ceiling(failures)))
+        return Dead(describe(error))
+    if pauses:
+        return Again(max(0.0, *pauses))
+    ceiling = rule.ceiling(failures)
+    return Again(jitter(ceiling / 2, ceiling))
 
 
 MOST_CRASHES = 5
@@ -163,18 +196,6 @@ def _is_rule(on: object) -> bool:
     )
 
 
-def describe(error: BaseException) -> str:
-    """An error as one line for people: its class and its message, at most 500 characters."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001  # an exception's own __str__ may be what is broken
-        text = "(its message cannot be read)"
-    text = text.encode(errors="replace").decode()
-    name = type(error).__name__
-    line = f"{name}: {text}" if text else name
-    return line if len(line) <= 500 else line[:499] + "…"
-
-
 def failure_of(error: BaseException) -> Failure:
     """The failure that a store keeps: the error in one line, and the last lines of its traceback."""
     return Failure(describe(error), last_frames(error))
@@ -187,8 +208,11 @@ TRACEBACK_CHARACTERS = 3000
 MOST_LINKS = 4
 """Errors of a chain whose frames are kept: the last one, and its nearest causes."""
 
-_MACHINERY = (str(Path(asyncio.__file__).parent), str(Path(__file__).parent / "runtime"))
-"""The folders whose code stands between the worker and the handler: its frames say nothing about either."""
+_MACHINERY = (
+    str(Path(asyncio.__file__).parent),
+    *(str(Path(__file__).parent / name) for name in ("runtime", "event.py", "payload.py")),
+)
+"""The code that stands between the worker and the handler, or its payload: its frames say nothing about either."""
 
 
 def last_frames(error: BaseException) -> str:

@@ -26,8 +26,10 @@ Place = str | datetime
 """A place in a stream: "earliest", "latest", a position, or an aware datetime."""
 
 
-def check_place(place: object) -> None:
-    """`ConfigurationError`, unless this is a place."""
+def check_place(place: object) -> Place:
+    """`place`, with a plain string for a subclass; `ConfigurationError`, unless it is one."""
+    if isinstance(place, str):
+        place = str.__str__(place)
     if isinstance(place, datetime):
         if place.tzinfo is None:
             raise ConfigurationError(f"the time {place.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
@@ -35,11 +37,12 @@ def check_place(place: object) -> None:
         raise ConfigurationError(
             f"{place!r} is no place in a stream; use 'earliest', 'latest', a position or a datetime"
         )
+    return place
 
 
 async def resolve(log: Log, stream: str, place: Place) -> str:
     """The position that a place stands for: reading goes on behind it."""
-    check_place(place)
+    place = check_place(place)
     if isinstance(place, datetime):
         return await log.locate(stream, place)
     return {"earliest": START, "latest": END}.get(place, place)

@@ -7,13 +7,14 @@ it looks now and then, in the background, whether there is something to remove.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from forebay.errors import ConfigurationError, StoreDenied
+from forebay.errors import ConfigurationError, StoreDenied, StoreFull
 from forebay.event import check_seconds
 from forebay.signals import GroupGone, LoopFailed, Signals, StreamTrimmed
 from forebay.store import Store, Trimmed
@@ -99,7 +100,9 @@ async def _gone(
         if group in at_work or seen is None:
             # Often enough, and not more often: this is a write.
             if silent >= min(lifetime / 4, 60.0):
-                await store.note(stream, SEEN + group, f"{now:.0f}".encode())
+                # A store without room is to be trimmed all the more.
+                with contextlib.suppress(StoreFull):
+                    await store.note(stream, SEEN + group, f"{now:.0f}".encode())
         elif silent > lifetime:
             gone.append(group)
             # Of all processes one tells it, once.

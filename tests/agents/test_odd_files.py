@@ -1,4 +1,4 @@
-"""One odd file, link, note or disk is put aside; what stands beside it is told all the same."""
+"""An odd file, link, note or disk is reported, and changes of all other files are still published."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def ails(agent):
     try:
         await agent.health()
     except AgentError as error:
-        return "is not on the disk" in str(error)
+        return "is not mounted" in str(error)
     return False
 
 async def life(bus, *steps):
@@ -143,7 +143,7 @@ async def seen(agent):
 async def unmounted(agent):
     subprocess.run(["umount", disk], check=True)
     await eventually(lambda: ails(agent), within=WITHIN)
-    # What somebody writes in the place of the disk is not of the disk.
+    # A file below the empty mount point does not belong to the disk.
     if top.is_dir():
         (top / "stray").write_text("")
 

@@ -85,13 +85,14 @@ def test_lines_are_published_as_they_come(forebay: Forebay) -> None:
 def test_ctrl_c_ends_a_publish_that_waits_for_stdin(forebay: Forebay) -> None:
     forebay.publish(0)
     with (
-        forebay.process("tail", "order_placed", "-n", "0") as tail,
+        forebay.process("tail", "order_placed") as tail,
         forebay.process("publish", "order_placed", "-") as publisher,
     ):
         assert publisher.stdin is not None
         assert tail.stdout is not None
         publisher.stdin.write("1\n")
         publisher.stdin.flush()
+        assert tail.stdout.readline()
         assert tail.stdout.readline()
         publisher.send_signal(signal.SIGINT)
 

@@ -105,6 +105,7 @@ class Proxy:
     `swallow`: cut the connection instead of passing a reply on. `tear`: pass half of a reply on, then cut.
     `silent`: pass nothing on, either way, and keep the connection. `dribble`: pass replies on byte by byte.
     `delay`: pass everything on so many seconds later, up to twice that.
+    `target`: the port to which new connections go; those that are there stay.
     """
 
     def __init__(self, port: int) -> None:
@@ -114,7 +115,7 @@ class Proxy:
         self.dribble = False
         self.delay = 0.0
         self.cuts = 0
-        self._target = port
+        self.target = port
         self._writers: set[asyncio.StreamWriter] = set()
 
     @contextlib.asynccontextmanager
@@ -132,7 +133,7 @@ class Proxy:
                     await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        beyond, onward = await asyncio.open_connection("127.0.0.1", self._target)
+        beyond, onward = await asyncio.open_connection("127.0.0.1", self.target)
         self._writers |= {writer, onward}
         await asyncio.gather(self._pass_on(reader, onward), self._pass_on(beyond, writer, replies=True))
 

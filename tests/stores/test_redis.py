@@ -137,7 +137,7 @@ async def test_a_dead_letter_is_the_entry_and_the_reason(store: RedisStore, serv
     [[_, after]] = server.redis.xrange(f"{{{KEY}}}:dead_letter")
     added = {name: after[name] for name in list(after)[len(before) :]}
     assert before == {name: after[name] for name in before}
-    assert [b"error", b"failed_at", b"group", b"attempts", b"position"] == list(added)
+    assert [b"traceback", b"error", b"failed_at", b"group", b"attempts", b"position"] == list(added)
     assert [b"ValueError: no", b"billing", b"1", delivery.position.encode()] == [
         added[name] for name in (b"error", b"group", b"attempts", b"position")
     ]

@@ -113,7 +113,7 @@ def _watched(started: list[Server], binary: str, folder: Path) -> tuple[Server, 
 def formed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     servers: list[Server] = []
     try:
-        yield _cluster(servers, request.param, tmp_path_factory.mktemp("cluster"))
+        yield make_cluster(servers, request.param, tmp_path_factory.mktemp("cluster"))
     finally:
         for server in servers:
             server.stop()
@@ -196,7 +196,7 @@ async def test_a_stream_that_moves_to_another_node_is_followed(nodes: list[Serve
 async def test_a_lost_master_takes_only_its_own_streams_along(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
-    nodes = _cluster(started, binary, tmp_path, "--cluster-require-full-coverage", "no")
+    nodes = make_cluster(started, binary, tmp_path, "--cluster-require-full-coverage", "no")
     streams = [f"stream-{n}" for n in range(12)]
     async with RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}", timeout=1.0) as store:
         for stream in streams:
@@ -232,7 +232,7 @@ async def test_one_server_is_not_mistaken_for_a_cluster(started: list[Server], b
 LAST_OF_FIRST = 5460
 
 
-def _cluster(started: list[Server], binary: str, folder: Path, *options: str) -> list[Server]:
+def make_cluster(started: list[Server], binary: str, folder: Path, *options: str) -> list[Server]:
     """Three masters without replicas."""
     cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *options)
     # One by one, so that those before one that fails are stopped.

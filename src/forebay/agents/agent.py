@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
-from forebay.agents.state import AgentState
+from forebay.agents.state import AgentState, NotesOf
 from forebay.bus import EventBus
 from forebay.callables import completed, is_async, refuse_generator
 from forebay.errors import ConfigurationError, Reject
@@ -160,7 +160,7 @@ class BaseAgent(ABC):
     @property
     def state(self) -> AgentState:
         """What it keeps in the store, across restarts and for all processes that run it."""
-        return AgentState(self.bus.store, self.name)
+        return AgentState(NotesOf(self.bus), self.name)
 
     def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
         """What runs it on this bus. An agent runs once at a time."""
@@ -177,7 +177,9 @@ class BaseAgent(ABC):
 
     def declared(self) -> list[Handles]:
         """All that it handles; `ConfigurationError` where that, or its name, cannot be."""
-        check_name(f"{type(self).__qualname__}: agent name", self.name)
+        name = check_name(f"{type(self).__qualname__}: agent name", self.name)
+        if type(self.name) is not str:
+            self.name = name
         if len(self.name) > LONGEST_NAME:
             raise ConfigurationError(f"the agent name {self.name!r} is too long: use at most {LONGEST_NAME} characters")
         check_seconds("heartbeat", self.heartbeat, least=0.05)

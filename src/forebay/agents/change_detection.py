@@ -21,7 +21,7 @@ from forebay.agents.telling import FileChange, Teller, in_thread
 from forebay.agents.told import Told
 from forebay.errors import AgentError, ConfigurationError, NotFound, StoreDamaged
 from forebay.event import check_seconds
-from forebay.policy import describe
+from forebay.reason import describe
 from forebay.runtime.supervise import Backoff
 from forebay.signals import LoopFailed
 
@@ -51,9 +51,9 @@ class ChangeDetectionAgent(BaseAgent):
     has given no sign for `lease` seconds.
 
     A folder that is not there at the first start is a `ConfigurationError`. One that vanishes later counts as empty,
-    and the agent as unhealthy, until it is back. While a disk is not mounted where files were seen on it, nothing is
-    told of them, and the agent is unhealthy. A link to a file within the folders counts as a file, with the content
-    of that file (so an update of a Kubernetes ConfigMap is a modified file); other links are not followed. Files that
+    and the agent as unhealthy, until it is back. While the disk of known files is not mounted, no change of them is
+    published, and the agent is unhealthy. A link to a file within the folders counts as a file, with the content of
+    its target (so an update of a Kubernetes ConfigMap is a modified file); other links are not followed. Files that
     this very process has open (such as the bus's own database) are left alone. Needs the extra `agents`; where the
     system gives no notice of changes (network drives, some containers), set WATCHFILES_FORCE_POLLING=true.
 
@@ -84,7 +84,7 @@ class ChangeDetectionAgent(BaseAgent):
         self._seen: set[str] = set()
         self._teller: Teller | None = None
         self._present: dict[str, tuple[int, int] | None] = {}
-        self._away: frozenset[str] = frozenset()
+        self._unmounted: frozenset[str] = frozenset()
         self._blind: str | None = None
 
     @property
@@ -115,8 +115,10 @@ class ChangeDetectionAgent(BaseAgent):
         teller = self._teller
         if teller is None:
             return {"watching": False}
-        ails = [_ailing(folder) for folder, found in self._present.items() if not found and folder not in self._away]
-        ails += [str(_out_of_sight(place)) for place in sorted(self._away)]
+        ails = [
+            _ailing(folder) for folder, found in self._present.items() if not found and folder not in self._unmounted
+        ]
+        ails += [str(_not_mounted(folder)) for folder in sorted(self._unmounted)]
         # Threads add to it; a copy is made in one go.
         unreadable = list(teller.unreadable.items())
         if unreadable:
@@ -136,7 +138,7 @@ class ChangeDetectionAgent(BaseAgent):
                 try:
                     await self._watch()
                 finally:
-                    self._teller, self._present, self._away, self._blind = None, {}, frozenset(), None
+                    self._teller, self._present, self._unmounted, self._blind = None, {}, frozenset(), None
 
     @property
     def _stream(self) -> str:
@@ -223,21 +225,21 @@ class ChangeDetectionAgent(BaseAgent):
 
     async def _folders_changed(self, teller: Teller) -> bool:
         """See which folders are there; whether that, or which ones they are, has changed."""
-        before, away = self._present, self._away
-        self._present, self._away = await in_thread(self._look_for_folders, teller.mounts)
-        for place in self._away - away:
-            self._complain(_out_of_sight(place), LOOK)
+        before, unmounted = self._present, self._unmounted
+        self._present, self._unmounted = await in_thread(self._look_for_folders, teller.mounts)
+        for place in self._unmounted - unmounted:
+            self._complain(_not_mounted(place), LOOK)
         for folder, found in self._present.items():
             if found is not None:
                 self._seen.add(folder)
-            elif folder not in self._away and before.get(folder, True) is not None:
+            elif folder not in self._unmounted and before.get(folder, True) is not None:
                 self._complain(NotFound(f"{_ailing(folder)}; its files count as deleted"), LOOK)
-        return (before, away) != (self._present, self._away)
+        return (before, unmounted) != (self._present, self._unmounted)
 
     def _look_for_folders(
         self, _stop: threading.Event, mounts: Mounts
     ) -> tuple[dict[str, tuple[int, int] | None], frozenset[str]]:
-        return {folder: files.identity(folder) for folder in self._folders}, mounts.away()
+        return {folder: files.identity(folder) for folder in self._folders}, mounts.unmounted()
 
     def _complain(self, error: BaseException, delay: float) -> None:
         self.bus.signals.emit(LoopFailed("watch", "files", self.name, error, delay))
@@ -295,7 +297,7 @@ class ChangeDetectionAgent(BaseAgent):
 
     def _all_suspects(self, stop: threading.Event, teller: Teller) -> set[str]:
         """The files that are not as they were told."""
-        told, away = teller.told, teller.mounts.away()
+        told, unmounted = teller.told, teller.mounts.unmounted()
         teller.unreadable.clear()
         teller.links.clear()
         found, suspects = set[str](), set(teller.postponed)
@@ -310,7 +312,7 @@ class ChangeDetectionAgent(BaseAgent):
                     suspects.add(path)
         for folder in self._folders:
             suspects.update(path for path in told.within(folder) if path not in found and self._watches(path))
-        teller.mounts.seen(found, {place: set(told.within(place)) for place in away}, devices)
+        teller.mounts.update(found, {folder: set(told.within(folder)) for folder in unmounted}, devices)
         return suspects
 
 
@@ -318,10 +320,9 @@ def _ailing(folder: str) -> str:
     return f"the folder {files.as_text(folder)} is gone"
 
 
-def _out_of_sight(place: str) -> NotFound:
+def _not_mounted(folder: str) -> NotFound:
     return NotFound(
-        f"{files.as_text(place)} is not on the disk that its files were seen on; mount that again: until then nothing"
-        " is told of them"
+        f"the disk of {files.as_text(folder)} is not mounted; mount it: until then no change below it is published"
     )
 
 

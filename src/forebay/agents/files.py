@@ -73,7 +73,7 @@ def read(
 
 
 def real_place(path: str, folders: Sequence[str]) -> str | None:
-    """The path itself, or where it leads to if it is a link; None where that is outside of the folders."""
+    """The path, with a link resolved; None if the link leads out of the folders."""
     if not os.path.islink(path):  # noqa: PTH114  # texts are quicker than paths, for many files
         return path
     place = os.path.realpath(path)
@@ -112,7 +112,7 @@ def _times(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _within_64_bits(time: int) -> int:
-    # Archives and other systems bring times from 1601 to beyond the year 30000.
+    # Archives and other systems hold times from 1601 to beyond the year 30000.
     return max(-(2**63), min(time, 2**63 - 1))
 
 
@@ -150,9 +150,9 @@ def walk(
     unreadable: Callable[[str, OSError], None],
     stop: threading.Event,
 ) -> Iterator[tuple[str, os.stat_result, bool]]:
-    """The files in and below the folder, without what is `ignored` by its name, and whether each is a link.
+    """The files in and below the folder, except `ignored` names: path, status, and whether it is a link.
 
-    A link comes with the status of the file that it leads to, within the `folders`.
+    A link within the `folders` has the status of its target.
     """
     left = [folder]
     while left:
@@ -170,7 +170,7 @@ def walk(
                         elif (found := _file(entry, folders)) is not None:
                             yield found
                     except OSError as error:
-                        # The others beside it are looked at all the same.
+                        # The other entries of the folder are still read.
                         if error.errno not in _GONE:
                             unreadable(entry.path, error)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Mount points of watched folders: the files of a disk that is not mounted are not deleted, but out of sight."""
+"""Mount points of the watched folders: a file on an unmounted disk is unreachable, not deleted."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NOTE = "mounts"
 
 
 class Mounts:
-    """On which mount point each place lies: each watched folder, and each mount point below one.
+    """The mount point of each watched folder, and each mount point below a watched folder.
 
-    It is kept in a note, because a disk may also be missing when the process starts. A place is `away` while it
-    lies on another mount point than when its files were last seen.
+    They are stored in a note, because a disk may also be missing when the process starts. A folder is unmounted
+    while its mount point differs from the one on which its files were last found.
     """
 
     def __init__(self, store: Notes, stream: str, folders: Iterable[str]) -> None:
@@ -29,39 +29,38 @@ class Mounts:
         self._kept: bytes | None = None
 
     async def load(self) -> None:
-        """Read the note. One that is not of this form counts as none."""
+        """Read the note. A note of another form is ignored."""
         self._kept = (await self._store.notes(self._stream)).get(_NOTE)
         try:
             kept = {} if self._kept is None else msgspec.msgpack.decode(self._kept, type=dict[bytes, bytes])
         except ValueError:
             kept = {}
-        self._known = {os.fsdecode(place): os.fsdecode(mount) for place, mount in kept.items()}
+        self._known = {os.fsdecode(folder): os.fsdecode(mount) for folder, mount in kept.items()}
 
-    def away(self) -> frozenset[str]:
-        """The places whose files are out of sight. Asks the file system."""
-        return frozenset(place for place, mount in self._known.items() if mount_of(place) != mount)
+    def unmounted(self) -> frozenset[str]:
+        """The folders whose disk is not mounted now. Reads the file system."""
+        return frozenset(folder for folder, mount in self._known.items() if mount_of(folder) != mount)
 
-    def seen(self, found: Collection[str], told: Mapping[str, Collection[str]], devices: Mapping[int, str]) -> None:
-        """Learn from a look at everything: the files `found`, and those `told` below each place that is away.
+    def update(self, found: Collection[str], known: Mapping[str, Collection[str]], devices: Mapping[int, str]) -> None:
+        """Record the mount points after a full scan.
 
-        A place that is away counts as moved to its present mount point when half of what was told there is found.
-        `devices` has a file of each device that a file was found on.
+        `found` are all files of the scan, `known` the files known below each unmounted folder, and `devices` one
+        found file for each device. When at least half of an unmounted folder's files are found, its disk has moved
+        to the present mount point.
         """
-        for place, files in told.items():
+        for folder, files in known.items():
             if 2 * sum(path in found for path in files) >= len(files):
-                self._known.pop(place, None)
-        now = {place: mount_of(place) for place in self._folders}
+                self._known.pop(folder, None)
+        now = {folder: mount_of(folder) for folder in self._folders}
         now |= {mount: mount for mount in map(mount_of, devices.values())}
         self._known = {
-            place: mount
-            for place, mount in (now | self._known).items()
-            if any(below(place, folder) for folder in self._folders)
+            folder: mount for folder, mount in (now | self._known).items() if below_any(folder, self._folders)
         }
 
     async def save(self) -> None:
-        """Write the note where something was learned; `Outdated` where another process has written it."""
+        """Write the note if it changed. Raises `Outdated` when another process has written it."""
         # A path may hold any bytes.
-        known = {os.fsencode(place): os.fsencode(mount) for place, mount in sorted(self._known.items())}
+        known = {os.fsencode(folder): os.fsencode(mount) for folder, mount in sorted(self._known.items())}
         note = msgspec.msgpack.encode(known)
         if note == self._kept:
             return
@@ -71,7 +70,7 @@ class Mounts:
 
 
 def mount_of(path: str) -> str:
-    """The mount point that the path lies on, or would lie on if it were there."""
+    """The mount point of a path, which need not exist."""
     while not os.path.ismount(path):
         parent = os.path.dirname(path)  # noqa: PTH120  # texts are quicker than paths, for many files
         if parent == path:
@@ -80,6 +79,6 @@ def mount_of(path: str) -> str:
     return path
 
 
-def is_away(path: str, away: Iterable[str]) -> bool:
-    """Whether the path lies in one of the places that are away."""
-    return any(below(path, place) for place in away)
+def below_any(path: str, folders: Iterable[str]) -> bool:
+    """Whether the path is in or below one of the folders."""
+    return any(below(path, folder) for folder in folders)

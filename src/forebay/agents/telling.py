@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import threading
@@ -14,14 +13,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from forebay import threads
 from forebay.agents import files
 from forebay.agents.files import Content, Outcome, Unsettled
-from forebay.agents.mounts import Mounts, is_away
+from forebay.agents.mounts import Mounts, below_any
 from forebay.agents.told import Entry, Told, bucket
 from forebay.bus import EventBus, EventType
 from forebay.errors import NotFound
 from forebay.event import new_id
-from forebay.policy import describe
+from forebay.reason import describe
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -62,8 +62,8 @@ class Teller:
     """Tells what becomes of files, as the agent of this name.
 
     `postponed` are files that could not be told yet; `unreadable` are paths with the reason why nothing can be
-    said of them: what was told of them stands. `links` are links to files: what they lead to changes without a
-    notice that names them.
+    said of them: what was told of them stands. `links` are links to files: the system's notices name the file that
+    changed, not the links to it.
     """
 
     def __init__(self, bus: EventBus, name: str, told: Told, mounts: Mounts, folders: Sequence[str]) -> None:
@@ -89,10 +89,10 @@ class Teller:
         waiting = sorted(suspects, key=lambda path: (bucket(path), path))
         while waiting:
             batch = waiting[:BATCH]
-            outcomes, away = await in_thread(self._read, batch)
+            outcomes, unmounted = await in_thread(self._read, batch)
             waiting = waiting[len(outcomes) :]
             for path, outcome in outcomes:
-                if not is_away(path, away):
+                if not below_any(path, unmounted):
                     self._note(path, outcome)
             await self.told.save()
             count += len(self.told.unfinished())
@@ -100,9 +100,9 @@ class Teller:
         return count
 
     def _read(self, stop: threading.Event, paths: Sequence[str]) -> tuple[list[tuple[str, Outcome]], frozenset[str]]:
-        """What is in the first of these files: at least in one, and in as many as `PATIENCE` allows.
+        """Read the first of these files: at least one, and as many as `PATIENCE` allows.
 
-        Also the places that were away thereafter: a disk may go while its files are being read.
+        Returns them with the folders that were unmounted afterwards: a disk may be unmounted during the reads.
         """
         outcomes: list[tuple[str, Outcome]] = []
         held = files.held_open()
@@ -111,7 +111,7 @@ class Teller:
             outcomes.append((path, files.read(path, self.told.content(path), held, self._folders, stop)))
             if stop.is_set() or time.monotonic() - began > PATIENCE:
                 break
-        return outcomes, self.mounts.away()
+        return outcomes, self.mounts.unmounted()
 
     def _note(self, path: str, outcome: Outcome) -> None:
         """Note what is to be told of a file that was looked at."""
@@ -182,7 +182,7 @@ async def in_thread(
     """Call it in a thread, with an event that tells it to end where nobody waits any more."""
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(call, stop, *arguments, **named)
+        return await threads.in_thread(lambda: call(stop, *arguments, **named))
     finally:
         stop.set()
 

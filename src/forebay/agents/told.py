@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Told:
     """The entries of all files, in memory, and how to keep them in the store.
 
-    `damaged` names the notes that could not be read: their files count as never told.
+    `damaged` are the names of unreadable notes; their files count as new.
     """
 
     def __init__(self, store: Notes, stream: str) -> None:

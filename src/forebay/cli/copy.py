@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +13,11 @@ from click.core import ParameterSource
 
 from forebay import ConfigurationError, NotFound, StreamStats
 from forebay.cli.commands import Failure, dry_run_option, refuses, talk
-from forebay.cli.loop import on_signals, run_to_the_end
+from forebay.cli.loop import run_to_the_end
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.progress import progress
 from forebay.cli.text import count
+from forebay.interrupts import interrupted_by_signals
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.url import has_secret
@@ -154,14 +154,11 @@ def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
         return
     switch = asyncio.Event()
 
-    with ExitStack() as stack:
+    def turn() -> None:
+        switch.set()
+        talk("switching: copying the last events, and the groups")
 
-        def turn() -> None:
-            stack.close()
-            switch.set()
-            talk("switching: copying the last events, and the groups")
-
-        stack.enter_context(on_signals([signal.SIGINT, signal.SIGTERM], turn))
+    with interrupted_by_signals(turn, alone=True):
         talk("following; stop publishers and consumers, then press Ctrl-C to switch")
         yield switch
 

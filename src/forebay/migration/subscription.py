@@ -16,7 +16,7 @@ from forebay.event import Event
 from forebay.migration.observer import digest
 from forebay.migration.old import Carried, OldHandler
 from forebay.migration.routes import Stamp
-from forebay.policy import describe
+from forebay.reason import describe
 
 if TYPE_CHECKING:
     from forebay.migration.dual import DualBus

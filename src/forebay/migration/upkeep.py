@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from forebay.policy import describe
+from forebay.reason import describe
 from forebay.runtime.supervise import Backoff, wait_for
 
 logger = logging.getLogger("forebay")

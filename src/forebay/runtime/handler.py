@@ -14,7 +14,7 @@ from typing import Any
 from forebay.callables import completed, discard, is_async, name_of, refuse_generator, unwrapped
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
-from forebay.runtime.threads import Outcome, Threads
+from forebay.threads import Outcome, Threads
 
 Around = Callable[[Any], AbstractContextManager[None]]
 """Given an event or a list of them, a context in which their handler is called."""

@@ -169,6 +169,8 @@ def _tls(options: Mapping[str, str]) -> Mapping[str, Any]:
     tls: dict[str, Any] = {name: options[name] for name in _TLS_OPTIONS if name in options}
     if tls.get("ssl_cert_reqs", "required") not in ("required", "optional", "none"):
         raise ConfigurationError("ssl_cert_reqs in the Redis URL is one of: required, optional, none")
+    if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
+        raise ConfigurationError("ssl_keyfile in the Redis URL needs ssl_certfile beside it")
     if "ssl_check_hostname" in tls:
         tls["ssl_check_hostname"] = _truth("ssl_check_hostname", tls["ssl_check_hostname"])
     return tls

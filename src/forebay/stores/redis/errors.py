@@ -1,8 +1,9 @@
-"""What a server's error reply means: one table."""
+"""What a server's error reply means, and what can be done about it: one table."""
 
 from __future__ import annotations
 
 import re
+from enum import Enum
 
 import hiredis
 
@@ -11,12 +12,13 @@ from forebay.errors import NotFound, StoreDamaged, StoreDenied, StoreError, Stor
 Meaning = type[StoreError] | type[NotFound]
 
 _CHECK_ACL = "check the user and password in the URL, and the user's rights (ACL)"
+_RIGHT = "give the user the right to this command, and to these keys"
 _WAIT = "try again"
 _LAST_ID = "somebody appended with the highest id there is, and the stream takes no more: copy it to a new one"
 
 TABLE: dict[str, tuple[Meaning, str]] = {
     # StoreUnavailable and StoreFull may pass: the move was surely not done, and may be tried again.
-    "READONLY": (StoreUnavailable, "this server is a replica now; the next try looks for the master"),
+    "READONLY": (StoreUnavailable, "this server is a replica now; the next try connects anew"),
     "LOADING": (StoreUnavailable, "the server is reading its data from disk; " + _WAIT),
     "MASTERDOWN": (StoreUnavailable, "a replica has lost its master; " + _WAIT),
     "CLUSTERDOWN": (StoreUnavailable, "the cluster has no master for this stream; " + _WAIT),
@@ -35,7 +37,10 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     "ERR max number of clients reached": (StoreUnavailable, "raise maxclients"),
     "NOAUTH": (StoreDenied, _CHECK_ACL),
     "WRONGPASS": (StoreDenied, _CHECK_ACL),
-    "NOPERM": (StoreDenied, _CHECK_ACL),
+    "NOPERM": (StoreDenied, _RIGHT),
+    # In a script, without the word: Redis 6.2 and 7.0, then Redis 7.2 and Valkey.
+    "The user executing the script can't": (StoreDenied, _RIGHT),
+    "ACL failure in script": (StoreDenied, _RIGHT),
     "ERR invalid password": (StoreDenied, _CHECK_ACL),
     "ERR DB index is out of range": (StoreDenied, "the URL names a database that the server does not have"),
     "ERR The stream has exhausted the last possible ID": (StoreDamaged, _LAST_ID),
@@ -44,15 +49,49 @@ TABLE: dict[str, tuple[Meaning, str]] = {
 }
 """From how an error begins to what it means and what to do."""
 
+HEALABLE = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "NOREPLICAS"}
+"""Errors of a server that is not, or not yet, the one to ask: behind its name there may be another one now."""
+
+
+class Fate(Enum):
+    """What can be done about an error reply."""
+
+    TRANSIENT = "the same connection may be asked again"
+    HEALABLE = "the server is to be looked for anew: resolve its name, connect, ask who is the master"
+    FATAL = "somebody has to change something"
+
+
 _KNOWN = re.compile("(" + "|".join(map(re.escape, TABLE)) + r")\b")
 
 
-def translate(reply: hiredis.ReplyError, name: str) -> StoreError | NotFound:
-    """The error to raise, from `reply`, for an error reply of the server called `name`."""
+def fate(reply: hiredis.ReplyError) -> Fate:
+    """What can be done about an error reply."""
+    word = _word(str(reply))
+    if word in HEALABLE:
+        return Fate.HEALABLE
+    passes = word is not None and TABLE[word][0] in (StoreUnavailable, StoreFull)
+    return Fate.TRANSIENT if passes else Fate.FATAL
+
+
+def translate(reply: hiredis.ReplyError, name: str, key: str = "") -> StoreError | NotFound:
+    """The error to raise, from `reply`, for an error reply of the server called `name` to a command on `key`."""
     text = str(reply)
+    word = _word(text)
+    if word is None:
+        return StoreError(f"{name} answered: {text}")
+    kind, advice = TABLE[word]
+    if advice == _RIGHT:
+        advice += f": {_patterns(key)} (docs/redis.md lists the rights that each role needs)"
+    return kind(f"{name} answered: {text} ({advice})")
+
+
+def _word(text: str) -> str | None:
     # Redis before 7 puts the error of a command in a script into the middle of the script's own.
     found = _KNOWN.match(text) or ("script" in text and _KNOWN.search(text))
-    if not found:
-        return StoreError(f"{name} answered: {text}")
-    kind, advice = TABLE[found.group(1)]
-    return kind(f"{name} answered: {text} ({advice})")
+    return found.group(1) if found else None
+
+
+def _patterns(key: str) -> str:
+    """The keys of the namespace of `key`, as ACL patterns."""
+    namespace = key.removeprefix("{").partition(":")[0] or "NAMESPACE"
+    return f"~{namespace}:* and ~{{{namespace}:*}}:*"

@@ -27,6 +27,9 @@ class Keys:
         """A hash: event id -> position, for ids appended with `unless_seen`."""
         self.ids_expiry = f"{tag}:ids_expiry"
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
+        self.clock = f"{tag}:clock"
+        """A hash: how far the stream's own time is from the server's wall clock (offset), when that clock was last
+        set (since), and up to when somebody surely watched it (seen), in ms; there where it was set, or watched."""
         self.notes = f"{tag}:notes"
         """A hash: name -> value."""
         self.all = (
@@ -61,6 +64,8 @@ class Group:
         """A hash: position -> "attempts failures", then the last failure, where an entry was retried or released."""
         self.finished = f"{tag}:finished:{name}"
         """A string: the position up to which nothing was open at the last look, should the group be lost."""
+        self.progress = f"{tag}:progress:{name}"
+        """A hash: how many entries the group has finished, and what tells which it has missed (prelude.lua)."""
         self.handled = f"{tag}:handled:{name}"
         """A sorted set: event ids, by the time in ms until which they are remembered."""
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import socket
+import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
-from forebay.errors import StoreDenied, StoreUnavailable
+from forebay.errors import ConfigurationError, StoreDenied, StoreError, StoreUnavailable
+from forebay.stores.redis import tls
 from forebay.stores.redis.address import Access, Address
 from forebay.stores.redis.errors import translate
 from forebay.stores.redis.wire import Wire
@@ -28,6 +41,9 @@ def pack(*parts: Part) -> bytes:
 
 _ASKING = pack("ASKING")
 
+START_ONE = "start one with `redis-server`, or use sqlite:///events.db"
+"""The advice where a URL names a server that cannot be reached."""
+
 
 class Shared(Generic[T]):
     """An attempt that all who ask at the same time wait for together."""
@@ -43,6 +59,12 @@ class Shared(Generic[T]):
         # A caller that is cancelled must not take the attempt away from the others.
         return await asyncio.shield(self._task)
 
+    async def cancel(self) -> None:
+        """Break off the attempt under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
     async def _run(self) -> T:
         try:
             return await self._attempt()
@@ -57,16 +79,18 @@ class Node:
     time in seconds, as it was when the wire was opened.
     """
 
-    def __init__(self, address: Address, access: Access, timeout: float) -> None:
+    def __init__(self, address: Address, access: Access, timeout: float, advice: str = START_ONE) -> None:
         self.address = address
         self.name = str(address)
         self.wire: Wire | None = None
         self.clock = time.time() - time.monotonic()
         self._access = access
         self._timeout = timeout
+        self._advice = advice
         self._opening = Shared(self._open)
         self._spare: list[Wire] = []
         self._blocking: set[Wire] = set()
+        self._retired: list[Wire] = []
 
     async def open(self) -> Wire:
         """The open wire for commands."""
@@ -107,10 +131,23 @@ class Node:
             else:
                 wire.close()
 
-    async def close(self) -> None:
-        """Close all wires; what is outstanding fails."""
+    def renew(self) -> None:
+        """Let go of all wires: the next command resolves the name and connects anew.
+
+        The replies that are on their way still arrive.
+        """
         wires = [*self._spare, *self._blocking, *([self.wire] if self.wire else [])]
         self._spare.clear()
+        for wire in wires:
+            wire.retire()
+        self._retired = [wire for wire in {*self._retired, *wires} if wire.is_connected]
+
+    async def close(self) -> None:
+        """Close all wires; what is outstanding fails."""
+        await self._opening.cancel()
+        wires = [*self._spare, *self._blocking, *self._retired, *([self.wire] if self.wire else [])]
+        self._spare.clear()
+        self._retired.clear()
         for wire in wires:
             wire.close()
         for wire in wires:
@@ -127,17 +164,24 @@ class Node:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it without types
         except BusyLoadingError as error:
             raise StoreUnavailable(f"{self.name} is reading its data from disk; try again") from error
+        except (ClusterDownError, ReadOnlyError, TryAgainError) as error:
+            raise StoreUnavailable(f"{self.name} is not ready: {error}; try again") from error
         except (AuthenticationError, AuthorizationError, ResponseError) as error:
             raise StoreDenied(
                 f"{self.name} refuses the connection: {error} (check the user, password and database in the URL)"
             ) from error
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(
-                f"cannot reach a Redis or Valkey server at {self.name}: {error} "
-                "(start one with `redis-server`, or use sqlite:///events.db)"
-            ) from error
+            what = f"cannot reach a Redis or Valkey server at {self.name}: {error} ({self._advice})"
+            raise await self._refused(error, what) from error
+        except BaseException:
+            _abandon(connection)
+            raise
         wire = _take_over(connection, self.name, self._timeout)
-        await self._greet(wire)
+        try:
+            await self._greet(wire)
+        except BaseException:
+            wire.close()
+            raise
         return wire
 
     def _new_connection(self) -> AbstractConnection:
@@ -153,9 +197,30 @@ class Node:
         if not self.address.port:
             return UnixDomainSocketConnection(path=self.address.host, **options)
         options |= {"host": self.address.host, "port": self.address.port}
-        if self._access.tls is not None:
-            return SSLConnection(**options, **self._access.tls)
-        return Connection(**options)
+        options |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive(self._timeout)}
+        if self._access.tls is None:
+            return Connection(**options)
+        connection = SSLConnection(**options)
+        connection.ssl_context.context = self._context(self._access.tls)
+        return connection
+
+    def _context(self, options: Mapping[str, Any]) -> ssl.SSLContext:
+        try:
+            return tls.context_of(options)
+        except ConfigurationError as error:
+            if self.wire is None:
+                raise
+            # While a process runs, its files may be about to be renewed.
+            raise StoreUnavailable(f"cannot connect to {self.name}: {error}") from error
+
+    async def _refused(self, error: BaseException, otherwise: str) -> StoreError:
+        """The error to raise for a connection that was not made: TLS may be the reason."""
+        reason = tls.refusal(error)
+        if reason is None and self.wire is None and self.address.port and not isinstance(_root(error), _NOT_THERE):
+            reason = await tls.diagnose(self.address, self._access.tls, self._timeout)
+        if reason is None:
+            return StoreUnavailable(otherwise)
+        return StoreDenied(f"cannot talk to {self.name}: {reason}")
 
     async def _greet(self, wire: Wire) -> None:
         """Name the connection, and learn the server's time: both only where the user may."""
@@ -168,12 +233,40 @@ class Node:
                 error = translate(reply, self.name)
                 passable = str(reply).startswith("NOPERM") or not isinstance(error, (StoreDenied, StoreUnavailable))
                 if not passable:
-                    wire.close()
                     raise error from reply
             elif isinstance(reply, BaseException):
-                raise StoreUnavailable(f"{self.name} did not answer: {reply}") from reply
+                raise await self._refused(reply, f"{self.name} did not answer: {reply}") from reply
         if isinstance(told, list):
             self.clock = int(told[0]) + int(told[1]) / 1e6 - time.monotonic()
+
+
+_NOT_THERE = (ConnectionRefusedError, socket.gaierror)
+"""Errors before any connection was made."""
+
+
+def _root(error: BaseException) -> BaseException:
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
+
+
+def _keepalive(timeout: float) -> dict[int, int]:
+    """The socket options by which the kernel gives up a peer that vanished, after about `timeout` seconds.
+
+    A blocking read may wait for longer than that, and an unused connection for ever.
+    """
+    half = max(1, math.ceil(timeout / 2))
+    wanted = {"TCP_KEEPIDLE": half, "TCP_KEEPALIVE": half, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": half}
+    # The options that this system has; macOS says TCP_KEEPALIVE for TCP_KEEPIDLE.
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
+
+
+def _abandon(connection: AbstractConnection) -> None:
+    """Close what redis-py leaves open when it is cancelled."""
+    writer = connection._writer  # noqa: SLF001  # there is no other way that does not wait
+    if writer is not None:
+        connection._reader = connection._writer = None  # noqa: SLF001  # as above
+        writer.transport.abort()
 
 
 def _take_over(connection: AbstractConnection, name: str, timeout: float) -> Wire:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import hiredis
 from redis.crc import key_slot
@@ -10,7 +15,22 @@ from redis.crc import key_slot
 from forebay.errors import ConfigurationError, StoreDenied, StoreError, StoreUnavailable
 from forebay.stores.redis.address import Access, Address, Place
 from forebay.stores.redis.errors import translate
-from forebay.stores.redis.node import Node, Shared, pack
+from forebay.stores.redis.node import START_ONE, Node, Shared, pack
+
+T = TypeVar("T")
+
+SLOTS = 16384
+STAGGER = 0.5
+"""Seconds after which the next server is asked, while one has not answered."""
+UNKNOWN_HOSTS = ("", "?")
+"""Hosts by which a cluster's node names itself if it does not know better."""
+NAME_THE_NODES = (
+    "the cluster names its node so: check cluster-preferred-endpoint-type, cluster-announce-hostname and "
+    "cluster-announce-ip on the nodes"
+)
+_NAME_THE_MASTER = "the sentinels name the master so: check replica-announce-ip, and announce-hostnames of Sentinel"
+
+logger = logging.getLogger("forebay")
 
 
 class Topology(Protocol):
@@ -25,11 +45,11 @@ class Topology(Protocol):
         ...
 
     def doubt(self, node: Node) -> None:
-        """The node was lost, or is a master no more."""
+        """The node was lost, or is a master no more: the next command finds its server anew."""
         ...
 
-    def redirect(self, address: Address, slot: int | None) -> Node:
-        """The node at an address that another node named; with `slot`, it serves that from now on."""
+    async def redirect(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
+        """The node at an address that the node `asked` named; it serves the slot from now on, if `for_good`."""
         ...
 
     def masters(self) -> list[Node]:
@@ -55,16 +75,20 @@ def topology(place: Place, timeout: float) -> Topology:
 class Nodes:
     """The nodes met so far, by address."""
 
-    def __init__(self, access: Access, timeout: float) -> None:
+    def __init__(self, access: Access, timeout: float, named: Sequence[Address], advice: str) -> None:
         self._access = access
+        # Those that the URL names; the advice is for all others.
+        self._named = named
         self._timeout = timeout
+        self._advice = advice
         self._nodes: dict[Address, Node] = {}
 
     def at(self, address: Address) -> Node:
         """The node at an address."""
         node = self._nodes.get(address)
         if node is None:
-            node = self._nodes[address] = Node(address, self._access, self._timeout)
+            advice = START_ONE if address in self._named else self._advice
+            node = self._nodes[address] = Node(address, self._access, self._timeout, advice)
         return node
 
     async def close(self) -> None:
@@ -87,9 +111,10 @@ class Standalone:
         await self._node.open()
 
     def doubt(self, node: Node) -> None:
-        pass
+        # Behind its name there may be another server now: a service, a proxy, a DNS record that follows the master.
+        node.renew()
 
-    def redirect(self, address: Address, slot: int | None) -> Node:
+    async def redirect(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
         raise ConfigurationError(f"{self._node.name} is part of a cluster: use redis+cluster://{self._node.name}")
 
     def masters(self) -> list[Node]:
@@ -104,11 +129,13 @@ class Sentinel:
 
     def __init__(self, place: Place, timeout: float) -> None:
         self._service = place.service
-        self._sentinels = Nodes(place.sentinel_access, timeout)
-        self._addresses = list(place.addresses)
-        self._nodes = Nodes(place.access, timeout)
+        self._sentinels = Nodes(place.sentinel_access, timeout, place.addresses, START_ONE)
+        self._addresses = place.addresses
+        self._nodes = Nodes(place.access, timeout, (), _NAME_THE_MASTER)
         self._master: Node | None = None
         self._looking = Shared(self._look)
+        self._odd = Odd("sentinel")
+        self._was_found = False
 
     def find(self, key: str) -> Node | None:
         return self._master
@@ -117,42 +144,82 @@ class Sentinel:
         await self._looking.get()
 
     async def _look(self) -> None:
-        problems: list[StoreError] = []
-        for address in list(self._addresses):
-            sentinel = self._sentinels.at(address)
-            try:
-                found = await _ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
-                if found is None:
-                    raise ConfigurationError(f"the sentinel at {address} watches no service {self._service!r}")
-                self._master = await self._checked(Address(found[0].decode(), int(found[1])))
-            except StoreError as error:
-                problems.append(error)
-                continue
-            # The one that answered is asked first the next time.
-            self._addresses.remove(address)
-            self._addresses.insert(0, address)
-            return
-        raise _all_failed(f"no sentinel named a master for {self._service!r}", problems)
+        """Find the master that most of the sentinels name, so that one that lags behind is not believed."""
+        named: dict[Address, Address | StoreError | None] = {}
+        votes: Counter[Address] = Counter()
+        faults: list[StoreError] = []
+        self._master = None
+        async with contextlib.aclosing(_answers(self._addresses, self._named_by)) as answers:
+            async for sentinel, answer in answers:
+                named[sentinel] = answer
+                if isinstance(answer, Address):
+                    votes[answer] += 1
+                    if votes[answer] * 2 > len(self._addresses) and await self._is_taken(answer, faults):
+                        break
+        if self._master is None:
+            for address, _ in votes.most_common():
+                if await self._is_taken(address, faults):
+                    break
+        if self._master is None:
+            raise self._not_found(named, faults)
+        self._odd.report(self._faults(named))
 
-    async def _checked(self, address: Address) -> Node:
-        # During a failover the sentinels still name the old master for a while.
+    async def _named_by(self, address: Address) -> Address | None:
+        found = await _ask(self._sentinels.at(address), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+        return None if found is None else Address(found[0].decode(), int(found[1]))
+
+    async def _is_taken(self, address: Address, faults: list[StoreError]) -> bool:
+        """Take the server at the address for the master, if it says that it is one."""
         node = self._nodes.at(address)
-        role = await _ask(node, "ROLE")
-        if role[0] != b"master":
-            raise StoreUnavailable(f"{node.name} is not a master yet")
-        return node
+        try:
+            # During a failover the sentinels still name the old master for a while.
+            if not await _is_master(node):
+                raise StoreUnavailable(f"{node.name} is not a master yet")
+        except StoreError as error:
+            node.renew()
+            faults.append(error)
+            return False
+        self._master = node
+        self._was_found = True
+        return True
+
+    def _faults(self, named: Mapping[Address, Address | StoreError | None]) -> dict[Address, StoreError]:
+        """The sentinels that did not name the master, and what they did."""
+        faults: dict[Address, StoreError] = {}
+        for sentinel, answer in named.items():
+            if isinstance(answer, StoreError):
+                faults[sentinel] = answer
+            elif answer is None:
+                faults[sentinel] = StoreUnavailable(f"the sentinel at {sentinel} watches no service {self._service!r}")
+            elif self._master is not None and answer != self._master.address:
+                faults[sentinel] = StoreUnavailable(f"the sentinel at {sentinel} names {answer} as the master")
+        return faults
+
+    def _not_found(
+        self, named: Mapping[Address, Address | StoreError | None], faults: Sequence[StoreError]
+    ) -> Exception:
+        if not self._was_found and all(answer is None for answer in named.values()):
+            return ConfigurationError(
+                f"no sentinel at {', '.join(map(str, named))} watches a service {self._service!r}: check its name in "
+                "the URL, redis+sentinel://host/SERVICE"
+            )
+        return _all_failed(
+            f"no sentinel named a master for {self._service!r}", [*self._faults(named).values(), *faults]
+        )
 
     def doubt(self, node: Node) -> None:
+        node.renew()
         if self._master is node:
             self._master = None
 
-    def redirect(self, address: Address, slot: int | None) -> Node:
+    async def redirect(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
         raise ConfigurationError(f"{self._service!r} is part of a cluster: use redis+cluster://host,host")
 
     def masters(self) -> list[Node]:
         return [self._master] if self._master else []
 
     async def close(self) -> None:
+        await self._looking.cancel()
         await self._sentinels.close()
         await self._nodes.close()
 
@@ -162,10 +229,11 @@ class Cluster:
 
     def __init__(self, place: Place, timeout: float) -> None:
         self._seeds = place.addresses
-        self._nodes = Nodes(place.access, timeout)
+        self._nodes = Nodes(place.access, timeout, place.addresses, NAME_THE_NODES)
         self._slots: dict[int, Node] = {}
         self._known: dict[str, int] = {}
         self._looking = Shared(self._look)
+        self._odd = Odd("node of the cluster")
 
     def find(self, key: str) -> Node | None:
         slot = self._known.get(key)
@@ -177,39 +245,103 @@ class Cluster:
         await self._looking.get()
 
     async def _look(self) -> None:
-        problems: list[StoreError] = []
+        """Take the view of the first node that knows who serves every slot, else the widest view."""
+        problems: dict[Address, StoreError] = {}
+        views: list[dict[int, Node]] = []
         # Masters that answered last come before seeds, which may be gone for long.
-        for node in dict.fromkeys((*self.masters(), *map(self._nodes.at, self._seeds))):
-            try:
-                ranges = await _ask(node, "CLUSTER", "SLOTS")
-            except StoreError as error:
-                problems.append(error)
-                continue
-            slots: dict[int, Node] = {}
-            for first, last, master, *_ in ranges:
-                # An empty host means: the one that you asked.
-                host = (master[0] or b"").decode() or node.address.host
-                slots |= dict.fromkeys(range(first, last + 1), self._nodes.at(Address(host, master[1])))
-            if slots:
-                self._slots = slots
-                return
-            problems.append(StoreUnavailable(f"{node.name} knows of no slots yet"))
-        raise _all_failed("no node of the cluster says who serves what", problems)
+        known = list(dict.fromkeys((*(node.address for node in self.masters()), *self._seeds)))
+        async with contextlib.aclosing(_answers(known, self._seen_by)) as answers:
+            async for address, answer in answers:
+                if isinstance(answer, StoreError):
+                    problems[address] = answer
+                    continue
+                views.append(answer)
+                if len(answer) == SLOTS:
+                    break
+                if not answer:
+                    problems[address] = StoreUnavailable(f"{address} knows of no slots yet")
+        widest = max(views, key=len, default={})
+        if not widest:
+            raise _all_failed("no node of the cluster says who serves what", list(problems.values()))
+        self._slots = widest
+        self._odd.report(problems)
+
+    async def _seen_by(self, address: Address) -> dict[int, Node]:
+        asked = self._nodes.at(address)
+        slots: dict[int, Node] = {}
+        for first, last, master, *_ in await _ask(asked, "CLUSTER", "SLOTS"):
+            node = self._nodes.at(Address(_host_of(master) or asked.address.host, master[1]))
+            slots |= dict.fromkeys(range(first, last + 1), node)
+        return slots
 
     def doubt(self, node: Node) -> None:
+        node.renew()
         self._slots = {slot: known for slot, known in self._slots.items() if known is not node}
 
-    def redirect(self, address: Address, slot: int | None) -> Node:
-        node = self._nodes.at(address)
-        if slot is not None:
+    async def redirect(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
+        node = await self._named(address, slot, asked=asked, for_good=for_good)
+        if for_good:
             self._slots[slot] = node
         return node
+
+    async def _named(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
+        if address.host == "":
+            return self._nodes.at(Address(asked.address.host, address.port))
+        if address.host not in UNKNOWN_HOSTS:
+            return self._nodes.at(address)
+        # It has no name for the other one; CLUSTER SLOTS has the addresses beside the names.
+        await self.look()
+        if for_good and (node := self._slots.get(slot)):
+            return node
+        there = [node for node in self.masters() if node.address.port == address.port]
+        if len(there) != 1:
+            raise StoreUnavailable(f"{asked.name} names another node {address}: {NAME_THE_NODES}")
+        return there[0]
 
     def masters(self) -> list[Node]:
         return list(dict.fromkeys(self._slots.values()))
 
     async def close(self) -> None:
+        await self._looking.cancel()
         await self._nodes.close()
+
+
+class Odd:
+    """Reports servers that were put aside because others knew better: once, until something changes."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._reported: set[Address] = set()
+
+    def report(self, problems: dict[Address, StoreError]) -> None:
+        """These had problems in a look that succeeded all the same."""
+        for address, problem in problems.items():
+            if address not in self._reported:
+                logger.warning("a %s was put aside: %s", self._what, problem)
+        self._reported = set(problems)
+
+
+def _host_of(master: Sequence[Any]) -> str:
+    """The host in an entry of CLUSTER SLOTS; empty if only the node that was asked can be meant."""
+    named = (master[0] or b"").decode()
+    if named not in UNKNOWN_HOSTS:
+        return named
+    details = master[3] if len(master) > 3 and isinstance(master[3], list) else []
+    others = dict(zip(details[::2], details[1::2], strict=False))
+    return (others.get(b"ip") or others.get(b"hostname") or b"").decode()
+
+
+async def _is_master(node: Node) -> bool:
+    try:
+        role = await _ask(node, "ROLE")
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        # Where ROLE is forbidden or renamed, the sentinels' word is enough.
+        if str(error.__cause__).startswith(("NOPERM", "ERR unknown command")):
+            return True
+        raise
+    return bool(role[0] == b"master")
 
 
 async def _ask(node: Node, *command: str) -> Any:
@@ -219,7 +351,48 @@ async def _ask(node: Node, *command: str) -> Any:
         raise translate(reply, node.name) from reply
 
 
-def _all_failed(what: str, problems: list[StoreError]) -> StoreError:
-    # A refusal says more than those that did not answer, and does not pass.
-    kind = next((StoreDenied for problem in problems if isinstance(problem, StoreDenied)), StoreUnavailable)
+async def _answers(
+    addresses: Iterable[Address], ask: Callable[[Address], Coroutine[Any, Any, T]]
+) -> AsyncGenerator[tuple[Address, T | StoreError]]:
+    """The answers of servers, or their errors, as they come.
+
+    The first is asked at once, each other one when those before it have answered, failed, or are silent for a
+    moment. Those that are still silent a moment after the last answer of the others are left out.
+    """
+    asked: dict[asyncio.Task[T], Address] = {}
+    waiting = list(addresses)
+    has_answer = False
+    try:
+        while waiting or asked:
+            if waiting:
+                address = waiting.pop(0)
+                asked[asyncio.create_task(ask(address))] = address
+            limit = STAGGER if waiting or has_answer else None
+            done, silent = await asyncio.wait(asked, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                address = asked.pop(task)
+                answer = _result(task)
+                has_answer = has_answer or not isinstance(answer, StoreError)
+                yield address, answer
+            if not done and not waiting and has_answer:
+                for task in silent:
+                    yield asked[task], StoreUnavailable(f"{asked[task]} does not answer")
+                return
+    finally:
+        for task in asked:
+            task.cancel()
+        if asked:
+            await asyncio.wait(asked)
+
+
+def _result(task: asyncio.Task[T]) -> T | StoreError:
+    try:
+        return task.result()
+    except StoreError as error:
+        return error
+
+
+def _all_failed(what: str, problems: Sequence[StoreError]) -> StoreError:
+    # One that refuses is no reason to give up while another one may come back.
+    kind = StoreDenied if problems and all(isinstance(each, StoreDenied) for each in problems) else StoreUnavailable
     return kind(f"{what}: {'; '.join(map(str, problems))}")

@@ -46,6 +46,7 @@ class Wire(asyncio.Protocol):
         self._owner = owner
         self.patience = 0.0
         self.may_transact: bool | None = None
+        self._is_retired = False
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = transport
@@ -66,6 +67,11 @@ class Wire(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether commands can be sent."""
+        return self._transport is not None and not self._is_retired
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether replies may still come."""
         return self._transport is not None
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
@@ -111,7 +117,7 @@ class Wire(asyncio.Protocol):
         return len(self._waiting) - len(self._unsent)
 
     def _begin(self) -> None:
-        if self._transport is None:
+        if self._transport is None or self._is_retired:
             raise StoreUnavailable(f"the connection to {self.name} is closed")
         if not self._paused:
             self._loop.call_soon(self._end_turn)
@@ -137,6 +143,12 @@ class Wire(asyncio.Protocol):
                 self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             self._transport.abort()
             self._fail(why)
+
+    def retire(self) -> None:
+        """Take no more commands, and close once those on their way are answered."""
+        self._is_retired = True
+        if not self._waiting:
+            self.close()
 
     async def wait_closed(self) -> None:
         """Wait until the transport has let go of its socket."""
@@ -197,6 +209,8 @@ class Wire(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError):
             # Not a reply, or one that nobody asked for: from here on replies could go astray.
             self.close("it does not speak the Redis protocol")
+        if self._is_retired and not waiting:
+            self.close()
 
     def pause_writing(self) -> None:
         self._paused = True

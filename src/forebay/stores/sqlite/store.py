@@ -10,6 +10,7 @@ from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Self, TypeVar
 
+from forebay.cleanup import finish
 from forebay.errors import ConfigurationError
 from forebay.event import Record, check_seconds
 from forebay.payload import check_name
@@ -91,7 +92,12 @@ class SQLiteStore:
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
-            raise ConfigurationError(f"the store on {self.path} is open already; `twin()` makes another one")
+            if not self._open.home.is_lost:
+                raise self._open.home.forked() or ConfigurationError(
+                    f"the store on {self.path} is open already; `twin()` makes another one"
+                )
+            self._open.forget()
+            self._open = None
         database = Database(
             self.path,
             synchronous=self._synchronous,
@@ -108,8 +114,8 @@ class SQLiteStore:
     ) -> None:
         opened, self._open = self._open, None
         # After a fork the threads are in the other process, and so are the locks.
-        if opened is not None and opened.process == os.getpid():
-            await opened.close()
+        if opened is not None and not opened.home.forked():
+            await finish(opened.close())
 
     # The streams.
 
@@ -322,9 +328,5 @@ class SQLiteStore:
         opened = self._open
         if opened is None:
             raise ConfigurationError(f"the store on {self.path} is not open; use it inside `async with`")
-        if opened.process != os.getpid():
-            raise ConfigurationError(
-                f"the store on {self.path} was opened by process {opened.process}, and SQLite does not survive a"
-                " fork: open another one here, such as its `twin()`"
-            )
+        opened.home.check()
         return opened

@@ -24,6 +24,7 @@ from forebay.testing.contract.letters import DeadLettersContract
 from forebay.testing.contract.log import LogContract
 from forebay.testing.contract.notes import NotesContract
 from forebay.testing.contract.settling import SettlingContract
+from forebay.testing.contract.texts import TextsContract
 from forebay.testing.contract.transfer import TransferContract
 
 __all__ = ["Fields", "Plant", "StoreContract"]
@@ -36,6 +37,7 @@ class StoreContract(
     DeadLettersContract,
     InspectionContract,
     NotesContract,
+    TextsContract,
     TransferContract,
 ):
     """Every promise of the `Store` protocol."""

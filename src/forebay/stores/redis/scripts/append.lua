@@ -4,10 +4,18 @@
 --       then for each record: its id, how many names and values follow, these
 local stream, ids, expiry = KEYS[1], KEYS[2], KEYS[3]
 local window, since = tonumber(ARGV[1]), ARGV[2]
+need({'XADD', stream, 'TIME', false})
+if window then
+  need({'HGET', ids, 'HSET', ids, 'HDEL', ids,
+    'ZRANGEBYSCORE', expiry, 'ZSCORE', expiry, 'ZADD', expiry, 'ZREM', expiry})
+end
+if since ~= '' then
+  need({'XRANGE', stream})
+end
 
 -- Reads come first: a key of the wrong type must be met before anything is written.
 local seen = {}
-local time = now()
+local time = wall()
 if window then
   forget(ids, expiry, time, 1000)
 end

@@ -3,13 +3,23 @@
 -- ARGV  '1' to remove the entries and notes too, then as in restore the notes expected
 local stream = KEYS[1]
 local tag = '{' .. stream .. '}:'
+local companions = {'waiting:', 'attempts:', 'handled:', 'finished:', 'progress:'}
+need({'HGET', KEYS[#KEYS], 'EXISTS', stream, 'XACK', stream, 'XINFO GROUPS', stream, 'XGROUP DESTROY', stream})
+for _, key in ipairs(KEYS) do
+  need({'UNLINK', key})
+end
 if not are_as_expected(KEYS[#KEYS], 1) then
   return 0
 end
 if redis.call('EXISTS', stream) == 1 then
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  begin_without_memory(stream, '')
+  local groups = redis.call('XINFO', 'GROUPS', stream)
+  for _, group in ipairs(groups) do
+    need({'UNLINK', tag .. companions[1] .. named(group)['name']})
+  end
+  for _, group in ipairs(groups) do
     local name = named(group)['name']
-    for _, companion in ipairs({'waiting:', 'attempts:', 'handled:', 'finished:'}) do
+    for _, companion in ipairs(companions) do
       redis.call('UNLINK', tag .. companion .. name)
     end
     redis.call('XGROUP', 'DESTROY', stream, name)
@@ -17,6 +27,6 @@ if redis.call('EXISTS', stream) == 1 then
 end
 redis.call('UNLINK', unpack(KEYS, 2, #KEYS - 1))
 if ARGV[1] == '1' then
-  redis.call('UNLINK', stream, KEYS[#KEYS])
+  redis.call('UNLINK', stream, KEYS[#KEYS], tag .. 'clock')
 end
 return 1

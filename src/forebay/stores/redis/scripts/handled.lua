@@ -1,7 +1,8 @@
 -- Which of these ids the group remembers as handled: a 1 or 0 for each.
 -- KEYS  handled
 -- ARGV  ids
-local time = now()
+need({'ZSCORE', KEYS[1], 'TIME', false})
+local time = wall()
 local known = {}
 for i, id in ipairs(ARGV) do
   local ends = redis.call('ZSCORE', KEYS[1], id)

@@ -1,8 +1,12 @@
 -- Make a group; 0 where it exists already.
--- KEYS  stream, finished, waiting, attempts
+-- KEYS  stream, finished, waiting, attempts, progress
 -- ARGV  group, start (in full, or $ for the end)
 -- Looked at first, because a server without room refuses to create even what is there.
-local stream, finished, group, start = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local stream, finished, waiting, attempts, progress = unpack(KEYS)
+local group, start = ARGV[1], ARGV[2]
+need({'EXISTS', stream, 'XINFO GROUPS', stream, 'XINFO STREAM', stream, 'XRANGE', stream, 'XGROUP CREATE', stream,
+  'GET', finished, 'SET', finished, 'ZCARD', waiting, 'ZRANGE', waiting, 'ZREM', waiting,
+  'HLEN', attempts, 'HDEL', attempts, 'HLEN', progress, 'HGET', progress, 'HSET', progress, 'HDEL', progress})
 if last_delivered(stream, group) then
   return 0
 end
@@ -11,17 +15,21 @@ local known = redis.call('GET', finished)
 if known and (start == '$' or before(known, start)) then
   start = known
 end
+-- Reads come first: a key of the wrong type must be met before anything is written.
+redis.call('ZCARD', waiting)
+redis.call('HLEN', attempts)
+redis.call('HLEN', progress)
 local made = redis.pcall('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
 if made.err then
   return made
 end
 local place = last_delivered(stream, group)
-local info = named(redis.call('XINFO', 'STREAM', stream))
-local first = info['first-entry'] and info['first-entry'][1]
-if info['entries-added'] and (not first or before(place, first)) then
-  -- What has left the stream by now the group does not miss. Servers before 7 count no reads.
-  redis.call('XGROUP', 'SETID', stream, group, place, 'ENTRIESREAD', info['entries-added'] - info['length'])
+wait_no_more(waiting, attempts, place)
+redis.call('SET', finished, place)
+-- What has left the stream by now the group does not miss.
+reckon_from_here(stream, waiting, progress, group)
+local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+if known and not (first and not before(known, first[1])) then
+  redis.call('HSET', progress, 'unknown', 1)
 end
-wait_no_more(KEYS[3], KEYS[4], place)
-redis.pcall('SET', finished, place)
 return 1

@@ -1,8 +1,13 @@
 -- Remove a group with all it has pending and waiting.
--- KEYS  stream, waiting, attempts, handled, finished
+-- KEYS  stream, waiting, attempts, handled, finished, progress
 -- ARGV  group
+need({'EXISTS', KEYS[1], 'XACK', KEYS[1], 'XGROUP DESTROY', KEYS[1]})
+for i = 2, #KEYS do
+  need({'DEL', KEYS[i]})
+end
+begin_without_memory(KEYS[1], ARGV[1])
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 end
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+redis.call('DEL', unpack(KEYS, 2))
 return redis.status_reply('OK')

@@ -2,6 +2,7 @@
 -- KEYS  notes
 -- ARGV  name, 'any', 'none' or 'just', the value expected with 'just', then 'remove', or 'keep' and the value
 local notes, name = KEYS[1], ARGV[1]
+need({'HGET', notes, ARGV[4] == 'remove' and 'HDEL' or 'HSET', notes})
 local now = redis.call('HGET', notes, name)
 if (ARGV[2] == 'none' and now) or (ARGV[2] == 'just' and now ~= ARGV[3]) then
   return 0

@@ -4,6 +4,7 @@
 -- Returns for each: position, consumer or false, attempt, failures, idle in ms or due in ms from now, last failure or ''
 local stream, waiting, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+need({'XPENDING', stream, 'ZRANGE', waiting, 'HGET', attempts, 'TIME', false})
 local time = now()
 
 local rows = {}

@@ -2,8 +2,13 @@
 -- KEYS  stream, dead_letter, dead_counts
 -- ARGV  ids of dead letters
 local stream, dead_letter, counts = KEYS[1], KEYS[2], KEYS[3]
-redis.call('EXISTS', stream)
+need({'XLEN', stream, 'XADD', stream, 'XRANGE', dead_letter, 'XDEL', dead_letter,
+  'HLEN', counts, 'HGET', counts, 'HSET', counts})
+-- Reads come first: a key of the wrong type must be met before anything is written.
+redis.call('XLEN', stream)
 redis.call('HLEN', counts)
+-- A server without memory takes what follows only after a write that cannot grow. No entry has this position.
+redis.call('XDEL', dead_letter, '0-0')
 local moved = 0
 for _, id in ipairs(ARGV) do
   local fields = fields_at(dead_letter, id)
@@ -20,7 +25,7 @@ for _, id in ipairs(ARGV) do
     end
     fields[last + 1], fields[last + 2] = 'only', group
     redis.call('XADD', stream, '*', unpack(fields, 1, last + 2))
-    redis.call('HINCRBY', counts, group, -1)
+    count_up(counts, group, -1)
     redis.call('XDEL', dead_letter, id)
     moved = moved + 1
   end

@@ -3,7 +3,11 @@
 -- ARGV  group, consumer, positions
 local stream, waiting, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer = ARGV[1], ARGV[2]
+need({'XPENDING', stream, 'XACK', stream, 'ZCARD', waiting, 'ZADD', waiting, 'HGET', attempts, 'HSET', attempts,
+  'TIME', false})
 local time = now()
+redis.call('ZCARD', waiting)
+begin_without_memory(stream, group)
 local released = 0
 for i = 3, #ARGV do
   local position = ARGV[i]

@@ -3,7 +3,11 @@
 -- ARGV  the id to begin behind or '', limit
 -- Returns for each: id, ms left, position or false
 local expiry, ids = KEYS[1], KEYS[2]
-local time = now()
+need({'ZCOUNT', expiry, 'ZRANK', expiry, 'ZRANGE', expiry, 'TIME', false})
+if ids then
+  need({'HGET', ids})
+end
+local time = wall()
 local first = redis.call('ZCOUNT', expiry, '-inf', time)
 -- Those whose time is over go first: where this one is gone, so are all before it.
 local rank = ARGV[1] ~= '' and redis.call('ZRANK', expiry, ARGV[1])

@@ -5,6 +5,13 @@
 --       how many groups have to be there, their names; then the items, each with its kind and what is read below
 local stream, dead_letter, counts, scheduled, moments, ids, expiry, notes = unpack(KEYS)
 local tag = '{' .. stream .. '}:'
+need({'TIME', false, 'EXISTS', stream, 'XINFO STREAM', stream, 'XINFO GROUPS', stream, 'XADD', stream,
+  'XGROUP CREATE', stream, 'XGROUP SETID', stream, 'XCLAIM', stream,
+  'EXISTS', dead_letter, 'XINFO STREAM', dead_letter, 'XADD', dead_letter,
+  'HLEN', counts, 'HGET', counts, 'HSET', counts,
+  'ZCARD', scheduled, 'ZADD', scheduled, 'ZCARD', moments, 'ZADD', moments, 'HLEN', ids, 'HSET', ids, 'ZCARD', expiry, 'ZADD', expiry,
+  'HGET', notes, 'HSET', notes, 'HDEL', notes, 'ZADD', tag .. 'waiting:', 'HSET', tag .. 'attempts:',
+  'ZADD', tag .. 'handled:', 'HDEL', tag .. 'progress:'})
 local time = now()
 local at = 0
 
@@ -51,7 +58,7 @@ end
 local function place(key, position, ms)
   if position == '' or not before(last[key], position) then
     local last_ms, last_count = string.match(last[key], '^(%d+)-(%d+)$')
-    ms = math.min(tonumber(ms), time)
+    ms = math.min(tonumber(ms), wall())
     if ms > tonumber(last_ms) then
       position = string.format('%.0f-0', ms)
     elseif #last_count < 15 then
@@ -82,9 +89,12 @@ end
 
 function restore.group()
   local group, position, number = take(3)
-  local made = redis.pcall('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM')
-  if made.err then
+  redis.call('HDEL', tag .. 'progress:' .. group, 'finished', 'base', 'gone', 'place')
+  if known[group] then
     redis.call('XGROUP', 'SETID', stream, group, position)
+  else
+    redis.call('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM')
+    known[group] = true
   end
   local info = named(redis.call('XINFO', 'STREAM', stream))
   -- Servers before 7 keep no lag.
@@ -112,15 +122,15 @@ function restore.letter()
   local position, ms, group, count = take(4)
   redis.call('XADD', dead_letter, place(dead_letter, position, ms), take(count))
   if group ~= '' then
-    redis.call('HINCRBY', counts, group, 1)
+    count_up(counts, group, 1)
   end
 end
 
 function restore.scheduled()
   local delay, moment, id, count = take(4)
   -- As in schedule: unique, and in the order given where they are due in the same ms.
-  local clock = redis.call('TIME')
-  local place = string.format('%012d%06d%08d', clock[1], clock[2], at)
+  local arrival = redis.call('TIME')
+  local place = string.format('%012d%06d%08d', arrival[1], arrival[2], at)
   local packed = cmsgpack.pack({place, id, take(count)})
   redis.call('ZADD', moment == '' and scheduled or moments, moment == '' and time + delay or moment, packed)
 end
@@ -128,12 +138,12 @@ end
 function restore.seen()
   local id, left, position = take(3)
   redis.call('HSET', ids, id, position)
-  redis.call('ZADD', expiry, time + left, id)
+  redis.call('ZADD', expiry, wall() + left, id)
 end
 
 function restore.handled()
   local id, left, group = take(3)
-  redis.call('ZADD', tag .. 'handled:' .. group, time + left, id)
+  redis.call('ZADD', tag .. 'handled:' .. group, wall() + left, id)
 end
 
 while at < #ARGV do

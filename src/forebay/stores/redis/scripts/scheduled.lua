@@ -3,6 +3,7 @@
 -- ARGV  'now' or 'wall', the clock of that key, time and place of the one to begin behind, or '' and '', limit
 -- Returns for each: time, place, ms until it is due, fields
 local after, place, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
+need({'ZRANGEBYSCORE', KEYS[1], 'TIME', false})
 local time = ARGV[1] == 'wall' and wall() or now()
 local rows = {}
 local offset = 0

@@ -1,27 +1,36 @@
 -- Let a group read on from behind a position; what it has begun behind that is unread again.
--- KEYS  stream, waiting, attempts, finished
+-- KEYS  stream, waiting, attempts, finished, progress
 -- ARGV  group, position (in full, or $ for the end)
-local moved = redis.pcall('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[2])
-if not moved.err then
-  redis.call('DEL', KEYS[4])
-  if ARGV[2] ~= '$' then
-    redis.pcall('SET', KEYS[4], ARGV[2])
-  end
-end
-if moved.err or ARGV[2] == '$' then
+local stream, waiting, attempts, finished, progress = unpack(KEYS)
+local group, place = ARGV[1], ARGV[2]
+need({'XGROUP SETID', stream, 'EXISTS', stream, 'XINFO GROUPS', stream, 'XINFO STREAM', stream, 'XRANGE', stream,
+  'XPENDING', stream, 'XACK', stream, 'ZCARD', waiting, 'ZRANGE', waiting, 'ZREM', waiting, 'HLEN', attempts, 'HDEL', attempts,
+  'DEL', finished, 'SET', finished, 'HLEN', progress, 'HGET', progress, 'HSET', progress, 'HDEL', progress})
+-- Reads come first: a key of the wrong type must be met before anything is written.
+redis.call('ZCARD', waiting)
+redis.call('HLEN', attempts)
+redis.call('HLEN', progress)
+begin_without_memory(stream, group)
+local moved = redis.pcall('XGROUP', 'SETID', stream, group, place)
+if moved.err then
   return moved
 end
-while true do
-  local begun = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. ARGV[2], '+', 500)
-  local positions = {}
-  for i, entry in ipairs(begun) do
-    positions[i] = entry[1]
+if place == '$' then
+  redis.call('DEL', finished)
+else
+  redis.call('SET', finished, place)
+  while true do
+    local positions = {}
+    for i, entry in ipairs(redis.call('XPENDING', stream, group, '(' .. place, '+', 500)) do
+      positions[i] = entry[1]
+    end
+    if #positions == 0 then
+      break
+    end
+    redis.call('HDEL', attempts, unpack(positions))
+    redis.call('XACK', stream, group, unpack(positions))
   end
-  if #positions == 0 then
-    break
-  end
-  redis.call('HDEL', KEYS[3], unpack(positions))
-  redis.call('XACK', KEYS[1], ARGV[1], unpack(positions))
+  wait_no_more(waiting, attempts, place)
 end
-wait_no_more(KEYS[2], KEYS[3], ARGV[2])
+reckon_from_here(stream, waiting, progress, group)
 return moved

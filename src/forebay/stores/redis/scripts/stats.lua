@@ -5,6 +5,8 @@
 --   name, position, lag or false, leased, waiting, dead, oldest unfinished position or false, consumers
 local stream = KEYS[1]
 local most, lately = tonumber(ARGV[1]), tonumber(ARGV[2])
+need({'XLEN', KEYS[2], 'HGET', KEYS[3], 'ZCARD', KEYS[4], 'ZCARD', KEYS[5], 'EXISTS', stream, 'XINFO STREAM', stream,
+  'XINFO GROUPS', stream, 'XINFO CONSUMERS', stream, 'XPENDING', stream, 'XRANGE', stream, 'TIME', false})
 local dead, scheduled = redis.call('XLEN', KEYS[2]), redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5])
 if redis.call('EXISTS', stream) == 0 then
   return {0, scheduled, dead, false, false, 0, {}}
@@ -35,7 +37,9 @@ local groups = {}
 for i, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   group = named(group)
   local name = group['name']
-  local waiting = redis.call('ZRANGE', '{' .. stream .. '}:waiting:' .. name, 0, -1)
+  local waits = '{' .. stream .. '}:waiting:' .. name
+  need({'ZRANGE', waits})
+  local waiting = redis.call('ZRANGE', waits, 0, -1)
   local oldest = redis.call('XPENDING', stream, name)[2]
   for _, position in ipairs(waiting) do
     if not oldest or before(position, oldest) then
@@ -53,4 +57,4 @@ for i, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   groups[i] = {name, group['last-delivered-id'], lag_of(group), group['pending'], #waiting,
     tonumber(dead_of or 0), oldest, consumers}
 end
-return {length, scheduled, dead, first, last, now(), groups}
+return {length, scheduled, dead, first, last, wall(), groups}

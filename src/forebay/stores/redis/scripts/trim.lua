@@ -3,6 +3,8 @@
 -- ARGV  max_length or '', max_age in ms or '', '1' to force, batch, groups that hold nothing back
 local stream = KEYS[1]
 local max_length, max_age, force, batch = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
+need({'EXISTS', stream, 'XLEN', stream, 'XINFO GROUPS', stream, 'XPENDING', stream, 'XRANGE', stream, 'XTRIM', stream,
+  'TIME', false})
 if redis.call('EXISTS', stream) == 0 then
   return {0, 0}
 end
@@ -35,6 +37,7 @@ for i, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local group = {name = info['name'], last = info['last-delivered-id']}
   group.waiting = '{' .. stream .. '}:waiting:' .. group.name
   groups[i] = group
+  need({'ZRANGE', group.waiting, 'ZSCORE', group.waiting})
   local open = redis.call('ZRANGE', group.waiting, 0, -1)
   open[#open + 1] = redis.call('XPENDING', stream, group.name)[2] or nil
   narrow(all, group.last, open)
@@ -56,7 +59,7 @@ end
 
 local length = redis.call('XLEN', stream)
 local excess = max_length and length - max_length or 0
-local oldest = max_age and string.format('%.0f-0', math.max(0, now() - max_age)) or '0-0'
+local oldest = max_age and string.format('%.0f-0', math.max(0, wall() - max_age)) or '0-0'
 local removed, dropped = 0, 0
 for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', batch)) do
   local position = entry[1]

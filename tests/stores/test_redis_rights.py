@@ -1,0 +1,228 @@
+"""Users with few rights (ACL): what is missing is named, and found before anything of a move is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from forebay.errors import StoreDenied
+from forebay.event import Record, to_record
+from forebay.store import Delivery, GroupPlace, Reader, Remembered, Scheduled
+from forebay.stores.redis import RedisStore
+from tests.stores.redis_servers import Server, binaries, version
+
+STREAM = "order_placed"
+READER = Reader(STREAM, "billing", "worker-1")
+ORDERED = Reader(STREAM, "billing", "worker-1", ordered=True)
+OTHER = Reader(STREAM, "billing", "worker-2", ordered=True)
+PATTERNS = ("~events:*", "~{events:*}:*")
+
+ROLES: dict[str, list[str]] = {
+    role: rights.split()
+    for role, rights in re.findall(
+        r"^ACL SETUSER (\w+) on >secret ~events:\* ~\{events:\*\}:\*((?:.*\\\n)*.*)$",
+        (Path(__file__).parents[2] / "docs/redis.md").read_text().replace("\\\n", " "),
+        re.MULTILINE,
+    )
+}
+"""What docs/redis.md gives to each role."""
+EVERYTHING = sorted({right for rights in ROLES.values() for right in rights})
+
+
+def order(number: int = 1, id: str | None = None) -> Record:
+    return to_record(STREAM, source="shop", data=number, id=id)
+
+
+class State:
+    """A stream with something in every place, which can be had again and again."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.dumps: dict[bytes, bytes] = {}
+        self.leased: Delivery
+        self.failed: Delivery
+        self.letter = ""
+
+    async def make(self) -> None:
+        self.server.redis.flushall()
+        async with RedisStore(self.server.url) as store:
+            await store.join(STREAM, "billing")
+            await store.append(STREAM, [order(number) for number in range(8)])
+            self.leased, self.failed, waiting, dead = await store.read(READER, limit=4)
+            assert await store.retry(self.failed, delay=0, keep=True)
+            [self.failed] = await store.claim(READER, idle=0, limit=1)
+            assert await store.retry(waiting, delay=0)
+            assert await store.dead_letter(dead, reason="no")
+            [letter] = await store.dead_letters(STREAM)
+            self.letter = letter.id
+            await store.append(STREAM, [order(id="known")], unless_seen=60)
+            await store.schedule(STREAM, [order(id="later")], delay=0, unless_seen=60)
+            await store.note(STREAM, "rule", b"value")
+            [held] = await store.read(READER, limit=1)
+            await store.ack([held], remember=60)
+        self.server.redis.xdel("events:order_placed", self.server.redis.xrevrange("events:order_placed")[0][0])
+        self.dumps = self.contents()
+
+    def contents(self) -> dict[bytes, bytes]:
+        return {key: self.server.redis.dump(key) for key in self.server.redis.scan_iter()}
+
+    def reset(self) -> None:
+        with self.server.redis.pipeline() as pipe:
+            pipe.flushall()
+            for key, dump in self.dumps.items():
+                pipe.restore(key, 0, dump)
+            pipe.execute()
+
+
+Move = Callable[[RedisStore, State], Awaitable[object]]
+
+PUBLISHING: dict[str, Move] = {
+    "publish": lambda store, _: store.append(STREAM, [order()]),
+    "publish many": lambda store, _: store.append(STREAM, [order(), order()]),
+    "publish with an id": lambda store, _: store.append(STREAM, [order(id="known"), order(id="new")], unless_seen=60),
+    "publish again": lambda store, _: store.append(STREAM, [order(id="new")], since="0-0"),
+    "schedule": lambda store, _: store.schedule(STREAM, [order(id="new")], delay=60, unless_seen=60),
+    "schedule at a moment": lambda store, _: store.schedule(STREAM, [order()], at=datetime(2100, 1, 1, tzinfo=UTC)),
+    "schedule at a moment past": lambda store, _: store.schedule(
+        STREAM, [order()], at=datetime(2000, 1, 1, tzinfo=UTC)
+    ),
+}
+CONSUMING: dict[str, Move] = {
+    "join": lambda store, _: store.join(STREAM, "mail"),
+    "join again": lambda store, _: store.join(STREAM, "billing"),
+    "missed": lambda store, _: store.missed(STREAM, "billing"),
+    "read": lambda store, _: store.read(READER, limit=10),
+    "wait for an event": lambda store, _: store.read(READER, limit=10, wait=0.01),
+    "read in order": lambda store, _: store.read(OTHER, limit=10),
+    "due": lambda store, _: store.due(READER, limit=10),
+    "due in order": lambda store, _: store.due(ORDERED, limit=10),
+    "claim": lambda store, _: store.claim(READER, idle=0, limit=10),
+    "claim in order": lambda store, _: store.claim(ORDERED, idle=0, limit=10),
+    "extend": lambda store, state: store.extend([state.leased]),
+    "ack": lambda store, state: store.ack([state.leased]),
+    "ack and remember": lambda store, state: store.ack([state.leased], remember=60),
+    "handled": lambda store, _: store.handled(STREAM, "billing", ["known"]),
+    "retry": lambda store, state: store.retry(state.leased, delay=1),
+    "retry in order": lambda store, state: store.retry(state.leased, delay=1, keep=True),
+    "release": lambda store, state: store.release([state.leased, state.failed]),
+    "dead letter": lambda store, state: store.dead_letter(state.leased, reason="no"),
+}
+RETAINING: dict[str, Move] = {
+    "notes": lambda store, _: store.notes(STREAM),
+    "keep a note": lambda store, _: store.note(STREAM, "seen", b"1", expected=None),
+    "stats of one": lambda store, _: store.stats([STREAM]),
+    "trim": lambda store, _: store.trim(STREAM, max_length=0, force=True),
+}
+OPERATING: dict[str, Move] = {
+    "scan": lambda store, _: store.scan(STREAM),
+    "scan the newest": lambda store, _: store.scan(STREAM, newest=True),
+    "locate": lambda store, _: store.locate(STREAM, datetime.now(UTC)),
+    "stats": lambda store, _: store.stats(),
+    "pending": lambda store, _: store.pending(STREAM, "billing"),
+    "dead letters": lambda store, _: store.dead_letters(STREAM),
+    "redrive": lambda store, state: store.redrive(STREAM, [state.letter]),
+    "discard": lambda store, state: store.discard(STREAM, [state.letter]),
+    "seek": lambda store, _: store.seek(STREAM, "billing", "0-0"),
+    "seek to the end": lambda store, _: store.seek(STREAM, "billing", "$"),
+    "leave": lambda store, _: store.leave(STREAM, "billing"),
+    "noted": lambda store, _: store.noted(),
+    "remove a note": lambda store, _: store.note(STREAM, "rule", None),
+    "scheduled": lambda store, _: store.scheduled(STREAM),
+    "remembered": lambda store, _: store.remembered(STREAM),
+    "restore": lambda store, _: store.restore(
+        STREAM,
+        [GroupPlace("mail", "0-0"), Scheduled("", order(), 9), Remembered("x", 9), Remembered("x", 9, group="mail")],
+        notes={"rule": None, "other": b"1"},
+    ),
+    "drop": lambda store, _: store.drop(STREAM),
+}
+MOVES = {
+    "publisher": PUBLISHING,
+    "consumer": CONSUMING,
+    "retention": RETAINING,
+    "operator": OPERATING,
+}
+ALL = [(name, move) for moves in MOVES.values() for name, move in moves.items()]
+
+
+@pytest.fixture(params=binaries(), ids=version, scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(request.param, tmp_path_factory.mktemp("rights"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def state(server: Server) -> State:
+    state = State(server)
+    await state.make()
+    return state
+
+
+def let(server: Server, *rights: str, keys: tuple[str, ...] = PATTERNS) -> str:
+    """The URL of a user with just these rights."""
+    server.redis.execute_command("ACL", "SETUSER", "few", "reset", "on", ">pw", *keys, *rights)
+    return server.url.replace("redis://", "redis://few:pw@")
+
+
+def can_be_asked(server: Server) -> bool:
+    """Whether a script can ask the server what its user may do: not before Redis 7."""
+    return not str(server.redis.info("server")["redis_version"]).startswith("6.")
+
+
+@pytest.mark.parametrize("role", MOVES)
+async def test_each_role_works_with_the_rights_that_the_documentation_gives_it(role: str, state: State) -> None:
+    async with RedisStore(let(state.server, *ROLES[role])) as store:
+        for move in MOVES[role].values():
+            state.reset()
+            await move(store, state)
+
+
+OPTIONAL = {"+multi", "+exec", "+xgroup|setid", "+xgroup|delconsumer"}
+"""What forebay uses where it may, and does without where it may not."""
+
+
+@pytest.mark.parametrize("right", EVERYTHING)
+async def test_a_right_that_is_missing_is_named_and_leaves_no_move_half_done(right: str, state: State) -> None:
+    state.server.redis.script_flush()
+    name = right.removeprefix("+").replace("|", " ")
+    denied = 0
+
+    async with RedisStore(let(state.server, *(other for other in EVERYTHING if other != right))) as store:
+        for what, move in ALL:
+            error = await refused(move, store, state)
+            if error is not None and can_be_asked(state.server):
+                assert name in error.replace("|", " "), what
+                assert state.dumps == state.contents(), what
+            denied += error is not None
+
+    assert denied or right in OPTIONAL or not can_be_asked(state.server)
+
+
+@pytest.mark.parametrize("keys", PATTERNS)
+async def test_a_pattern_of_keys_that_is_missing_is_named_and_leaves_no_move_half_done(keys: str, state: State) -> None:
+    denied = 0
+
+    async with RedisStore(let(state.server, "+@all", keys=(keys,))) as store:
+        for what, move in ALL:
+            error = await refused(move, store, state)
+            if error is not None:
+                assert "~events:* and ~{events:*}:*" in error, what
+                assert state.dumps == state.contents(), what
+            denied += error is not None
+
+    assert denied
+
+
+async def refused(move: Move, store: RedisStore, state: State) -> str | None:
+    """Make the move on the state as it was; what the error says, where it is denied."""
+    state.reset()
+    try:
+        await move(store, state)
+    except StoreDenied as error:
+        return str(error)
+    return None
