@@ -247,6 +247,12 @@ def talk(text: str) -> None:
     click.echo(printable(text), file=sys.stderr)
 
 
+async def tell_strays(bus: EventBus) -> None:
+    """Tell people what the tables leave out."""
+    for stray in await bus.store.strays():
+        talk(f"left out: {stray}")
+
+
 def agreed(deed: str, *, yes: bool) -> None:
     """Go on only if `deed`, which is hard to undo, is wanted: by `yes`, or by the answer of a person."""
     if yes:

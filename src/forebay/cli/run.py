@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, EventBus
-from forebay.cli.commands import refuses, talk, warn_of_password
+from forebay.cli.commands import Failure, refuses, talk, warn_of_password
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_fast
+from forebay.printable import printable
 from forebay.urls import identity, mask
 
 
@@ -29,6 +31,8 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
     The module is looked for in the current folder too. --url is for a bus that is made by connect()
     without a URL; a bus that names another store is refused. SIGTERM or Ctrl-C ends the run in an
     orderly way: handlers finish, the rest is given back; a second one ends it at once.
+
+    On a terminal it asks before a handler without group= begins with events that were there before it.
     """
     root = context.find_root()
     url = None
@@ -42,6 +46,7 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
 
     async def handle() -> None:
         async with found:
+            await _ask_about_new_groups(found)
             talk(f"running {bus} on {found.url or found}")
             await found.run(until_idle=until_idle, concurrency=concurrency)
 
@@ -55,6 +60,16 @@ def _require_on(url: str, name: str, bus: EventBus) -> None:
             f"{name} was made for {bus.url or 'a store of its own'}, so it cannot run on the --url {mask(url)}: make it"
             " with connect() without a URL, or leave out --url"
         )
+
+
+async def _ask_about_new_groups(bus: EventBus) -> None:
+    """Ask on a terminal whether new groups are to handle events from long ago; elsewhere the log warns."""
+    if not sys.stdin.isatty():
+        return
+    for (stream, group), count in (await bus.new_groups()).items():
+        question = f"{group} is a new group of {stream}, named after its function. Handle {count:,} old events?"
+        if not click.confirm(printable(question), err=True):
+            raise Failure('nothing was handled; name the group with group=..., or begin with start="latest"')
 
 
 def load_bus(name: str) -> EventBus:

@@ -67,6 +67,7 @@ class Consumer:
         signals: Signals,
         keeper: LeaseKeeper,
         start: str = START,
+        history: int = 0,
         limits: Limits = LIMITS,
         wait: float = POLL,
     ) -> None:
@@ -79,6 +80,7 @@ class Consumer:
         self._signals = signals
         self._keeper = keeper
         self._start = start
+        self._history = history
         self._wait = wait
         self._intake = Intake(_lane(options))
         self._look = asyncio.Event()
@@ -232,7 +234,7 @@ class Consumer:
     async def _join(self) -> None:
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
             self._position = self._start
-            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False))
+            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False, history=self._history))
         await self._look_for_gaps()
         self._joined.set()
 
