@@ -33,7 +33,7 @@ from forebay.runtime.supervise import PASSING
 from forebay.signals import Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
-from forebay.urls import default_url, mask, open_store
+from forebay.urls import check_redis_url, default_url, mask, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -279,8 +279,10 @@ class EventBus:
         `event` is a type name, an `Enum` member, or a payload class, and then the function gets the
         decoded object (and the `Event` beside it, if it takes two arguments). The function may be
         `async def`, or plain: then it runs in a thread. The group's default name is the function's
-        qualified name. An event whose handler keeps failing is tried 12 times over 6.8 to 13.5 minutes
-        unless `retry` says otherwise. For the other options, in seconds and counts, see `Options`.
+        module and qualified name, however the process is started; a function that is renamed or moved
+        has another one, and handles all events again. An event whose handler keeps failing is tried 12 times
+        over 6.8 to 13.5 minutes unless `retry` says otherwise. For the other options, in seconds and counts,
+        see `Options`.
         """
 
         def register(function: Function) -> Function:
@@ -296,8 +298,9 @@ class EventBus:
                 dedup=dedup,
             )
             name = group if group is not None else handler_name(function)
-            subscription = EventStreamConsumer(self._engine, event, name, None, options)
+            subscription = EventStreamConsumer(self._engine, event, name, None, options, is_implicit=group is None)
             subscription.handler(function).close()
+            name = subscription.group
             if any(s.stream == subscription.stream and s.group == name for s, _ in self._subscriptions):
                 raise ConfigurationError(
                     f"group {name!r} already handles {subscription.stream!r} on this bus; name another group"
@@ -369,6 +372,16 @@ class EventBus:
                     await go()
 
         return begin()
+
+    async def new_groups(self) -> dict[tuple[str, str], int]:
+        """The groups that `run` is about to make on streams with events, by stream and name, with how many events.
+
+        These are the handlers' that were registered without `group` and `start`: the events may have been handled
+        before, under another name of the function.
+        """
+        await self.ready()
+        found = {(each.stream, each.group): await each.history() for each, _ in self._subscriptions}
+        return {place: count for place, count in found.items() if count}
 
     def stop(self) -> None:
         """Let every `run` and `consume_events` of this bus end in its orderly way.
@@ -584,7 +597,7 @@ class RedisEventBus(EventBus):
     """The bus on Redis or Valkey Streams, by its URL."""
 
     def __init__(self, redis_url: str = "redis://localhost:6379", **options: Any) -> None:
-        super().__init__(redis_url, **options)
+        super().__init__(check_redis_url(redis_url), **options)
 
 
 class PersistentEventBus(EventBus):

@@ -121,6 +121,12 @@ def _late_ack(signal: LateAck) -> None:
 def _joined(signal: Joined) -> None:
     if signal.healed:
         logger.warning("%s lost its group %s; made it again", signal.stream, signal.group)
+    elif signal.history:
+        logger.warning(
+            "%s has a new group %s, named after its function: it begins with the %s events that are there; "
+            "to keep the group when the function is renamed or moved, give group=...",
+            signal.stream, signal.group, f"{signal.history:,}",
+        )  # fmt: skip
     else:
         logger.info("%s has a new group %s", signal.stream, signal.group)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -47,6 +47,11 @@ def check_name(what: str, name: object) -> str:
             f"{what} {name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
         )
     return text
+
+
+def is_name(name: str | None) -> TypeGuard[str]:
+    """Whether it can name a type or a group. Other programs may call theirs as they like."""
+    return name is not None and _NAME.fullmatch(name) is not None
 
 
 def type_name(kind: object) -> str:

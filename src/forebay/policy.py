@@ -208,8 +208,11 @@ TRACEBACK_CHARACTERS = 3000
 MOST_LINKS = 4
 """Errors of a chain whose frames are kept: the last one, and its nearest causes."""
 
-_MACHINERY = (str(Path(asyncio.__file__).parent), str(Path(__file__).parent / "runtime"))
-"""The folders whose code stands between the worker and the handler: its frames say nothing about either."""
+_MACHINERY = (
+    str(Path(asyncio.__file__).parent),
+    *(str(Path(__file__).parent / name) for name in ("runtime", "event.py", "payload.py")),
+)
+"""The code that stands between the worker and the handler, or its payload: its frames say nothing about either."""
 
 
 def last_frames(error: BaseException) -> str:

@@ -413,6 +413,11 @@ class Inspection(Protocol):
         """What the group has begun and not finished, by position."""
         ...
 
+    async def strays(self) -> list[str]:
+        """What is left out everywhere, because another program put it there under a name that forebay has not: a
+        sentence for each."""
+        ...
+
     async def durability(self) -> Durability:
         """Which losses an acknowledged publish survives, as the store is configured now."""
         ...

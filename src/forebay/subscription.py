@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -13,6 +14,7 @@ from forebay.engine import Engine
 from forebay.payload import check_name, kind_of, type_name
 from forebay.replay import check_place, last_position, resolve
 from forebay.runtime import Around, Handler, Options
+from forebay.runtime.supervise import PASSING
 from forebay.store import END, Reader
 
 if TYPE_CHECKING:
@@ -22,11 +24,21 @@ if TYPE_CHECKING:
 class EventStreamConsumer:
     """One group's share of a stream, on one bus."""
 
-    def __init__(self, engine: Engine, event: object, group: str, consumer: str | None, options: Options) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        event: object,
+        group: str,
+        consumer: str | None,
+        options: Options,
+        *,
+        is_implicit: bool = False,
+    ) -> None:
         self.stream = type_name(event)
         self.group = check_name("group", group)
         check_place(options.start)
         self.options = options
+        self._is_implicit = is_implicit
         self._engine = engine
         self._kind = kind_of(event)
         self._name = check_name("consumer", consumer) if consumer is not None else None
@@ -70,6 +82,7 @@ class EventStreamConsumer:
             options = replace(options, concurrency=concurrency)
         engine = self._engine
         handler = self.handler(function, options, around=around)
+        history = await self.history()
         start = await resolve(engine.store, self.stream, options.start)
         if start == END:
             # A place that can be gone back to, should the group be lost before it has read anything.
@@ -82,9 +95,23 @@ class EventStreamConsumer:
             signals=engine.signals,
             keeper=engine.keeper,
             start=start,
+            history=history,
             limits=engine.limits,
             **({} if wait is None else {"wait": wait}),
         )
+
+    async def history(self) -> int:
+        """How many events the group will begin with because it is new, if nobody has chosen its name or place.
+
+        A group that is named after its function is new again when the function is renamed or moved.
+        """
+        if not self._is_implicit or self.options.start != "earliest":
+            return 0
+        with contextlib.suppress(*PASSING):
+            for stream in await self._engine.store.stats([self.stream]):
+                if self.group not in {group.group for group in stream.groups}:
+                    return stream.length
+        return 0
 
     def handler(
         self, function: Callable[..., Any], options: Options | None = None, *, around: Around | None = None

@@ -11,7 +11,16 @@ from forebay.payload import check_name
 from forebay.store import Store
 from forebay.stores.url import StoreURL, check_options, mask, split
 
-__all__ = ["DEFAULT_URL", "REDIS_SCHEMES", "default_url", "file_of", "identity", "mask", "open_store"]
+__all__ = [
+    "DEFAULT_URL",
+    "REDIS_SCHEMES",
+    "check_redis_url",
+    "default_url",
+    "file_of",
+    "identity",
+    "mask",
+    "open_store",
+]
 
 DEFAULT_URL = "sqlite:///forebay.db"
 REDIS_SCHEMES = {
@@ -44,6 +53,21 @@ def open_store(url: str, *, namespace: str = "events") -> Store:
     raise ConfigurationError(
         f"unknown store {parts.scheme + '://'!r}; use one of {', '.join(s + '://' for s in SCHEMES)}"
     )
+
+
+def check_redis_url(url: str) -> str:
+    """The URL, if it is one of Redis or Valkey; else a `ConfigurationError` with the right spelling or class."""
+    if "://" not in url:
+        # An address with credentials is not repeated.
+        address = "host:6379" if "@" in url else url
+        raise ConfigurationError(f"RedisEventBus takes a URL with its scheme: write redis://{address}")
+    scheme = url.partition("://")[0]
+    if scheme not in REDIS_SCHEMES:
+        other = {"sqlite": "PersistentEventBus(path) or ", "memory": "InMemoryEventBus() or "}.get(scheme, "")
+        raise ConfigurationError(
+            f"RedisEventBus takes a URL such as redis://localhost:6379, not {scheme}://; use {other}connect(url)"
+        )
+    return url
 
 
 def _memory(parts: StoreURL, namespace: str) -> Store:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
-from forebay import ConfigurationError, ForebayError, connect
+from forebay import ConfigurationError, EventBus, ForebayError, connect
 from forebay.cli.output import Output
 from forebay.printable import printable
 from forebay.stores.url import conceal, has_secret
@@ -191,6 +191,12 @@ def warn_of_password() -> None:
 def talk(text: str) -> None:
     """Tell people something, on stderr."""
     click.echo(printable(text), file=sys.stderr)
+
+
+async def tell_strays(bus: EventBus) -> None:
+    """Tell people what the tables leave out."""
+    for stray in await bus.store.strays():
+        talk(f"left out: {stray}")
 
 
 def agreed(deed: str, *, yes: bool) -> None:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from forebay import EventBus, GroupStats, NotFound
-from forebay.cli.commands import with_bus
+from forebay.cli.commands import tell_strays, with_bus
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
 
@@ -35,6 +35,7 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
         return [(stream.stream, group) for stream in found for group in stream.groups]
 
     await watch(output, COLUMNS, look, every=every, json=_as_json, empty=f"no groups in {bus.url}")
+    await tell_strays(bus)
 
 
 def _as_json(row: tuple[str, GroupStats]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, EventBus
-from forebay.cli.commands import talk, warn_of_password
+from forebay.cli.commands import Failure, talk, warn_of_password
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_fast
 
@@ -24,6 +25,8 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
     The module is looked for in the current folder too. --url serves a bus that is made by connect()
     without a URL. SIGTERM or Ctrl-C ends the run in an orderly way: handlers finish, the rest is given
     back; a second one ends it at once.
+
+    On a terminal it asks before a handler without group= begins with events that were there before it.
     """
     root = context.find_root()
     if root.get_parameter_source("namespace") is ParameterSource.COMMANDLINE:
@@ -36,10 +39,21 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
 
     async def handle() -> None:
         async with found:
+            await _ask_about_new_groups(found)
             talk(f"running {bus} on {found.url or found}")
             await found.run(until_idle=until_idle, concurrency=concurrency)
 
     run_fast(handle())
+
+
+async def _ask_about_new_groups(bus: EventBus) -> None:
+    """Ask on a terminal whether new groups are to handle events from long ago; elsewhere the log warns."""
+    if not sys.stdin.isatty():
+        return
+    for (stream, group), count in (await bus.new_groups()).items():
+        question = f"{group} is a new group of {stream}, named after its function. Handle {count:,} old events?"
+        if not click.confirm(question, err=True):
+            raise Failure('nothing was handled; name the group with group=..., or begin with start="latest"')
 
 
 def load_bus(name: str) -> EventBus:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from forebay import EventBus, StreamStats
-from forebay.cli.commands import with_bus
+from forebay.cli.commands import tell_strays, with_bus
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
 
@@ -30,6 +30,7 @@ async def streams(bus: EventBus, output: Output, *, every: float | None) -> None
         json=msgspec.to_builtins,
         empty=f"no streams in {bus.url}",
     )
+    await tell_strays(bus)
 
 
 def _lag(stream: StreamStats) -> int | None:

@@ -21,6 +21,7 @@ from forebay.errors import OutcomeUnknown
 from forebay.event import Record
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed
+from forebay.runtime.alarm import Alarm
 from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox, id_of
 from forebay.runtime.intake import Intake, Lane
@@ -35,7 +36,7 @@ from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Si
 from forebay.store import END, START, Delivery, Leases, Log, Reader
 from forebay.uptime import uptime
 
-LAST = 1.4
+LAST = 1.2
 """Seconds after the grace of the handlers for what else there is to do at the end."""
 GAPS = 5.0
 """Seconds between looks whether somebody trimmed the stream under the group."""
@@ -70,6 +71,7 @@ class Consumer:
         signals: Signals,
         keeper: LeaseKeeper,
         start: str = START,
+        history: int = 0,
         limits: Limits = LIMITS,
         wait: float = POLL,
     ) -> None:
@@ -82,20 +84,22 @@ class Consumer:
         self._signals = signals
         self._keeper = keeper
         self._start = start
+        self._history = history
         self._wait = wait
         self._intake = Intake(_lane(options))
+        self._look = asyncio.Event()
+        self._alarm = Alarm(look=self._look.set, again=self._intake.again)
         self._settler = Settler(
             store,
             reader,
             options,
             self._intake,
+            self._alarm,
             signals,
-            on_waiting=self._look_again_in,
             on_settled=self._make_room,
             on_lost=self._shake,
         )
         self._stop = asyncio.Event()
-        self._look = asyncio.Event()
         self._room = asyncio.Event()
         self._joined = asyncio.Event()
         batch = options.batch or 1
@@ -154,6 +158,7 @@ class Consumer:
 
     def stop(self) -> None:
         """Read nothing more, finish what runs, give back the rest; `run` then returns."""
+        self._alarm.close()
         self._unbegun_at_stop.extend(self._intake.close())
         for event in (self._stop, self._look, self._room, self._joined):
             event.set()
@@ -234,7 +239,7 @@ class Consumer:
         end = await self._last_until(END) if self._start == END else None
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
             self._position = end or await self._last_until(self._start)
-            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False))
+            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False, history=self._history))
         await self._look_for_gaps()
         self._joined.set()
 
@@ -255,6 +260,8 @@ class Consumer:
 
     async def _last_until(self, position: str) -> str:
         """The position of the last entry up to this one; START if there is none."""
+        if position == START:
+            return START
         found = await self._store.scan(self.reader.stream, until=position, limit=1, newest=True)
         return found[0].position if found else START
 
@@ -438,10 +445,6 @@ class Consumer:
         else:
             self._room.set()
             self._look.set()
-
-    def _look_again_in(self, delay: float) -> None:
-        # A hair later than due, so that the store agrees that it is.
-        asyncio.get_running_loop().call_later(delay + 0.002, self._look.set)
 
     def _make_room(self) -> None:
         self._room.set()

@@ -9,6 +9,7 @@ import msgspec
 
 from forebay.errors import NotFound, OutcomeUnknown
 from forebay.policy import Again, Dead, decide, failure_of, history
+from forebay.runtime.alarm import Alarm
 from forebay.runtime.intake import Intake
 from forebay.runtime.options import Options
 from forebay.runtime.supervise import PASSING, Backoff, wait_for
@@ -30,9 +31,9 @@ class Settler:
         reader: Reader,
         options: Options,
         intake: Intake,
+        alarm: Alarm,
         signals: Signals,
         *,
-        on_waiting: Callable[[float], None],
         on_settled: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
@@ -41,7 +42,7 @@ class Settler:
         self._options = options
         self._intake = intake
         self._signals = signals
-        self._on_waiting = on_waiting
+        self._alarm = alarm
         self._on_settled = on_settled
         self._on_lost = on_lost
         self._acks: list[Delivery] = []
@@ -81,14 +82,14 @@ class Settler:
         self._signals.emit(Retried(delivery, error, delay))
         if not keep:
             self._let_go(delivery)
-            self._on_waiting(delay)
+            self._alarm.look_in(delay)
             return
         again = msgspec.structs.replace(
             delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1, last_failure=failure
         )
         # The keeper goes on renewing it, under its new self, while it waits here.
         self._intake.held[delivery.position] = again
-        asyncio.get_running_loop().call_later(delay, self._intake.again, again)
+        self._alarm.again_in(delay, again)
 
     async def dead(self, delivery: Delivery, verdict: Dead) -> None:
         """The delivery becomes a dead letter."""

@@ -379,6 +379,9 @@ class MemoryStore:
                 found.append(Pending(str(position), holder, *counts, idle, due, begun.last_failure))
             return found
 
+    async def strays(self) -> list[str]:
+        return []
+
     async def durability(self) -> Durability:
         note = "Events are kept in this process's memory and end with it. Use sqlite:/// or redis:// to keep them."
         return Durability(client_killed="lost", store_killed="lost", power_lost="lost", notes=(note,))

@@ -306,7 +306,7 @@ class RedisStore:
         own = keys.group(reader.group)
         [rows] = await self._client.watch(
             "due",
-            (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts),
+            (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts, keys.dead_letter),
             reader.group,
             reader.consumer,
             min(limit, CHUNK),
@@ -513,13 +513,11 @@ class RedisStore:
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         keys = self._keys(stream)
         own = keys.group(group)
-        rows = await self._client.run(
-            "pending", (keys.stream, own.waiting, own.attempts), group, _full_position(after), limit
-        )
+        rows = await inspection.pending_rows(self._client, keys, own, group, after=_full_position(after), limit=limit)
         return [
             Pending(
                 position=position.decode(),
-                consumer=None if consumer is None else consumer.decode(),
+                consumer=None if consumer is None else consumer.decode(errors="replace"),
                 attempt=attempt,
                 failures=failures,
                 idle=None if consumer is None else moment / 1000,
@@ -529,6 +527,9 @@ class RedisStore:
             for position, consumer, attempt, failures, moment, noted in rows
         ]
 
+    async def strays(self) -> list[str]:
+        return await inspection.find_strays(self._client, self._namespace)
+
     async def durability(self) -> Durability:
         return await inspection.durability(self._client)
 
@@ -537,7 +538,7 @@ class RedisStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         key = self._keys(stream).notes
         found = await self._client.call(key, "HGETALL", key)
-        return {name.decode(): value for name, value in zip(found[::2], found[1::2], strict=True)}
+        return inspection.named_notes(found)
 
     async def noted(self) -> list[str]:
         return await inspection.find_noted(self._client, self._namespace)

@@ -260,6 +260,9 @@ class SQLiteStore:
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         return await self._look(partial(inspection.pending, stream=stream, group=group, after=after, limit=limit))
 
+    async def strays(self) -> list[str]:
+        return await self._look(inspection.strays)
+
     async def durability(self) -> Durability:
         if self._synchronous == "full":
             note = "every commit is flushed to the disk (synchronous=full) before it is acknowledged"

@@ -33,7 +33,7 @@ end
 idle = idle + spare
 
 if redis.call('ZCARD', waiting) <= 1000 then
-  local open = redis.call('ZRANGE', waiting, 0, -1)
+  local open = positions_in(redis.call('ZRANGE', waiting, 0, -1))
   open[#open + 1] = redis.call('XPENDING', stream, group)[2] or nil
   table.sort(open, before)
   local place = open[1] and just_before(open[1]) or last_delivered(stream, group)
@@ -74,7 +74,7 @@ if not may_claim then
   found = {}
 end
 if ordered then
-  ripe = redis.call('ZRANGEBYSCORE', waiting, '-inf', time, 'LIMIT', 0, 10000)
+  ripe = positions_in(redis.call('ZRANGEBYSCORE', waiting, '-inf', time, 'LIMIT', 0, 10000))
   table.sort(ripe, before)
 end
 local last = '-'

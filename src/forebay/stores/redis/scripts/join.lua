@@ -12,6 +12,7 @@ if last_delivered(stream, group) then
 end
 -- Where it is known, the group was there and is lost: others may have held what stands before `start`.
 local known = redis.call('GET', finished)
+known = known and is_position(known) and known
 if known and (start == '$' or before(known, start)) then
   start = known
 end
