@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import apsw
 
-from forebay.errors import ConfigurationError, StoreDenied, StoreError
+from forebay.errors import ConfigurationError, NotFound, StoreDenied, StoreError
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
 from forebay.stores.sqlite.filesystem import far_type
@@ -38,7 +38,14 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, *, synchronous: Synchronous, busy_timeout: float, any_file_system: bool, clock: Clock
+        self,
+        path: Path,
+        *,
+        synchronous: Synchronous,
+        busy_timeout: float,
+        any_file_system: bool,
+        clock: Clock,
+        read_only: bool = False,
     ) -> None:
         self.path = path
         self.clock = clock
@@ -46,18 +53,21 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._any_file_system = any_file_system
+        self._read_only = read_only
 
     def create(self) -> Line:
-        """Open the file for writing, making it and its tables where there are none yet."""
+        """Open the file for writing, making it and its tables where there are none yet; or only to read it."""
         self.guard.make_sure()
         is_new = not _exists(self.path)
+        if is_new and self._read_only:
+            raise NotFound(f"{self.path} does not exist: nothing was ever published there; name the store's own file")
         if not self._any_file_system and (kind := far_type(self.path)) is not None:
             raise ConfigurationError(
                 f"{self.path} is on a file system of type {kind}, where several processes can damage a database:"
                 " use a local disk; or, where this process is surely the only one, say ?any_file_system=true in the URL"
             )
         try:
-            connection = self._open(apsw.SQLITE_OPEN_CREATE)
+            connection = self._open(0 if self._read_only else apsw.SQLITE_OPEN_CREATE)
             try:
                 if is_new:
                     # Before there is anything in it. The files beside it get the same rights.
@@ -88,7 +98,7 @@ class Database:
         with line.lock:
             line.adopt(connection)
         try:
-            self.guard.run(partial(self.guard.begin, line))
+            self.guard.run(partial(self.guard.begin, line, read_only=self._read_only))
         except BaseException:
             self.guard.end(line)
             raise
@@ -98,7 +108,9 @@ class Database:
         connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE | flags)
         patience = Patience(self._busy_timeout)
         connection.set_busy_handler(patience)
-        if connection.readonly("main"):
+        if self._read_only:
+            connection.pragma("query_only", True)
+        elif connection.readonly("main"):
             connection.close()
             raise StoreDenied(f"{self.path} may only be read: give this user the right to write to it")
         connection.pragma("trusted_schema", False)
@@ -110,10 +122,13 @@ class Database:
     def _prepare(self, connection: apsw.Connection) -> None:
         connection.execute("BEGIN")  # in one state of the file, which somebody else may be making
         try:
-            self._check_origin(connection)
+            version = self._check_origin(connection)
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+        if self._read_only:
+            self._check_readable(version)
+            return
         mode = self._insist(lambda: connection.pragma("journal_mode", "wal"))
         if mode != "wal":
             raise ConfigurationError(
@@ -137,6 +152,16 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _check_readable(self, version: int) -> None:
+        """Whether a file of this format can be read as it is: who only looks changes none, and makes no tables."""
+        if not version:
+            raise NotFound(f"{self.path} is empty: nothing was ever published there; name the store's own file")
+        if version != VERSION:
+            raise ConfigurationError(
+                f"{self.path} was written by an older forebay (format {version}, this one reads {VERSION}): upgrade the"
+                " programs that use it, and the first one to open it brings it up to date"
+            )
 
     def _begin_anew(self, connection: apsw.Connection) -> None:
         """The machine was started since: no lease is held any more, and its clock began at 0."""

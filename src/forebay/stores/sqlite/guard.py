@@ -195,8 +195,11 @@ class Guard:
             self._lines.append(line)
         return line
 
-    def begin(self, line: Line) -> None:
-        """The file was opened, by its first connection or a further one: from now on it may not be changed."""
+    def begin(self, line: Line, *, read_only: bool) -> None:
+        """The file was opened, by its first connection or a further one: from now on it may not be changed.
+
+        What is only read may stand where no files can be made beside it. Then it is not watched.
+        """
         assert line.connection is not None
         assert line.index is not None
         with self._lock:
@@ -204,7 +207,8 @@ class Guard:
                 try:
                     self._adopt(line.connection, line.index)
                 except OSError as error:
-                    raise Changed(_MOVED) from error
+                    if not read_only:
+                        raise Changed(_MOVED) from error
                 return
         with line.lock:
             line.check()
@@ -268,6 +272,8 @@ class Guard:
         if self.is_lost:
             raise Changed(self.reason)
         with self._lock:
+            if self._places is None:
+                return
             try:
                 size = self._index.stat().st_size
                 places = self._places if is_open else self._identify()
@@ -300,6 +306,8 @@ class Guard:
                 raise Changed(f"it cannot be looked at ({error})") from error
 
     def _check(self, connection: apsw.Connection, index: WalIndex) -> None:
+        if self._places is None:
+            return
         # In this order: what SQLite does meanwhile makes the log larger, and is told by the index before it is done.
         index_status = self._index.stat()
         state = self._read_index(index, index_status)

@@ -84,6 +84,8 @@ class WalIndex:
 
 def _address(connection: apsw.Connection) -> int | None:
     """Where the first region of the index is mapped, by SQLite's file system (VFS)."""
+    if connection.pragma("journal_mode") != "wal":
+        return None
     file = ctypes.c_void_p()
     if not connection.file_control("main", apsw.SQLITE_FCNTL_FILE_POINTER, ctypes.addressof(file)) or not file.value:
         return None
