@@ -38,14 +38,17 @@ def default_url() -> str:
     return os.environ.get("FOREBAY_URL") or os.environ.get("REDIS_URL") or DEFAULT_URL
 
 
-def open_store(url: str, *, namespace: str = "events") -> Store:
-    """The store that a URL names, not opened yet; `ConfigurationError` where it names none."""
+def open_store(url: str, *, namespace: str = "events", read_only: bool = False) -> Store:
+    """The store that a URL names, not opened yet; `ConfigurationError` where it names none.
+
+    With `read_only` opening it makes and changes no file; on a server it means nothing.
+    """
     check_name("namespace", namespace)
     parts = split(url)
     if parts.scheme == "memory":
         return _memory(parts, namespace)
     if parts.scheme == "sqlite":
-        return _sqlite(parts, namespace)
+        return _sqlite(parts, namespace, read_only=read_only)
     if parts.scheme in REDIS_SCHEMES:
         from forebay.stores.redis import RedisStore
 
@@ -79,7 +82,7 @@ def _memory(parts: StoreURL, namespace: str) -> Store:
     return MemoryStore(namespace=namespace)
 
 
-def _sqlite(parts: StoreURL, namespace: str) -> Store:
+def _sqlite(parts: StoreURL, namespace: str, *, read_only: bool) -> Store:
     check_options(parts, SQLITE_OPTIONS)
     if parts.username or parts.password or parts.hosts:
         raise ConfigurationError(
@@ -91,7 +94,7 @@ def _sqlite(parts: StoreURL, namespace: str) -> Store:
         raise ConfigurationError(
             "the sqlite:// URL names no file; write sqlite:///events.db, or memory:// for a store in memory"
         )
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"read_only": read_only}
     for name, value in parts.options.items():
         match name:
             case "synchronous" if value.lower() in ("full", "normal"):

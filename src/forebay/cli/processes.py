@@ -9,7 +9,8 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 
-from forebay.cli.commands import INTERRUPTED, talk
+from forebay.cli.commands import talk
+from forebay.cli.loop import INTERRUPTED
 from forebay.interrupts import interrupted_by_signals
 from forebay.runtime.supervise import Backoff, wait_for
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -33,7 +33,7 @@ from forebay.runtime.suspects import Suspects
 from forebay.runtime.together import leave
 from forebay.runtime.workers import Workers
 from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Signals
-from forebay.store import START, Delivery, Leases, Reader
+from forebay.store import END, START, Delivery, Leases, Log, Reader
 from forebay.uptime import uptime
 
 LAST = 1.2
@@ -50,6 +50,10 @@ SURE = 0.8
 """The part of a lease, from the moment before it was asked for, in which an event may be begun."""
 
 
+class LogAndLeases(Log, Leases, Protocol):
+    """What a consumer needs of a store."""
+
+
 class Consumer:
     """Handles a stream's events for one group until it is stopped.
 
@@ -59,7 +63,7 @@ class Consumer:
 
     def __init__(
         self,
-        store: Leases,
+        store: LogAndLeases,
         reader: Reader,
         handler: Handler,
         options: Options,
@@ -240,8 +244,9 @@ class Consumer:
         await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed)
 
     async def _join(self) -> None:
+        end = await self._last_until(END) if self._start == END else None
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
-            self._position = self._start
+            self._position = end or await self._last_until(self._start)
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False, history=self._history))
         await self._look_for_gaps()
         self._joined.set()
@@ -255,10 +260,18 @@ class Consumer:
     async def _heal(self) -> None:
         # Never at the end: what was published since the group was lost would be passed over.
         known = self._before_what_is_held()
-        start = START if known is None else known
+        # Where the entry of that position is gone, so are the data: later entries may stand before it.
+        start = START if known is None or known != await self._last_until(known) else known
         self._position = start
         if await self._store.join(self.reader.stream, self.reader.group, start=start):
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=True))
+
+    async def _last_until(self, position: str) -> str:
+        """The position of the last entry up to this one; START if there is none."""
+        if position == START:
+            return START
+        found = await self._store.scan(self.reader.stream, until=position, limit=1, newest=True)
+        return found[0].position if found else START
 
     async def _read(self) -> None:
         part = -(-self._window // PARTS)

@@ -188,13 +188,13 @@ class MemoryStore:
                 return False
             # What has left the stream by now the group does not miss.
             group = check_name("group", group)
-            log.groups[group] = Group(group, max(log.place(start), log.first - 1))
+            log.groups[group] = Group(group, max(min(log.place(start), log.last), log.first - 1))
             return True
 
     async def seek(self, stream: str, group: str, to: str) -> None:
         with self._lock:
             log, own = self._group(stream, group)
-            own.seek(log.place(to), first=log.first)
+            own.seek(min(log.place(to), log.last), first=log.first)
             log.ring()
 
     async def leave(self, stream: str, group: str) -> None:

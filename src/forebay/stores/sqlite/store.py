@@ -51,7 +51,8 @@ class SQLiteStore:
     `synchronous="full"` flushes every commit to the disk; "normal" leaves that to the system, so that
     a power failure may take the last commits with it, and is several times faster for single events.
     Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk: network
-    and FUSE file systems are refused, unless `any_file_system`.
+    and FUSE file systems are refused, unless `any_file_system`. With `read_only` nothing is made or changed: a file
+    that does not exist is `NotFound`, and every move is refused (`StoreDenied`).
 
     Positions are whole numbers, counted over all streams of the file.
     """
@@ -64,6 +65,7 @@ class SQLiteStore:
         synchronous: Synchronous = "full",
         busy_timeout: float = 10.0,
         any_file_system: bool = False,
+        read_only: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
@@ -73,6 +75,7 @@ class SQLiteStore:
         self._synchronous: Synchronous = synchronous
         self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
         self._any_file_system = any_file_system
+        self._read_only = read_only
         self._clock = clock or MachineClock()
         self._open: Opened | None = None
 
@@ -83,6 +86,7 @@ class SQLiteStore:
             synchronous=self._synchronous,
             busy_timeout=self._busy_timeout,
             any_file_system=self._any_file_system,
+            read_only=self._read_only,
             clock=self._clock,
         )
 
@@ -99,6 +103,7 @@ class SQLiteStore:
             synchronous=self._synchronous,
             busy_timeout=self._busy_timeout,
             any_file_system=self._any_file_system,
+            read_only=self._read_only,
             clock=self._clock,
         )
         self._open = await Opened.open(database, self._namespace)

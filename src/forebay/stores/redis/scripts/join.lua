@@ -16,6 +16,7 @@ known = known and is_position(known) and known
 if known and (start == '$' or before(known, start)) then
   start = known
 end
+start = not_beyond(stream, start)
 -- Reads come first: a key of the wrong type must be met before anything is written.
 redis.call('ZCARD', waiting)
 redis.call('HLEN', attempts)

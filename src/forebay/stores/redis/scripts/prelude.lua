@@ -79,6 +79,15 @@ local function named(list)
   return table
 end
 
+-- The place itself, or the end of the stream where no entry stands behind it yet: later ones may come before it.
+local function not_beyond(stream, place)
+  local last = '0-0'
+  if redis.call('EXISTS', stream) == 1 then
+    last = named(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
+  end
+  return (place ~= '$' and before(last, place)) and last or place
+end
+
 -- The fields of the entry at a position, or false where it has left the stream.
 local function fields_at(stream, position)
   local found = redis.call('XRANGE', stream, position, position)
