@@ -147,6 +147,14 @@ class Consumer:
         return self._intake.held
 
     @property
+    def leased(self) -> dict[str, Delivery]:
+        """What is leased, by position; also what is handled while the store does not take the acks.
+
+        A store that refuses acks for longer than a lease must not take this consumer for dead.
+        """
+        return {**self._intake.held, **self._settler.unconfirmed()}
+
+    @property
     def groups(self) -> list[tuple[str, str]]:
         """The stream and the group that it serves."""
         return [(self.reader.stream, self.reader.group)]

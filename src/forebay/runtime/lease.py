@@ -23,13 +23,13 @@ END_SECONDS = 1.0
 
 
 class Holder(Protocol):
-    """Somebody who holds deliveries: a consumer. Only `held` is touched from the keeper's thread."""
+    """Somebody who holds deliveries: a consumer. Only `leased` is touched from the keeper's thread."""
 
     @property
     def lease(self) -> float: ...
 
     @property
-    def held(self) -> Mapping[str, Delivery]: ...
+    def leased(self) -> Mapping[str, Delivery]: ...
 
     def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
         """Some leases were renewed, asked for at `asked` by `uptime`; others were found gone."""
@@ -96,7 +96,7 @@ class LeaseKeeper:
         """What was held at the last look and still is: fast handlers never cost a renewal."""
         found = []
         for holder, before in list(self._holders.items()):
-            now = dict(holder.held)
+            now = dict(holder.leased)
             if holder in self._holders:
                 self._holders[holder] = now
             aging = [delivery for position, delivery in now.items() if before.get(position) is delivery]

@@ -21,8 +21,8 @@ class Settler:
     """Tells the store how deliveries ended.
 
     Acks are collected while one batch of them is on its way, so their number per call grows with the
-    load. Everything else is one move each, repeated over passing errors for the length of a lease;
-    after that the delivery is left to lapse and will be taken over.
+    load. Everything else is one move each, repeated over passing errors for the length of a lease, and on while
+    the lease is renewed; after that the delivery is left to lapse and will be taken over.
     """
 
     def __init__(
@@ -54,6 +54,10 @@ class Settler:
     def unacked(self) -> int:
         """How many handled deliveries the store has not confirmed yet."""
         return len(self._acks) + len(self._sending)
+
+    def unconfirmed(self) -> dict[str, Delivery]:
+        """These deliveries, by position. From any thread."""
+        return {delivery.position: delivery for delivery in [*self._sending, *self._acks]}
 
     def done(self, delivery: Delivery) -> None:
         """The delivery was handled."""
@@ -138,7 +142,8 @@ class Settler:
                 # A lost group is made again, and this event read again, by the reader meanwhile.
                 # The move may have happened unheard; then its repetition finds the lease gone.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
-                if asyncio.get_running_loop().time() > deadline:
+                is_ours = self._intake.is_sure(delivery) and not isinstance(error, NotFound)
+                if asyncio.get_running_loop().time() > deadline and not is_ours:
                     break
                 await asyncio.sleep(backoff.next())
         self._on_lost()
