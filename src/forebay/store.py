@@ -308,10 +308,10 @@ class Leases(Protocol):
         ...
 
     async def missed(self, stream: str, group: str) -> int | None:
-        """How many entries left the stream before the group could read them, trimmed by whomever.
+        """How many entries left the stream before the group had read them, whoever removed them and whenever.
 
-        Each is told once, to whoever asks first, and only before the group reads on. None where the store cannot
-        tell, or has no such group.
+        Each is told once, to the first who asks afterwards, also when the group has read on meanwhile. None where the
+        store cannot tell, or has no such group.
         """
         ...
 
@@ -398,7 +398,11 @@ class DeadLetters(Protocol):
         ...
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
-        """Remove these dead letters for good; return how many there were."""
+        """Remove these dead letters for good; return how many there were.
+
+        Their events' ids are forgotten, by the stream and for `handled` by the letter's group: an event published
+        under such an id is a new one.
+        """
         ...
 
 

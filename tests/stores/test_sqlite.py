@@ -820,6 +820,22 @@ async def test_the_end_of_a_stream_is_where_it_is_at_the_moment_of_the_call(stor
         await store.seek("order_placed", "late", "12-0")
 
 
+async def test_what_another_program_deletes_unread_is_missed_and_told_after_a_restart(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.join("order_placed", "billing")
+        await store.join("other", "billing")
+        await store.append("order_placed", [order(number) for number in range(5)])
+        await store.append("other", [order(6)])
+        await store.read(READER, limit=1)
+    sql(path, "DELETE FROM entries WHERE seq IN (1, 3, 5)")
+    sql(path, "DELETE FROM entries WHERE type = 'none'")
+
+    async with SQLiteStore(path) as store:
+        assert [2, 0] == [await store.missed("order_placed", "billing") for _ in range(2)]
+        assert 0 == await store.missed("other", "billing")
+        assert ["2", "4"] == [delivery.position for delivery in await store.read(READER, limit=9)]
+
+
 async def test_durability_is_told_as_it_is_configured(path: Path) -> None:
     async with SQLiteStore(path) as full, SQLiteStore(path, synchronous="normal") as normal:
         assert "kept" == (await full.durability()).power_lost

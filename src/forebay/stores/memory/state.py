@@ -74,6 +74,10 @@ class Known:
             # Twice what is left: a sweep costs no more than the puts since the one before.
             self._sweep_at = max(1000, 2 * len(self._known))
 
+    def forget(self, id: str) -> None:
+        """Know the id no more."""
+        self._known.pop(id, None)
+
     def items(self, now: float) -> list[tuple[str, str, float]]:
         """The ids in their order, what is known of each, and for how many seconds yet."""
         return sorted((id, value, until - now) for id, (value, until) in self._known.items() if until > now)
@@ -95,6 +99,8 @@ class Group:
         self.leased: dict[int, Lease] = {}
         self.waiting: dict[int, Wait] = {}
         self.handled = Known()
+        self.missed = 0
+        """Entries that were trimmed before the group had read them, and of which it was not told yet."""
 
     def is_unread(self, position: int, kept: Kept) -> bool:
         """Whether the entry is yet to be handed out."""
@@ -246,6 +252,8 @@ class Stream:
             if any(not group.has_finished(position, kept) for group in waited_for):
                 break
             dropped += any(not group.has_finished(position, kept) for group in self.groups.values())
+            for group in self.groups.values():
+                group.missed += group.is_unread(position, kept)
             removed += 1
         del self.entries[:removed]
         self.first += removed
@@ -256,6 +264,15 @@ class Stream:
         numbers = dict.fromkeys(int(id) for id in ids if id.isascii() and id.isdecimal())
         chosen = [n for n in numbers if n in self.dead and (self.dead[n].group or not with_a_group)]
         return [self.dead.pop(number) for number in chosen]
+
+    def forget(self, letter: DeadLetter) -> None:
+        """Let the id of a dead letter's event name nothing any more, for the stream and for the letter's group."""
+        if isinstance(letter.record, Record):
+            # An event that is only scheduled under this id is another one.
+            if self.seen.get(letter.record.id, float("-inf")):
+                self.seen.forget(letter.record.id)
+            if letter.group in self.groups:
+                self.groups[letter.group].handled.forget(letter.record.id)
 
     def ring(self) -> None:
         """Let all readers that wait look again, on whatever loops they are."""

@@ -209,8 +209,7 @@ class MemoryStore:
             own = log.groups.get(group)
             if own is None:
                 return None
-            count = max(0, log.first - 1 - own.cursor)
-            own.cursor += count
+            count, own.missed = own.missed, 0
             return count
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
@@ -353,7 +352,11 @@ class MemoryStore:
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
         with self._lock:
-            return len(self._find(stream).take_letters(ids))
+            log = self._find(stream)
+            letters = log.take_letters(ids)
+            for letter in letters:
+                log.forget(letter)
+            return len(letters)
 
     # What operators ask.
 

@@ -32,6 +32,8 @@ class Keys:
         set (since), and up to when somebody surely watched it (seen), in ms; there where it was set, or watched."""
         self.notes = f"{tag}:notes"
         """A hash: name -> value."""
+        self.handled = f"{tag}:handled:"
+        """The beginning of such a key of each group, which ends with the group's name."""
         self.all = (
             self.stream,
             self.dead_letter,

@@ -494,7 +494,9 @@ class RedisStore:
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
         keys = self._keys(stream)
-        return await self._in_chunks("discard", (keys.dead_letter, keys.dead_counts), ids)
+        return await self._in_chunks(
+            "discard", (keys.dead_letter, keys.dead_counts, keys.ids, keys.ids_expiry, keys.handled), ids
+        )
 
     async def _in_chunks(self, script: str, keys: Sequence[str], ids: Sequence[str]) -> int:
         count = 0

@@ -53,6 +53,22 @@ def leave(turn: Turn, stream: str, group: str) -> None:
         turn.run("DELETE FROM groups WHERE id = ?", (found.id,))
 
 
+def has_missed(turn: Turn, stream: str, group: str) -> bool:
+    """Whether there is something to tell, or no such group."""
+    found = turn.find_group(stream, group)
+    return found is None or bool(turn.value("SELECT missed FROM groups WHERE id = ?", (found.id,)))
+
+
+def missed(turn: Turn, stream: str, group: str) -> list[int | None]:
+    """How many entries left the stream before the group had read them, told once; None without the group."""
+    found = turn.find_group(stream, group)
+    if found is None:
+        return [None]
+    count: int = turn.value("SELECT missed FROM groups WHERE id = ?", (found.id,))
+    turn.run("UPDATE groups SET missed = 0 WHERE id = ?", (found.id,))
+    return [count]
+
+
 def can_read(turn: Turn, reader: Reader) -> bool:
     """Whether there may be something to read."""
     group = turn.group(reader.stream, reader.group)

@@ -12,6 +12,14 @@ _CHOSEN = "FROM dead WHERE stream_id = ? AND number IN (SELECT value FROM json_e
 _WITH_A_GROUP = f"{_CHOSEN} AND group_name <> ''"
 
 
+# An event that is only scheduled under such an id is another one.
+_FORGET_SEEN = f"DELETE FROM seen WHERE stream_id = ? AND seq IS NOT NULL AND id IN (SELECT id {_CHOSEN})"  # noqa: S608  # constants
+_FORGET_HANDLED = f"""
+    DELETE FROM handled WHERE (group_id, id) IN (
+        SELECT g.id, d.id FROM (SELECT id, group_name {_CHOSEN}) d
+        JOIN groups g ON g.stream_id = ? AND g.name = d.group_name)"""  # noqa: S608  # constants
+
+
 def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
     """Append dead letters again, each for its group only, and remove them; return how many."""
     stream_id = turn.stream(stream)
@@ -30,9 +38,14 @@ def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
 
 
 def discard(turn: Turn, stream: str, ids: Sequence[str]) -> int:
-    """Remove dead letters; return how many there were."""
+    """Remove dead letters, and what is remembered of their events' ids; return how many there were."""
     stream_id = turn.stream(stream)
-    return 0 if stream_id is None else turn.run(f"DELETE {_CHOSEN}", (stream_id, _numbers(ids)))
+    if stream_id is None:
+        return 0
+    chosen = (stream_id, _numbers(ids))
+    turn.run(_FORGET_SEEN, (stream_id, *chosen))
+    turn.run(_FORGET_HANDLED, (*chosen, stream_id))
+    return turn.run(f"DELETE {_CHOSEN}", chosen)
 
 
 def _numbers(ids: Sequence[str]) -> str:

@@ -190,8 +190,9 @@ class SQLiteStore:
         await self._move(partial(leases.leave, stream=stream, group=group))
 
     async def missed(self, stream: str, group: str) -> int | None:
-        # Positions are counted over all streams, so a gap in one says nothing.
-        return None
+        move: Callable[[Turn], list[int | None]] = partial(leases.missed, stream=stream, group=group)
+        found = await self._move(move, partial(leases.has_missed, stream=stream, group=group))
+        return found[0] if found else 0
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         move: Callable[[Turn], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)

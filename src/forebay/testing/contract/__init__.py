@@ -22,6 +22,7 @@ from forebay.testing.contract.inspection import InspectionContract
 from forebay.testing.contract.leases import LeasesContract
 from forebay.testing.contract.letters import DeadLettersContract
 from forebay.testing.contract.log import LogContract
+from forebay.testing.contract.missed import MissedContract
 from forebay.testing.contract.notes import NotesContract
 from forebay.testing.contract.settling import SettlingContract
 from forebay.testing.contract.texts import TextsContract
@@ -36,6 +37,7 @@ class StoreContract(
     SettlingContract,
     DeadLettersContract,
     InspectionContract,
+    MissedContract,
     NotesContract,
     TextsContract,
     TransferContract,
