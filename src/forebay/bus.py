@@ -15,18 +15,19 @@ from urllib.parse import quote
 
 import msgspec
 
+from forebay.callables import refuse_generator
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
-from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
+from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown, StoreError
 from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record, to_records
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
-from forebay.replay import Place, find, history, replay
+from forebay.replay import FOLLOW, Place, find, history, replay
 from forebay.retention import Caretaker, Retention, enforce, rule_of, set_rule
 from forebay.runtime import LeaseKeeper, Options, Runnable, handler_name, stopped_by_signals
-from forebay.runtime.supervise import PASSING
+from forebay.runtime.supervise import PASSING, OnOutage
 from forebay.signals import LoopFailed, Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import Engine, EventStreamConsumer
@@ -379,15 +380,33 @@ class EventBus:
         end: Place = "latest",
         newest: int | None = None,
         follow: bool = False,
+        on_outage: OnOutage | None = None,
     ) -> AsyncIterator[Event | MalformedEntry]:
         """The events of a stream, oldest first, without any group.
 
         From `start` to `end` (fixed when the reading begins); with `newest`, the last so many of them.
-        With `follow` it then waits for each new one, for ever. Copies meant for one group (redriven,
-        replayed) are left out. What cannot be read as an event comes as a `MalformedEntry`.
+        With `follow` it then waits for each new one, for ever, and over outages of the store: `on_outage` is
+        called with the error when one begins, and with None when it is over; without it, the beginning is a
+        `LoopFailed` signal. Copies meant for one group (redriven, replayed) are left out. What cannot be read
+        as an event comes as a `MalformedEntry`.
         """
-        kind = kind_of(event)
-        async for entry in history(self.store, type_name(event), start=start, end=end, newest=newest, follow=follow):
+        kind, stream = kind_of(event), type_name(event)
+        if on_outage is not None:
+            refuse_generator("on_outage", on_outage)
+
+        def outage(error: StoreError | None) -> None:
+            if error is not None:
+                self.signals.emit(LoopFailed("follow", stream, "*", error, FOLLOW))
+
+        async for entry in history(
+            self.store,
+            stream,
+            start=start,
+            end=end,
+            newest=newest,
+            follow=follow,
+            on_outage=on_outage or outage,
+        ):
             try:
                 yield to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
             except MalformedEvent as error:

@@ -17,6 +17,7 @@ from forebay.cli.commands import Failure, dry_run_option, talk
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.progress import progress
 from forebay.cli.text import count
+from forebay.cli.watch import Outage
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.url import has_secret
@@ -88,7 +89,13 @@ async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> N
     async with _opened(ends, follow=follow) as (source, target):
         with _switch(asked=follow and not ends.dry_run) as switch, progress("copy", stopped=_stopped) as bar:
             copied = await copy_streams(
-                source, target, origin=identity(ends.source), switch=switch, progress=bar, dry_run=ends.dry_run
+                source,
+                target,
+                origin=identity(ends.source),
+                switch=switch,
+                progress=bar,
+                on_outage=Outage(),
+                dry_run=ends.dry_run,
             )
         different: Mapping[str, Sequence[str]] | None = None
         if verify and not ends.dry_run:
