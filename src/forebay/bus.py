@@ -19,19 +19,22 @@ from forebay.callables import refuse_generator
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
+from forebay.engine import Engine
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown, StoreError
 from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record, to_records
+from forebay.home import running_loop
+from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
 from forebay.replay import FOLLOW, Place, find, history, replay
-from forebay.retention import Caretaker, Retention, enforce, rule_of, set_rule
-from forebay.runtime import LeaseKeeper, Options, Runnable, handler_name, stopped_by_signals
+from forebay.retention import Retention, enforce, rule_of, set_rule
+from forebay.runtime import Options, Runnable, handler_name
 from forebay.runtime.supervise import PASSING, OnOutage
 from forebay.signals import LoopFailed, Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
-from forebay.subscription import Engine, EventStreamConsumer
-from forebay.urls import default_url, mask, open_store
+from forebay.subscription import EventStreamConsumer
+from forebay.urls import check_redis_url, default_url, mask, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -65,7 +68,11 @@ class Agent(Protocol):
 
 
 class EventBus:
-    """Events over one store. Open it with `async with`; it belongs to that event loop.
+    """Events over one store, which belong to one event loop at a time.
+
+    Open it with `async with bus`, or `await bus.open()` and `await bus.close()`. A bus that is not open opens itself at
+    its first use, on the running loop. It is closed when that loop ends, with a `ResourceWarning`. A call from another
+    loop, another thread or a fork of the process raises `ConfigurationError`, and nothing was done.
 
     `store` does the keeping: a URL, or a store of one's own, for which `namespace` means nothing.
     `url` is its address with the password hidden; `signals` tells listeners what happens. `limits`
@@ -84,36 +91,46 @@ class EventBus:
         self.url = mask(store) if isinstance(store, str) else ""
         self.signals = Signals()
         log(self.signals)
-        keeper = LeaseKeeper(self.store.twin, self._keeper_failed)
-        self._engine = Engine(self.store, self.signals, keeper, limits)
-        self._caretaker = Caretaker(self.store, self.signals, self._served)
-        self._caring: asyncio.Task[None] | None = None
+        self._engine = Engine(self.store, self.signals, limits)
+        self._caretaker = self._engine.caretaker
         self._limits = limits
         self._window = check_seconds("idempotency_window", idempotency_window)
         self._subscriptions: list[tuple[EventStreamConsumer, Callable[..., Any]]] = []
         self._unsure: dict[str, str | None] = {}
-        self._open = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url or type(self.store).__name__}>"
 
     async def __aenter__(self) -> Self:
-        if self._open:
-            raise ConfigurationError("this bus is open already; one `async with bus` at a time")
-        await self.store.__aenter__()
-        self._open = True
-        self._caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
-        return self
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open = False
-        if self._caring is not None:
-            self._caring.cancel()
-            await asyncio.wait([self._caring])
-        await self.signals.drain()
-        await self.store.__aexit__(kind, error, trace)
+        await self.close()
+
+    async def open(self) -> Self:
+        """Open the store, on the running event loop, until `close`.
+
+        Raises `ConfigurationError` where the bus is open already, here or on another loop, and what the store raises.
+        """
+        await self._engine.open()
+        return self
+
+    async def close(self) -> None:
+        """Stop each `run` and `consume_events` as `stop` does, wait until they have ended, and close the store.
+
+        Each ends within its own grace plus two seconds. A cancellation meanwhile is raised when all is closed. A bus
+        that is not open is left as it is; one that is closed may be opened again, on any event loop.
+        """
+        await self._engine.close()
+
+    async def ready(self) -> Store:
+        """The store, open: the bus is opened where it is not."""
+        session = self._engine.session
+        if session is None or running_loop() is not session.loop:
+            await self._engine.enter()
+        return self.store
 
     # Publishing.
 
@@ -145,7 +162,9 @@ class EventBus:
         record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
         if id is None and delay is None and at is None and not self.signals.wanted(Published):
             # The usual way, without the cost of one more coroutine.
-            self._require_open()
+            session = self._engine.session
+            if session is None or running_loop() is not session.loop:
+                await self._engine.enter()
             self._caretaker.touched.add(stream)
             try:
                 await self.store.append(stream, (record,))
@@ -190,7 +209,7 @@ class EventBus:
     async def _store(
         self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None, at: datetime | None
     ) -> None:
-        self._require_open()
+        await self.ready()
         self._caretaker.touched.add(stream)
         is_wanted = self.signals.wanted(Published)
         started = time.perf_counter() if is_wanted else 0.0
@@ -218,10 +237,6 @@ class EventBus:
             del self._unsure[next(iter(self._unsure))]
         ids = [record.id for record in records]
         return PublishUnknown(f"{error}; to be sure, publish again with the same id", ids)
-
-    def _require_open(self) -> None:
-        if not self._open:
-            raise ConfigurationError("the bus is not open; use it inside `async with bus:`")
 
     def _since(self, records: Sequence[Record]) -> str | None:
         """Where to look for events whose first publish went unanswered: behind the earliest such place."""
@@ -265,7 +280,10 @@ class EventBus:
         `event` is a type name, an `Enum` member, or a payload class, and then the function gets the
         decoded object (and the `Event` beside it, if it takes two arguments). The function may be
         `async def`, or plain: then it runs in a thread. The group's default name is the function's
-        qualified name. For the other options, in seconds and counts, see `Options`.
+        module and qualified name, however the process is started; a function that is renamed or moved
+        has another one, and handles all events again. An event whose handler keeps failing is tried 12 times
+        over 6.8 to 13.5 minutes unless `retry` says otherwise. For the other options, in seconds and counts,
+        see `Options`.
         """
 
         def register(function: Function) -> Function:
@@ -281,8 +299,9 @@ class EventBus:
                 dedup=dedup,
             )
             name = group if group is not None else handler_name(function)
-            subscription = EventStreamConsumer(self._engine, event, name, None, options)
+            subscription = EventStreamConsumer(self._engine, event, name, None, options, is_implicit=group is None)
             subscription.handler(function).close()
+            name = subscription.group
             if any(s.stream == subscription.stream and s.group == name for s, _ in self._subscriptions):
                 raise ConfigurationError(
                     f"group {name!r} already handles {subscription.stream!r} on this bus; name another group"
@@ -303,19 +322,28 @@ class EventBus:
         return EventStreamConsumer(self._engine, event_type, consumer_group, consumer_name, Options.parse(options))
 
     def run(
-        self, *agents: Agent, until_idle: bool = False, concurrency: int | None = None, grace: float = 10.0
+        self,
+        *agents: Agent,
+        until_idle: bool = False,
+        concurrency: int | None = None,
+        grace: float = 10.0,
+        handle_signals: bool = True,
     ) -> Coroutine[Any, Any, None]:
-        """Run the handlers registered with `on`, and these agents, until SIGTERM, SIGINT or `stop`.
+        """Run the handlers registered with `on`, and these agents, until a signal, `stop` or `close`.
 
         With `until_idle`, until every event of their streams is handled or dead: nothing unread,
         pending or waiting for a retry; events scheduled for later do not count until they are due.
         At the end it reads nothing more, gives running handlers `grace` seconds, and hands back what
-        they have not finished. `concurrency` overrides that of every handler registered with `on`. In
-        the main thread the first of the two signals ends the run in this way, a second one at once.
+        they have not finished; it ends at most two seconds after these. A handler that goes on although it was
+        cancelled is left behind, and its event to its lease. `concurrency` overrides that of every handler
+        registered with `on`.
+
+        In the main thread the first SIGTERM, SIGINT or SIGHUP ends the run in this way; a second one acts as ever.
+        Handlers that somebody else has set for them are called too, and stand again afterwards; what is ignored
+        stays ignored. With `handle_signals=False` signals are left alone.
 
         An agent is a `forebay.agents.BaseAgent`; one that fails is started again, and the others go on.
         """
-        self._require_open()
         if not self._subscriptions and not agents:
             raise ConfigurationError(
                 "no handlers: decorate functions with @bus.on(...) before bus.run(), or name agents"
@@ -325,7 +353,7 @@ class EventBus:
                 raise ConfigurationError(f"{agent!r} is no agent: give objects, as in bus.run(Billing())")
         wait = IDLE_LOOK if until_idle else None
         parts: list[Runnable] = [agent.on_bus(self, wait=wait) for agent in agents]
-        run = self._engine.begin()
+        run = self._engine.runs.begin()
 
         async def idle() -> None:
             while not await self._is_idle(parts):
@@ -335,17 +363,33 @@ class EventBus:
             for subscription, function in self._subscriptions:
                 parts.append(await subscription.consumer(function, concurrency=concurrency, wait=wait))
             _require_different(parts)
-            with stopped_by_signals(self.stop):
-                await run.go(parts, grace=grace, until=idle if until_idle else None)
+            await run.go(parts, grace=grace, until=idle if until_idle else None)
 
-        return go()
+        async def begin() -> None:
+            if not run.is_stopped:
+                await self.ready()
+            if not run.is_stopped:
+                with run.under_way(), stopped_by_signals(self.stop) if handle_signals else contextlib.nullcontext():
+                    await go()
+
+        return begin()
+
+    async def new_groups(self) -> dict[tuple[str, str], int]:
+        """The groups that `run` is about to make on streams with events, by stream and name, with how many events.
+
+        These are the handlers' that were registered without `group` and `start`: the events may have been handled
+        before, under another name of the function.
+        """
+        await self.ready()
+        found = {(each.stream, each.group): await each.history() for each, _ in self._subscriptions}
+        return {place: count for place, count in found.items() if count}
 
     def stop(self) -> None:
         """Let every `run` and `consume_events` of this bus end in its orderly way.
 
         Those too that were called and have not begun yet.
         """
-        self._engine.stop()
+        self._engine.runs.stop()
 
     @property
     def last_read(self) -> float | None:
@@ -354,7 +398,7 @@ class EventBus:
         The sign of life for a probe: while the store answers it grows at least each second, also
         while a consumer has its hands full. None while nothing runs, or something has not read yet.
         """
-        times = [part.last_read for part in self._engine.running]
+        times = [part.last_read for part in self._engine.runs.parts]
         return None if None in times else min((t for t in times if t is not None), default=None)
 
     async def _is_idle(self, parts: Sequence[Runnable]) -> bool:
@@ -366,9 +410,6 @@ class EventBus:
             groups = [group for stream in found for group in stream.groups if (stream.stream, group.group) in ours]
             return all(not group.lag and not group.pending for group in groups)
         return False
-
-    def _keeper_failed(self, error: BaseException) -> None:
-        self.signals.emit(LoopFailed("lease", "*", "*", error, 0.0))
 
     # Looking back, and putting right.
 
@@ -399,7 +440,7 @@ class EventBus:
                 self.signals.emit(LoopFailed("follow", stream, "*", error, FOLLOW))
 
         async for entry in history(
-            self.store,
+            await self.ready(),
             stream,
             start=start,
             end=end,
@@ -414,13 +455,13 @@ class EventBus:
 
     async def get(self, event: object, id: str) -> Event:
         """The event with this id, or at this position; else `NotFound`."""
-        entry = await find(self.store, type_name(event), plain("id", id))
+        entry = await find(await self.ready(), type_name(event), plain("id", id))
         kind = kind_of(event)
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
 
     async def chain(self, event: Event) -> Chain:
         """All events that this one caused, or that caused it, as far as the agents that published them said so."""
-        return await chain(self.store, event, limits=self._limits)
+        return await chain(await self.ready(), event, limits=self._limits)
 
     async def replay(
         self,
@@ -441,7 +482,7 @@ class EventBus:
         Raises `NotFound` where the stream or the group does not exist.
         """
         return await replay(
-            self.store,
+            await self.ready(),
             type_name(event),
             group=plain("group", group),
             start=start,
@@ -457,9 +498,10 @@ class EventBus:
         """The dead letters of a stream, or of one of its groups, oldest first; all unless `limit`."""
         stream, found, after = type_name(event), list[DeadLetter](), ""
         group = None if group is None else plain("group", group)
+        store = await self.ready()
         while limit is None or len(found) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(found))
-            page = await self.store.dead_letters(stream, group=group, after=after, limit=size)
+            page = await store.dead_letters(stream, group=group, after=after, limit=size)
             found.extend(page)
             if len(page) < size:
                 break
@@ -485,6 +527,7 @@ class EventBus:
         ids: Iterable[str] | None,
         group: str | None,
     ) -> int:
+        await self.ready()
         if ids is None:
             ids = [letter.id for letter in await self.dead_letters(stream, group=group)]
         if isinstance(ids, str):
@@ -494,7 +537,8 @@ class EventBus:
 
     async def stats(self, *events: object) -> list[StreamStats]:
         """Streams with their groups: these, or all. Counts that the store cannot tell are None."""
-        return await self.store.stats([type_name(event) for event in events] if events else None)
+        streams = [type_name(event) for event in events] if events else None
+        return await (await self.ready()).stats(streams)
 
     async def retain(
         self,
@@ -513,24 +557,23 @@ class EventBus:
         """
         rule = Retention(max_age=max_age, max_length=max_length, hard_length=hard_length, group_lifetime=group_lifetime)
         stream = type_name(event)
-        await set_rule(self.store, stream, rule)
-        groups = {group for its, group in self._served() if its == stream}
-        return await enforce(self.store, stream, self.signals, at_work=groups)
+        store = await self.ready()
+        await set_rule(store, stream, rule)
+        groups = {group for its, group in self._engine.runs.served() if its == stream}
+        return await enforce(store, stream, self.signals, at_work=groups)
 
     async def retention(self, event: object) -> Retention | None:
         """How long the stream keeps its events; None: for ever."""
-        return await rule_of(self.store, type_name(event))
-
-    def _served(self) -> list[tuple[str, str]]:
-        return [place for part in self._engine.running for place in part.groups]
+        return await rule_of(await self.ready(), type_name(event))
 
     async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""
         stream, found, after = type_name(event), list[Pending](), START
         group = plain("group", group)
+        store = await self.ready()
         while limit is None or len(found) < limit:
             size = PAGE if limit is None else min(PAGE, limit - len(found))
-            page = await self.store.pending(stream, group, after=after, limit=size)
+            page = await store.pending(stream, group, after=after, limit=size)
             found.extend(page)
             if len(page) < size:
                 break
@@ -539,7 +582,7 @@ class EventBus:
 
     async def durability(self) -> Durability:
         """Which losses an acknowledged publish survives, as the store is configured now."""
-        return await self.store.durability()
+        return await (await self.ready()).durability()
 
 
 class MalformedEntry(msgspec.Struct, frozen=True):
@@ -557,7 +600,7 @@ def connect(
     limits: Limits = LIMITS,
     idempotency_window: float = DAY,
 ) -> EventBus:
-    """A bus on the store that `url` names; open it with `async with`.
+    """A bus on the store that `url` names; open it with `async with`, or let it open itself.
 
     Without a URL: `FOREBAY_URL`, then `REDIS_URL`, then `sqlite:///forebay.db`. `namespace` keeps
     apart what shares a store. Nothing is opened yet; a URL that names no store is a `ConfigurationError`.
@@ -572,7 +615,7 @@ class RedisEventBus(EventBus):
     """The bus on Redis or Valkey Streams, by its URL."""
 
     def __init__(self, redis_url: str = "redis://localhost:6379", **options: Any) -> None:
-        super().__init__(redis_url, **options)
+        super().__init__(check_redis_url(redis_url), **options)
 
 
 class PersistentEventBus(EventBus):

@@ -1,4 +1,4 @@
-"""Callables that users hand over: what a call returned is awaited, and generators are refused."""
+"""Callables that users hand over: what a call returned is awaited, generators are refused, names are found."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from forebay.errors import ConfigurationError
+
+_MAIN = ("__main__", "__mp_main__")
+"""The module that a process was started with, in this process and in those that `multiprocessing` starts."""
 
 
 async def completed(result: object) -> object:
@@ -62,6 +67,44 @@ def name_of(function: Callable[..., Any]) -> str:
     """The qualified name of a callable, for messages."""
     function = unwrapped(function)
     return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def module_of(thing: Any) -> str | None:
+    """The name by which the module of a function or class is imported, however the process was started.
+
+    None where it has none: in an interactive session, a notebook, or the text behind `python -c`.
+    """
+    module: str | None = getattr(thing, "__module__", None)
+    if module not in _MAIN:
+        return module
+    names = _globals_of(thing)
+    spec = names.get("__spec__")
+    if spec is not None and spec.name not in _MAIN:
+        return str(spec.name)
+    file = names.get("__file__")
+    return None if file is None or str(file).startswith("<") else _module_in(Path(file).absolute())
+
+
+def _globals_of(thing: Any) -> dict[str, Any]:
+    """The names of the main module that a function or class is from.
+
+    A profiler or debugger runs a program as `__main__` while it is that module itself, so the function is asked.
+    """
+    functions = [*vars(thing).values()] if isinstance(thing, type) else [inspect.unwrap(thing)]
+    for function in functions:
+        names: dict[str, Any] = getattr(function, "__globals__", {})
+        if names.get("__name__") in _MAIN:
+            return names
+    return vars(sys.modules.get(thing.__module__, sys.modules["__main__"]))
+
+
+def _module_in(file: Path) -> str:
+    parts = [file.stem]
+    folder = file.parent
+    while (folder / "__init__.py").exists() or parts == ["__main__"]:
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts)
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:

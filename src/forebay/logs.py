@@ -32,6 +32,9 @@ from forebay.store import Delivery
 
 logger = logging.getLogger("forebay")
 
+MOST_OF_AN_ID = 200
+"""Characters of an event's id in a line of the log: as many as an id of forebay's may have."""
+
 
 class _Below(str):
     """Lines that stand below those of a record, as a traceback does."""
@@ -118,6 +121,12 @@ def _late_ack(signal: LateAck) -> None:
 def _joined(signal: Joined) -> None:
     if signal.healed:
         logger.warning("%s lost its group %s; made it again", signal.stream, signal.group)
+    elif signal.history:
+        logger.warning(
+            "%s has a new group %s, named after its function: it begins with the %s events that are there; "
+            "to keep the group when the function is renamed or moved, give group=...",
+            signal.stream, signal.group, f"{signal.history:,}",
+        )  # fmt: skip
     else:
         logger.info("%s has a new group %s", signal.stream, signal.group)
 
@@ -156,4 +165,6 @@ def _agent_changed(signal: AgentChanged) -> None:
 def _name(delivery: Delivery) -> str:
     record = delivery.record
     id = delivery.position if record is None or isinstance(record, Foreign) else record.id or delivery.position
-    return f"{delivery.reader.stream} for {delivery.reader.group}: event {id}, attempt {delivery.attempt},"
+    # A foreign entry may carry an id of any length.
+    short = id if len(id) <= MOST_OF_AN_ID else f"{id[:MOST_OF_AN_ID]}…"
+    return f"{delivery.reader.stream} for {delivery.reader.group}: event {short}, attempt {delivery.attempt},"

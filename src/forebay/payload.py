@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -47,6 +47,11 @@ def check_name(what: str, name: object) -> str:
             f"{what} {name!r} is not a name: use 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
         )
     return text
+
+
+def is_name(name: str | None) -> TypeGuard[str]:
+    """Whether it can name a type or a group. Other programs may call theirs as they like."""
+    return name is not None and _NAME.fullmatch(name) is not None
 
 
 def type_name(kind: object) -> str:
@@ -179,12 +184,13 @@ def _fault(text: bytes, limits: Limits) -> str | None:
     if len(text) > limits.max_bytes:
         return f"the data is {len(text):,} bytes of JSON; the limit is {limits.max_bytes:,}"
     # Brackets inside strings count too, so the cheap count can only be too high.
-    if text.count(b"[") + text.count(b"{") > limits.max_depth and _depth(text) > limits.max_depth:
-        return f"the data is nested {_depth(text)} levels deep; the limit is {limits.max_depth}"
+    if text.count(b"[") + text.count(b"{") > limits.max_depth and (depth := _depth(text)) > limits.max_depth:
+        return f"the data is nested {depth} levels deep; the limit is {limits.max_depth}"
     return None
 
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# A string that does not end reaches to the end of the text: else each quote in it would be tried as a beginning.
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(text: bytes) -> int:

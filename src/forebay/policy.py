@@ -22,9 +22,11 @@ Errors = type[BaseException] | tuple[type[BaseException], ...]
 class Retry(msgspec.Struct, frozen=True):
     """How often, and how far apart, an event is tried before it becomes a dead letter.
 
-    `attempts` counts every try, the first included; at least 1. After the n-th failure the
-    event waits a random time between 0 and `min(cap, base * 2 ** (n - 1))` seconds: exponential
-    back-off with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015).
+    `attempts` counts every try, the first included; at least 1. After the n-th failure the event waits
+    a random time between half and all of `min(cap, base * 2 ** (n - 1))` seconds: exponential back-off
+    with equal jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015). By default an event that
+    keeps failing gives up after 6.8 to 13.5 minutes, so an outage of five minutes makes no dead letter;
+    `span` computes this for other settings.
 
     `on` says which errors are worth another try. An exception class or a tuple of classes: those,
     and every other error is a dead letter at once. A mapping from class to `Retry` or None gives
@@ -32,12 +34,12 @@ class Retry(msgspec.Struct, frozen=True):
     name follows this object. In an `ExceptionGroup`, each member is looked at.
 
     >>> Retry(attempts=3, on={TimeoutError: Retry(attempts=10, base=1), ValueError: None})
-    Retry(attempts=3, base=0.2, cap=60.0)
+    Retry(attempts=3, base=0.5, cap=300.0)
     """
 
-    attempts: int = 5
-    base: float = 0.2
-    cap: float = 60.0
+    attempts: int = 12
+    base: float = 0.5
+    cap: float = 300.0
     on: Errors | Mapping[type[BaseException], Retry | None] = Exception
 
     def __post_init__(self) -> None:
@@ -69,6 +71,23 @@ class Retry(msgspec.Struct, frozen=True):
             if kind in self.on:
                 return self.on[kind]
         return self
+
+    def span(self) -> tuple[float, float]:
+        """The least and the longest time in seconds from the first failure of an event to its last try.
+
+        The time that handlers take, rules per error in `on`, and `RetryAfter` are not counted.
+
+        >>> Retry().span()
+        (405.75, 811.5)
+        """
+        longest = self._waits()
+        return longest / 2, longest
+
+    def _waits(self) -> float:
+        """All the longest waits in seconds, added up. From the 61st on they are alike, see `ceiling`."""
+        waits = self.attempts - 1
+        first = sum(map(self.ceiling, range(1, min(waits, 60) + 1)))
+        return first + max(waits - 60, 0) * self.ceiling(waits)
 
     def _names_group(self, error: BaseExceptionGroup[BaseException]) -> bool:
         kinds: Iterable[type[BaseException]] = self.on if isinstance(self.on, (tuple, Mapping)) else (self.on,)
@@ -117,7 +136,8 @@ def decide(
         return Dead(describe(error))
     if pauses:
         return Again(max(0.0, *pauses))
-    return Again(jitter(0.0, rule.ceiling(failures)))
+    ceiling = rule.ceiling(failures)
+    return Again(jitter(ceiling / 2, ceiling))
 
 
 MOST_CRASHES = 5
@@ -188,8 +208,11 @@ TRACEBACK_CHARACTERS = 3000
 MOST_LINKS = 4
 """Errors of a chain whose frames are kept: the last one, and its nearest causes."""
 
-_MACHINERY = (str(Path(asyncio.__file__).parent), str(Path(__file__).parent / "runtime"))
-"""The folders whose code stands between the worker and the handler: its frames say nothing about either."""
+_MACHINERY = (
+    str(Path(asyncio.__file__).parent),
+    *(str(Path(__file__).parent / name) for name in ("runtime", "event.py", "payload.py")),
+)
+"""The code that stands between the worker and the handler, or its payload: its frames say nothing about either."""
 
 
 def last_frames(error: BaseException) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -15,13 +16,17 @@ from forebay.callables import completed, refuse_generator
 from forebay.errors import ConfigurationError, NotFound
 from forebay.event import Record, made_at
 from forebay.runtime.supervise import OnOutage, outlast
-from forebay.store import END, START, Entry, Log, Store
+from forebay.store import END, START, Entry, Log, Store, StreamStats
 
 T = TypeVar("T")
 
 CHUNK = 500
 FOLLOW = 0.1
 """Seconds between two looks of a follower."""
+CHECK_SECONDS = 1.0
+"""Seconds between two looks of a follower that finds nothing, whether the entry that it saw last is still there."""
+PASSED = 1000
+"""Positions that a follower remembers, to find its place again in a stream that lost its newest entries."""
 SKEW = 60.0
 """Seconds by which a publisher's clock may differ from the store's, when an event is looked up by its id."""
 
@@ -91,16 +96,53 @@ async def history(
         if not follow:
             return
         after = last
+    if follow:
+        after = await _last_until(log, stream, after)
+    passed = deque([(after, "")], maxlen=PASSED)
+    clock = asyncio.get_running_loop().time
+    checked_at = clock()
     while True:
         entries = await ask(partial(log.scan, stream, after=after, until=until, limit=CHUNK))
         for entry in entries:
             if not _is_copy(entry):
                 yield entry
             after = entry.position
+            passed.append((after, _id(entry)))
         if not entries:
             if not follow:
                 return
             await asyncio.sleep(FOLLOW)
+            if clock() - checked_at >= CHECK_SECONDS:
+                after = await _standing(log, stream, passed)
+                checked_at = clock()
+
+
+async def _standing(log: Log, stream: str, passed: deque[tuple[str, str]]) -> str:
+    """The last of the positions passed whose entry is still there; START if the stream lost them all.
+
+    A store that lost its data may give later entries the same positions, or earlier ones.
+    """
+    while passed:
+        position, id = passed[-1]
+        found = await log.scan(stream, until=position, limit=1, newest=True)
+        if not found:
+            break
+        if found[0].position == position and id in ("", _id(found[0])):
+            return position
+        passed.pop()
+    passed.clear()
+    passed.append((START, ""))
+    return START
+
+
+def _id(entry: Entry) -> str:
+    return entry.record.id if isinstance(entry.record, Record) else ""
+
+
+async def _last_until(log: Log, stream: str, position: str) -> str:
+    """The position of the last entry up to this one; START if there is none."""
+    found = await log.scan(stream, until=position, limit=1, newest=True)
+    return found[0].position if found else START
 
 
 async def _newest(log: Log, stream: str, after: str, until: str, count: int) -> list[Entry]:
@@ -197,12 +239,31 @@ async def replay(
     return count
 
 
-async def require_group(store: Store, stream: str, group: str) -> None:
-    """`NotFound`, with the groups there are, unless the stream has this group."""
+async def require_stream(store: Store, stream: str) -> StreamStats:
+    """The stream's counts; `NotFound`, with the nearest name that there is, where it does not exist."""
     found = await store.stats([stream])
     if not found:
-        raise NotFound(f"no stream {stream!r}; nothing was ever published to it")
-    groups = [entry.group for entry in found[0].groups]
+        names = [each.stream for each in await store.stats()]
+        otherwise = "nothing was ever published to it" if names else "nothing was ever published here"
+        raise NotFound(f"no stream {stream!r}; {nearest(stream, names) or otherwise}")
+    return found[0]
+
+
+async def require_group(store: Store, stream: str, group: str) -> None:
+    """`NotFound`, with the nearest name or the groups there are, unless the stream has this group."""
+    groups = [entry.group for entry in (await require_stream(store, stream)).groups]
     if group not in groups:
         known = ", ".join(sorted(groups)) or "none yet"
-        raise NotFound(f"no group {group!r} on {stream!r}; its groups: {known}")
+        raise NotFound(f"no group {group!r} on {stream!r}; {nearest(group, groups) or f'its groups: {known}'}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The question whether another name was meant; empty where none is near.
+
+    >>> nearest("order_palced", ["order_paid", "order_placed"])
+    "did you mean 'order_placed'?"
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""

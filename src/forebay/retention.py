@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable, Collection, Iterable
 
@@ -96,6 +97,7 @@ async def _gone(
     gone = []
     for group in [group.group for found in await store.stats([stream]) for group in found.groups]:
         seen = notes.get(SEEN + group)
+        seen = seen if seen is not None and _NUMBER.fullmatch(seen) else None
         silent = now - abs(float(seen)) if seen is not None else lifetime
         if group in at_work or seen is None:
             # Often enough, and not more often: this is a write.
@@ -109,6 +111,10 @@ async def _gone(
             if seen[:1] != b"-" and await store.note(stream, SEEN + group, b"-" + seen, expected=seen):
                 signals.emit(GroupGone(stream, group, silent))
     return gone
+
+
+_NUMBER = re.compile(rb"-?\d{1,20}(\.\d+)?")
+"""What a note may say of when a group was seen; anything else is as if it was never seen."""
 
 
 def _rule(text: bytes | None, stream: str) -> Retention | None:

@@ -109,11 +109,16 @@ class LateAck(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """A group was made, or made again after the store had lost it (`healed`)."""
+    """A group was made, or made again after the store had lost it (`healed`).
+
+    `history` counts the events with which it begins, where its name was made of its function's and `start` was not
+    given: they may have been handled under another name of the function.
+    """
 
     stream: str
     group: str
     healed: bool
+    history: int = 0
 
 
 class StreamTrimmed(msgspec.Struct, frozen=True):

@@ -289,11 +289,14 @@ class Leases(Protocol):
     """What a consumer does: take entries, keep them, settle them."""
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
-        """Make the group, reading from behind `start`; False, and nothing changed, where it exists."""
+        """Make the group, reading from behind `start`; False, and nothing changed, where it exists.
+
+        A position behind the last one of the stream is the end of the stream.
+        """
         ...
 
     async def seek(self, stream: str, group: str, to: str) -> None:
-        """Let the group read on from behind `to`.
+        """Let the group read on from behind `to`; a position behind the last one of the stream is its end.
 
         What it has begun behind that place is unread again, and its holders lose it; what it has
         begun before that place stays as it is. Raises `NotFound` where the group does not exist.
@@ -408,6 +411,11 @@ class Inspection(Protocol):
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         """What the group has begun and not finished, by position."""
+        ...
+
+    async def strays(self) -> list[str]:
+        """What is left out everywhere, because another program put it there under a name that forebay has not: a
+        sentence for each."""
         ...
 
     async def durability(self) -> Durability:

@@ -2,59 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
-import msgspec
 from msgspec.structs import replace
 
-from forebay.payload import Limits, check_name, kind_of, type_name
+from forebay.engine import Engine
+from forebay.payload import check_name, kind_of, type_name
 from forebay.replay import check_place, last_position, resolve
-from forebay.runtime import Around, Handler, LeaseKeeper, Options, Run, Runnable
-from forebay.signals import Signals
-from forebay.store import END, Reader, Store
+from forebay.runtime import Around, Handler, Options
+from forebay.runtime.supervise import PASSING
+from forebay.store import END, Reader
 
 if TYPE_CHECKING:
     from forebay.runtime.consumer import Consumer
 
 
-class Engine(msgspec.Struct):
-    """What the consumers of one bus share."""
-
-    store: Store
-    signals: Signals
-    keeper: LeaseKeeper
-    limits: Limits
-    runs: WeakSet[Run] = msgspec.field(default_factory=WeakSet)
-
-    def begin(self) -> Run:
-        """A run that `stop` ends from now on, also before it has any parts."""
-        run = Run()
-        self.runs.add(run)
-        return run
-
-    @property
-    def running(self) -> list[Runnable]:
-        """All that runs now."""
-        return [part for run in self.runs for part in run.parts]
-
-    def stop(self) -> None:
-        """Let every run end in its orderly way."""
-        for run in list(self.runs):
-            run.stop()
-
-
 class EventStreamConsumer:
     """One group's share of a stream, on one bus."""
 
-    def __init__(self, engine: Engine, event: object, group: str, consumer: str | None, options: Options) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        event: object,
+        group: str,
+        consumer: str | None,
+        options: Options,
+        *,
+        is_implicit: bool = False,
+    ) -> None:
         self.stream = type_name(event)
         self.group = check_name("group", group)
         check_place(options.start)
         self.options = options
+        self._is_implicit = is_implicit
         self._engine = engine
         self._kind = kind_of(event)
         self._name = check_name("consumer", consumer) if consumer is not None else None
@@ -63,17 +47,21 @@ class EventStreamConsumer:
         return f"<EventStreamConsumer {self.stream} for {self.group}>"
 
     def consume_events(self, handler: Callable[..., Any], *, grace: float = 10.0) -> Coroutine[Any, Any, None]:
-        """Handle the stream's events with `handler` until `bus.stop()`, or until cancelled.
+        """Handle the stream's events with `handler` until `bus.stop()`, until the bus is closed, or until cancelled.
 
         Makes the group if need be. What another consumer of the group left pending is taken over once
         its lease has run out. Either way of ending lets running handlers finish within `grace` seconds
-        and gives the rest back.
+        and gives the rest back, and takes at most two seconds more.
         """
         self.handler(handler).close()
-        run = self._engine.begin()
+        run = self._engine.runs.begin()
 
         async def consume() -> None:
-            await run.go([await self.consumer(handler)], grace=grace)
+            if not run.is_stopped:
+                await self._engine.enter()
+            if not run.is_stopped:
+                with run.under_way():
+                    await run.go([await self.consumer(handler)], grace=grace)
 
         return consume()
 
@@ -94,6 +82,7 @@ class EventStreamConsumer:
             options = replace(options, concurrency=concurrency)
         engine = self._engine
         handler = self.handler(function, options, around=around)
+        history = await self.history()
         start = await resolve(engine.store, self.stream, options.start)
         if start == END:
             # A place that can be gone back to, should the group be lost before it has read anything.
@@ -106,9 +95,23 @@ class EventStreamConsumer:
             signals=engine.signals,
             keeper=engine.keeper,
             start=start,
+            history=history,
             limits=engine.limits,
             **({} if wait is None else {"wait": wait}),
         )
+
+    async def history(self) -> int:
+        """How many events the group will begin with because it is new, if nobody has chosen its name or place.
+
+        A group that is named after its function is new again when the function is renamed or moved.
+        """
+        if not self._is_implicit or self.options.start != "earliest":
+            return 0
+        with contextlib.suppress(*PASSING):
+            for stream in await self._engine.store.stats([self.stream]):
+                if self.group not in {group.group for group in stream.groups}:
+                    return stream.length
+        return 0
 
     def handler(
         self, function: Callable[..., Any], options: Options | None = None, *, around: Around | None = None

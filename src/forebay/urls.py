@@ -11,7 +11,16 @@ from forebay.payload import check_name
 from forebay.store import Store
 from forebay.stores.url import StoreURL, check_options, mask, split
 
-__all__ = ["DEFAULT_URL", "REDIS_SCHEMES", "default_url", "file_of", "identity", "mask", "open_store"]
+__all__ = [
+    "DEFAULT_URL",
+    "REDIS_SCHEMES",
+    "check_redis_url",
+    "default_url",
+    "file_of",
+    "identity",
+    "mask",
+    "open_store",
+]
 
 DEFAULT_URL = "sqlite:///forebay.db"
 REDIS_SCHEMES = {
@@ -29,14 +38,17 @@ def default_url() -> str:
     return os.environ.get("FOREBAY_URL") or os.environ.get("REDIS_URL") or DEFAULT_URL
 
 
-def open_store(url: str, *, namespace: str = "events") -> Store:
-    """The store that a URL names, not opened yet; `ConfigurationError` where it names none."""
+def open_store(url: str, *, namespace: str = "events", read_only: bool = False) -> Store:
+    """The store that a URL names, not opened yet; `ConfigurationError` where it names none.
+
+    With `read_only` opening it makes and changes no file; on a server it means nothing.
+    """
     check_name("namespace", namespace)
     parts = split(url)
     if parts.scheme == "memory":
         return _memory(parts, namespace)
     if parts.scheme == "sqlite":
-        return _sqlite(parts, namespace)
+        return _sqlite(parts, namespace, read_only=read_only)
     if parts.scheme in REDIS_SCHEMES:
         from forebay.stores.redis import RedisStore
 
@@ -44,6 +56,21 @@ def open_store(url: str, *, namespace: str = "events") -> Store:
     raise ConfigurationError(
         f"unknown store {parts.scheme + '://'!r}; use one of {', '.join(s + '://' for s in SCHEMES)}"
     )
+
+
+def check_redis_url(url: str) -> str:
+    """The URL, if it is one of Redis or Valkey; else a `ConfigurationError` with the right spelling or class."""
+    if "://" not in url:
+        # An address with credentials is not repeated.
+        address = "host:6379" if "@" in url else url
+        raise ConfigurationError(f"RedisEventBus takes a URL with its scheme: write redis://{address}")
+    scheme = url.partition("://")[0]
+    if scheme not in REDIS_SCHEMES:
+        other = {"sqlite": "PersistentEventBus(path) or ", "memory": "InMemoryEventBus() or "}.get(scheme, "")
+        raise ConfigurationError(
+            f"RedisEventBus takes a URL such as redis://localhost:6379, not {scheme}://; use {other}connect(url)"
+        )
+    return url
 
 
 def _memory(parts: StoreURL, namespace: str) -> Store:
@@ -55,7 +82,7 @@ def _memory(parts: StoreURL, namespace: str) -> Store:
     return MemoryStore(namespace=namespace)
 
 
-def _sqlite(parts: StoreURL, namespace: str) -> Store:
+def _sqlite(parts: StoreURL, namespace: str, *, read_only: bool) -> Store:
     check_options(parts, SQLITE_OPTIONS)
     if parts.username or parts.password or parts.hosts:
         raise ConfigurationError(
@@ -67,7 +94,7 @@ def _sqlite(parts: StoreURL, namespace: str) -> Store:
         raise ConfigurationError(
             "the sqlite:// URL names no file; write sqlite:///events.db, or memory:// for a store in memory"
         )
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"read_only": read_only}
     for name, value in parts.options.items():
         match name:
             case "synchronous" if value.lower() in ("full", "normal"):

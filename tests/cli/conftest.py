@@ -116,6 +116,10 @@ class Forebay:
 
         return asyncio.run(opened())
 
+    def make(self) -> None:
+        """Make the store, with nothing in it."""
+        self.do(lambda bus: bus.stats())
+
     def publish(self, *numbers: int, type: str = "order_placed") -> list[str]:
         """Publish orders with these numbers; their ids."""
         return self.do(lambda bus: bus.publish_many(type, "shop", [{"order_id": number} for number in numbers]))

@@ -69,6 +69,7 @@ class Stubborn(BaseAgent):
 @pytest.fixture(autouse=True)
 def module(forebay: Forebay) -> None:
     (forebay.folder / "agents.py").write_text(AGENTS)
+    forebay.make()
 
 
 def eventually(condition: Callable[[], object], message: str) -> None:

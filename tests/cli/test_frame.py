@@ -27,7 +27,8 @@ def test_every_command_and_option_has_a_help_text() -> None:
     for command in commands(cli, click.Context(cli)):
         assert command.help, command.name
         for parameter in command.params:
-            assert isinstance(parameter, click.Argument) or parameter.get_help_record(click.Context(command)), parameter
+            silent = isinstance(parameter, click.Argument) or getattr(parameter, "hidden", False)
+            assert silent or parameter.get_help_record(click.Context(command)), parameter
 
 
 def test_help_lists_the_commands_in_the_order_of_use(forebay: Forebay) -> None:

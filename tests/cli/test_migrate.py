@@ -10,6 +10,7 @@ from tests.cli.conftest import Forebay
 
 
 def test_a_store_without_a_migration_does_not_pass_the_check(forebay: Forebay) -> None:
+    forebay.make()
     ended = forebay("migrate", "status")
     checked = forebay("migrate", "status", "--check")
 

@@ -42,6 +42,7 @@ def test_a_command_that_watches_goes_on_over_restarts_and_says_so_once_each(
 
     with err.open("w") as stderr, redis.process("--json", *command, stderr=stderr) as process:
         _next(process)
+        _next(process)
         for outage in (1, 2):
             server.process.kill()
             server.process.wait()

@@ -69,9 +69,10 @@ def test_a_line_that_outgrows_every_event_is_refused_before_it_ends(forebay: For
 
 
 def test_lines_are_published_as_they_come(forebay: Forebay) -> None:
+    forebay.make()
     with (
         forebay.process("publish", "order_placed", "-") as publisher,
-        forebay.process("tail", "order_placed") as tail,
+        forebay.process("tail", "order_placed", "--wait") as tail,
     ):
         assert publisher.stdin is not None
         assert tail.stdout is not None
@@ -82,22 +83,27 @@ def test_lines_are_published_as_they_come(forebay: Forebay) -> None:
 
 
 def test_ctrl_c_ends_a_publish_that_waits_for_stdin(forebay: Forebay) -> None:
-    with forebay.process("tail", "order_placed") as tail, forebay.process("publish", "order_placed", "-") as publisher:
+    forebay.publish(0)
+    with (
+        forebay.process("tail", "order_placed") as tail,
+        forebay.process("publish", "order_placed", "-") as publisher,
+    ):
         assert publisher.stdin is not None
         assert tail.stdout is not None
         publisher.stdin.write("1\n")
         publisher.stdin.flush()
+        assert tail.stdout.readline()
         assert tail.stdout.readline()
         publisher.send_signal(signal.SIGINT)
 
         assert 130 == publisher.wait(PATIENCE)
 
 
-def test_a_dry_run_checks_and_stores_nothing(forebay: Forebay) -> None:
+def test_a_dry_run_checks_and_makes_nothing(forebay: Forebay) -> None:
     assert 0 == forebay("publish", "order_placed", "1", "--dry-run").code
     assert 1 == forebay("publish", "order_placed", "NaN", "--dry-run").code
     assert "would publish 2 events" in forebay.piped("publish", "order_placed", "-", "--dry-run", stdin="1\n2\n").err
-    assert [] == forebay("streams").rows
+    assert not (forebay.folder / "events.db").exists()
 
 
 def test_tail_shows_the_last_events_of_several_streams_by_time(forebay: Forebay) -> None:
@@ -192,3 +198,27 @@ def test_the_command_is_the_module_too(forebay: Forebay) -> None:
         out, _ = process.communicate(timeout=PATIENCE)
 
     assert out.startswith("forebay ")
+
+
+@pytest.mark.parametrize(
+    "text", ['\ufeff{"a": 1}\r\n{"a": 2}\r\n', '{"a": 1}\n\ufeff{"a": 2}\n', '\ufeff\n{"a":1}\n{"a":2}']
+)
+def test_a_byte_order_mark_is_skipped(forebay: Forebay, text: str) -> None:
+    ended = forebay.piped("publish", "order_placed", "-", stdin=text)
+
+    assert (0, "published 2 events to order_placed\n") == (ended.code, ended.err)
+    assert 0 == forebay("publish", "order_placed", '\ufeff{"a": 3}').code
+    assert [1, 2, 3] == [json.loads(line[-1])["a"] for line in forebay("tail", "order_placed", "--no-follow").lines]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_lines_in_another_encoding_than_utf_8_are_named(forebay: Forebay, encoding: str) -> None:
+    file = forebay.folder / "orders.ndjson"
+    file.write_bytes('{"a": 1}\r\n'.encode(encoding))
+
+    with file.open("rb") as stdin, forebay.process("publish", "order_placed", "-", stdin=stdin) as process:
+        _, err = process.communicate(timeout=PATIENCE)
+
+    assert 1 == process.returncode
+    assert "line 1: this is UTF-16 or UTF-32" in err
+    assert "write it as UTF-8" in err

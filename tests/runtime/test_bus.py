@@ -526,11 +526,6 @@ async def test_wrong_use_is_refused_with_what_to_do_instead(bus: EventBus) -> No
             pass
 
 
-async def test_a_closed_bus_says_how_to_open_it() -> None:
-    with pytest.raises(ConfigurationError, match="async with bus"):
-        await EventBus("memory://").publish("t", source="s")
-
-
 async def test_a_history_leaves_out_the_copy_of_what_is_no_event_made_for_one_group() -> None:
     async with MemoryStore() as store, EventBus(store) as bus:
         await store.plant("t", [(b"a", b"1")])

@@ -274,23 +274,21 @@ async def test_two_consumers_of_one_name_do_not_take_each_other_for_themselves(b
 
 
 async def test_an_unanswered_publish_is_stored_once_however_often_it_is_repeated(bus: EventBus) -> None:
-    store = FaultyStore(bus.store)
-    lossy = EventBus(store)
-    lossy._open = True
+    store = FaultyStore(bus.store.twin())
+    async with EventBus(store) as lossy:
+        store.fail_after("append", times=1)
+        with pytest.raises(PublishUnknown) as unknown:
+            await lossy.publish("t", source="s")
+        store.fail_before("append", times=1)
+        with pytest.raises(StoreUnavailable):
+            await lossy.publish("t", source="s", id=unknown.value.id)
+        for _ in range(2):
+            await lossy.publish("t", source="s", id=unknown.value.id)
 
-    store.fail_after("append", times=1)
-    with pytest.raises(PublishUnknown) as unknown:
-        await lossy.publish("t", source="s")
-    store.fail_before("append", times=1)
-    with pytest.raises(StoreUnavailable):
-        await lossy.publish("t", source="s", id=unknown.value.id)
-    for _ in range(2):
-        await lossy.publish("t", source="s", id=unknown.value.id)
-
-    store.fail_after("schedule", times=1)
-    with pytest.raises(PublishUnknown) as unknown:
-        await lossy.publish("u", source="s", delay=60)
-    await lossy.publish("u", source="s", delay=60, id=unknown.value.id)
+        store.fail_after("schedule", times=1)
+        with pytest.raises(PublishUnknown) as unknown:
+            await lossy.publish("u", source="s", delay=60)
+        await lossy.publish("u", source="s", delay=60, id=unknown.value.id)
 
     assert [1, 0] == [stream.length for stream in await bus.stats("t", "u")]
     assert [0, 1] == [stream.scheduled for stream in await bus.stats("t", "u")]
@@ -375,8 +373,7 @@ def test_tearing_down_the_loop_charges_no_handler(store: str, sqlite_url: str) -
         await asyncio.Event().wait()
 
     async def leave_while_it_runs() -> asyncio.Task[None]:
-        await bus.store.__aenter__()
-        bus._open = True
+        await bus.open()
         await bus.publish_many("t", source="s", data=range(4))
         run = asyncio.create_task(bus.run(grace=0.1))
         await eventually(lambda: len(running) == 4)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from forebay import ConfigurationError, MalformedEvent, Reject, Retry, RetryAfter
+from forebay import ConfigurationError, EventBus, HandlerTimeout, MalformedEvent, Reject, Retry, RetryAfter
 from forebay.policy import Again, Dead, crashes_allowed, decide
 from forebay.reason import describe
+from forebay.runtime.options import Options
 
 
 def longest(_: float, high: float) -> float:
     return high
+
+
+def shortest(low: float, _: float) -> float:
+    return low
 
 
 def test_the_wait_doubles_with_each_failure_up_to_the_cap() -> None:
@@ -21,8 +28,44 @@ def test_the_wait_doubles_with_each_failure_up_to_the_cap() -> None:
     assert [Again(0.5), Again(1.0), Again(2.0), Again(3.0), Again(3.0)] == waits
 
 
-def test_the_jitter_is_full_from_zero() -> None:
-    assert Again(0.0) == decide(OSError(), failures=3, retry=Retry(), jitter=lambda low, _: low)
+def test_an_event_waits_at_least_half_of_the_longest_wait() -> None:
+    assert Again(1.0) == decide(OSError(), failures=3, retry=Retry(base=0.5), jitter=shortest)
+    for failures in range(1, 12):
+        again = decide(OSError(), failures=failures, retry=Retry())
+        assert isinstance(again, Again)
+        assert Retry().ceiling(failures) / 2 <= again.delay <= Retry().ceiling(failures)
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), TimeoutError(), KeyError("x"), HandlerTimeout("slow")])
+def test_by_default_an_outage_of_five_minutes_makes_no_dead_letter(error: Exception) -> None:
+    outage, now, failures = 300.0, 0.0, 0
+    while now < outage:
+        failures += 1
+        verdict = decide(error, failures=failures, retry=Retry(), jitter=shortest)
+        assert isinstance(verdict, Again)
+        now += verdict.delay
+
+
+@pytest.mark.parametrize(
+    "retry",
+    [Retry(), Retry(attempts=1), Retry(attempts=2, base=3), Retry(attempts=70, base=1e-9, cap=1e8), Retry(base=0)],
+)
+def test_the_span_is_what_all_waits_come_to(retry: Retry) -> None:
+    def waited(jitter: Callable[[float, float], float]) -> float:
+        verdicts = (decide(OSError(), failures=n, retry=retry, jitter=jitter) for n in range(1, retry.attempts + 1))
+        return sum(verdict.delay for verdict in verdicts if isinstance(verdict, Again))
+
+    assert pytest.approx(retry.span()) == (waited(shortest), waited(longest))
+
+
+def test_the_documented_default_span_is_the_computed_one() -> None:
+    text = f"{Retry().span()[0] / 60:.1f} to {Retry().span()[1] / 60:.1f} minutes"
+    for place in (Retry, Options, EventBus.on):
+        assert text in " ".join(str(place.__doc__).split())
+
+
+def test_the_span_of_a_million_tries_is_found_at_once() -> None:
+    assert 999_999 * 300.0 > Retry(attempts=10**6).span()[1] > 999_900 * 300.0
 
 
 def test_the_last_attempt_ends_among_the_dead_letters_with_its_reason() -> None:
@@ -30,7 +73,7 @@ def test_the_last_attempt_ends_among_the_dead_letters_with_its_reason() -> None:
 
 
 def test_an_enormous_number_of_failures_still_waits_no_longer_than_the_cap() -> None:
-    assert Again(60.0) == decide(OSError(), failures=100_000, retry=Retry(attempts=10**6), jitter=longest)
+    assert Again(300.0) == decide(OSError(), failures=100_000, retry=Retry(attempts=10**6), jitter=longest)
 
 
 @pytest.mark.parametrize("error", [Reject("never"), MalformedEvent("cut")])
@@ -73,4 +116,8 @@ def test_an_error_is_described_in_one_bounded_line() -> None:
 
 def test_a_crash_never_judges_an_event_that_may_not_have_been_begun() -> None:
     assert 2 == crashes_allowed(Retry(attempts=1))
-    assert 5 == crashes_allowed(Retry(attempts=5))
+    assert 4 == crashes_allowed(Retry(attempts=4))
+
+
+def test_few_crashes_are_enough_however_many_failures_are_allowed() -> None:
+    assert 5 == crashes_allowed(Retry(attempts=12)) == crashes_allowed(Retry(attempts=1000))

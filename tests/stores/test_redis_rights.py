@@ -122,6 +122,7 @@ OPERATING: dict[str, Move] = {
     "scan the newest": lambda store, _: store.scan(STREAM, newest=True),
     "locate": lambda store, _: store.locate(STREAM, datetime.now(UTC)),
     "stats": lambda store, _: store.stats(),
+    "strays": lambda store, _: store.strays(),
     "pending": lambda store, _: store.pending(STREAM, "billing"),
     "dead letters": lambda store, _: store.dead_letters(STREAM),
     "redrive": lambda store, state: store.redrive(STREAM, [state.letter]),
@@ -182,8 +183,8 @@ async def test_each_role_works_with_the_rights_that_the_documentation_gives_it(r
             await move(store, state)
 
 
-OPTIONAL = {"+multi", "+exec", "+xgroup|setid", "+xgroup|delconsumer"}
-"""What forebay uses where it may, and does without where it may not."""
+OPTIONAL = {"+multi", "+exec", "+xgroup|setid", "+xgroup|delconsumer", "+zscan"}
+"""What forebay uses where it may, and does without where it may not, or needs only where thousands wait."""
 
 
 @pytest.mark.parametrize("right", EVERYTHING)

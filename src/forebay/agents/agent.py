@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
-from forebay.agents.state import AgentState
+from forebay.agents.state import AgentState, NotesOf
 from forebay.bus import EventBus
-from forebay.callables import completed, is_async, refuse_generator
+from forebay.callables import completed, is_async, module_of, refuse_generator
 from forebay.errors import ConfigurationError, Reject
 from forebay.event import Event, TypeName, check_seconds
 from forebay.payload import check_name, type_name
@@ -160,7 +158,7 @@ class BaseAgent(ABC):
     @property
     def state(self) -> AgentState:
         """What it keeps in the store, across restarts and for all processes that run it."""
-        return AgentState(self.bus.store, self.name)
+        return AgentState(NotesOf(self.bus), self.name)
 
     def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
         """What runs it on this bus. An agent runs once at a time."""
@@ -239,9 +237,4 @@ def _called(declared: Handles) -> str:
 def code_of(agent: BaseAgent) -> str:
     """Where its class stands, as module:class: whether two agents of one name are the same."""
     kind = type(agent)
-    module = kind.__module__
-    if module == "__main__":
-        # The same file may be run by its path here, and be imported there.
-        main = sys.modules["__main__"]
-        module = main.__spec__.name if main.__spec__ is not None else Path(getattr(main, "__file__", "main")).stem
-    return f"{module}:{kind.__qualname__}"
+    return f"{module_of(kind) or 'main'}:{kind.__qualname__}"

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+from forebay.cleanup import done, finish
 from forebay.errors import ForebayError
 from forebay.event import check_seconds, new_id
 from forebay.store import Notes
@@ -53,14 +54,14 @@ class Leadership:
                     yield
                 finally:
                     renewing.cancel()
-                    await asyncio.wait([renewing])
+                    await done([renewing])
         except Outdated:
             pass
         except TimeoutError:
             if not limit.expired():
                 raise
         finally:
-            await self._give_back()
+            await finish(self._give_back())
 
     async def _take(self) -> None:
         seen: bytes | None = None

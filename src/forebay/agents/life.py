@@ -21,6 +21,7 @@ from forebay.agents.roster import KEPT, HealthReport, Heartbeat, NameTaken, regi
 from forebay.bus import EventBus, EventType
 from forebay.callables import completed
 from forebay.cause import caused_by
+from forebay.cleanup import finish
 from forebay.errors import AgentError, ConfigurationError, ForebayError, RetryAfter
 from forebay.event import Event
 from forebay.payload import encode, type_name
@@ -28,6 +29,7 @@ from forebay.reason import describe
 from forebay.runtime import Options, Run, Runnable
 from forebay.runtime.consumer import Consumer
 from forebay.runtime.supervise import PASSING, Backoff, wait_for
+from forebay.runtime.together import leave
 from forebay.signals import AgentChanged, AgentFailed, LoopFailed
 from forebay.subscription import EventStreamConsumer, consumer_name
 
@@ -39,6 +41,12 @@ EXAMINATION = 10.0
 """Seconds that `health` may take."""
 LAST_WORD = 2.0
 """Seconds that the last sign of life may take."""
+LAST = 1.4
+"""Seconds after the grace, from the moment when the agent is stopped, for its last hook and its last sign of life."""
+LEAST = 0.15
+"""Seconds that each of them has, however late it is."""
+LEFT = 0.5
+"""Seconds after which a hook that was cancelled and goes on is left behind."""
 SWEEP = 500
 """After so many signs of life, one member trims their stream."""
 
@@ -58,6 +66,7 @@ class Life:
         self._subscriptions = [(self._subscription(each), each.function) for each in self._declared]
         self.groups: list[tuple[str, str]] = [(type_name(each.event), agent.name) for each in self._declared]
         self._stop = asyncio.Event()
+        self._stopped_at = 0.0
         self._was_ready = False
         self._run = Run()
         self._consumers: list[Consumer] = []
@@ -76,6 +85,8 @@ class Life:
 
     def stop(self) -> None:
         """Let it drain, and end."""
+        if not self._stop.is_set():
+            self._stopped_at = time.monotonic()
         self._stop.set()
         self._run.stop()
 
@@ -123,7 +134,7 @@ class Life:
                     ) from error
                 if await wait_for(self._stop, delay):
                     self._enter("stopped")
-                    await self._pulse.last_word()
+                    await self._pulse.last_word(self._left(grace, LAST_WORD))
                     return
                 self._pulse.restarts += 1
 
@@ -144,10 +155,19 @@ class Life:
             self._pulse.last_error = describe(error)
             raise
         finally:
-            beating.cancel()
-            await asyncio.wait([beating])
             self._enter(end)
-            await self._pulse.last_word()
+            await finish(self._end(beating, grace))
+
+    async def _end(self, beating: asyncio.Task[None], grace: float) -> None:
+        beating.cancel()
+        await asyncio.wait([beating])
+        await self._pulse.last_word(self._left(grace, LAST_WORD))
+
+    def _left(self, grace: float, wanted: float) -> float:
+        """Seconds, of those wanted, for something at the end: all of that has `grace` and a little more."""
+        if not self._stop.is_set():
+            return wanted
+        return min(wanted, max(LEAST, self._stopped_at + grace + LAST - time.monotonic()))
 
     @contextlib.asynccontextmanager
     async def _ended_by_stopped(self, grace: float) -> AsyncIterator[None]:
@@ -157,12 +177,12 @@ class Life:
         except BaseException as error:
             self._consumers = []
             try:
-                await in_time(self.agent.stopped, grace)
+                await finish(in_time(self.agent.stopped, self._left(grace, grace)))
             except Exception as further:  # noqa: BLE001  # it is told with the first one
                 error.add_note(f"and then stopped() failed: {describe(further)}")
             raise
         self._consumers = []
-        await in_time(self.agent.stopped, grace)
+        await finish(in_time(self.agent.stopped, self._left(grace, grace)))
 
     async def _serve(self, grace: float) -> None:
         """Handle events until `stop`, or until something fails."""
@@ -190,8 +210,8 @@ class Life:
         finally:
             stopping.cancel()
             task.cancel()
-            await asyncio.wait([task, stopping])
-        if not (task.cancelled() and self._stop.is_set()):
+            await finish(leave([task, stopping], after=LEFT))
+        if not (self._stop.is_set() and (task.cancelled() or not task.done())):
             require_done(task, hook)
 
     def _enter(self, status: Status) -> None:
@@ -270,8 +290,8 @@ class Work:
         finally:
             stopping.cancel()
             working.cancel()
-            await asyncio.wait([working, stopping])
-        if not working.cancelled():
+            await finish(leave([working, stopping], after=LEFT))
+        if working.done() and not working.cancelled():
             working.result()
 
 
@@ -325,10 +345,10 @@ class Pulse:
                 self._bus.signals.emit(LoopFailed("heartbeat", stream, self._agent.name, error, self._agent.heartbeat))
             await wait_for(self._changed, self._agent.heartbeat)
 
-    async def last_word(self) -> None:
-        """Publish how it ended, if that is possible in a short time."""
+    async def last_word(self, seconds: float) -> None:
+        """Publish how it ended, if that is possible in so many seconds."""
         with contextlib.suppress(ForebayError, TimeoutError):
-            async with asyncio.timeout(LAST_WORD):
+            async with asyncio.timeout(seconds):
                 await self.publish()
 
     async def publish(self) -> None:

@@ -112,7 +112,8 @@ async def last_beats(bus: EventBus) -> list[Beat]:
     """
     found: dict[str, Beat] = {}
     now = datetime.now(UTC)
-    for entry in reversed(await bus.store.scan(EventType.AGENT_HEARTBEAT.value, until=END, limit=KEPT, newest=True)):
+    store = await bus.ready()
+    for entry in reversed(await store.scan(EventType.AGENT_HEARTBEAT.value, until=END, limit=KEPT, newest=True)):
         try:
             heartbeat = decode(entry.record.data, Heartbeat) if isinstance(entry.record, Record) else None
             sent = parse_time(entry.record.timestamp) if isinstance(entry.record, Record) else now
@@ -187,11 +188,11 @@ async def register(bus: EventBus, agent: BaseAgent, member: str, code: str) -> N
     stream = notes_of(agent.name)
     mine = f"{code} {member}".encode()
     while True:
-        known = (await bus.store.notes(stream)).get(_CODE)
+        known = (await (await bus.ready()).notes(stream)).get(_CODE)
         registered = None if known is None else known.decode(errors="replace").partition(" ")[0]
         if registered not in (None, code):
             _require_gone(agent.name, registered, code, await last_beats(bus))
-        if await bus.store.note(stream, _CODE, mine, expected=known):
+        if await (await bus.ready()).note(stream, _CODE, mine, expected=known):
             return
 
 

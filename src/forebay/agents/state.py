@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import EllipsisType
 from typing import Any
 
+from forebay.bus import EventBus
 from forebay.payload import decode, encode, plain
 from forebay.store import Notes
 
@@ -13,6 +15,27 @@ _STATE = "state:"
 def notes_of(agent: str) -> str:
     """The stream whose notes are an agent's; it has no entries."""
     return f"agent.{plain('agent name', agent)}"
+
+
+class NotesOf:
+    """The notes of a bus, which is opened where it is not."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+
+    async def notes(self, stream: str) -> dict[str, bytes]:
+        """See `Notes`."""
+        return await (await self._bus.ready()).notes(stream)
+
+    async def noted(self) -> list[str]:
+        """See `Notes`."""
+        return await (await self._bus.ready()).noted()
+
+    async def note(
+        self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
+    ) -> bool:
+        """See `Notes`."""
+        return await (await self._bus.ready()).note(stream, name, value, expected=expected)
 
 
 class AgentState:

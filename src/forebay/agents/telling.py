@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import threading
@@ -14,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from forebay import threads
 from forebay.agents import files
 from forebay.agents.files import Content, Outcome, Unsettled
 from forebay.agents.mounts import Mounts, below_any
@@ -182,7 +182,7 @@ async def in_thread(
     """Call it in a thread, with an event that tells it to end where nobody waits any more."""
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(call, stop, *arguments, **named)
+        return await threads.in_thread(lambda: call(stop, *arguments, **named))
     finally:
         stop.set()
 

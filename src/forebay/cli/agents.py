@@ -14,7 +14,7 @@ import msgspec
 
 from forebay import ConfigurationError, EventBus, connect
 from forebay.agents import AgentStatus, BaseAgent, roster
-from forebay.cli.commands import chosen_url, talk, with_bus
+from forebay.cli.commands import chosen_url, refuses, talk, with_bus_to_read
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_fast
 from forebay.cli.output import Column, Output, counts
@@ -45,6 +45,7 @@ def agents() -> None:
 
 
 @agents.command(options_metavar="[OPTIONS]")
+@refuses(json="a run prints nothing but its log.")
 @click.argument("names", metavar="MODULE[:NAME]...", nargs=-1, required=True)
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many run them all.")
 @click.option("--until-idle", is_flag=True, help="End when all events are handled or dead.")
@@ -94,7 +95,7 @@ def run(names: Sequence[str], processes: int, until_idle: bool, grace: float, at
 @agents.command()
 @click.option("--check", is_flag=True, help="Exit with 1 where an agent is silent or has failed.")
 @watch_options
-@with_bus
+@with_bus_to_read
 async def status(bus: EventBus, output: Output, *, check: bool, every: float | None) -> None:
     """Show which agents are alive, since when, how far behind, and their last error.
 

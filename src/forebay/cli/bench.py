@@ -6,15 +6,16 @@ import asyncio
 import secrets
 import statistics
 import time
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from forebay import Event, EventBus, connect
-from forebay.cli.commands import chosen_url, talk
-from forebay.cli.loop import run_fast
-from forebay.cli.output import Column, Output
+from forebay.cli.commands import chosen_url, refuses, talk
+from forebay.cli.loop import run_fast_to_the_end
+from forebay.cli.output import Column, Output, echo
+from forebay.cli.progress import stoppable
 from forebay.cli.text import plain
 
 TYPE = "bench"
@@ -34,6 +35,7 @@ class Measured(NamedTuple):
 
 
 @click.command()
+@refuses(namespace="the benchmark takes a namespace of its own.")
 @click.option(
     "--events", type=click.IntRange(100, 1_000_000), default=20_000, show_default=True, help="At most so many."
 )
@@ -49,48 +51,79 @@ def bench(context: click.Context, events: int, tasks: int, seconds: float) -> No
     server or disk is busy meanwhile: mind who else works on it.
     """
     root = context.find_root()
-    if root.get_parameter_source("namespace") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("The benchmark takes a namespace of its own.")
     url = chosen_url()
 
     async def measure() -> None:
+        shown = _Shown(Output(json=root.params["json"]))
         async with connect(url, namespace=f"bench-{secrets.token_hex(4)}") as bus:
             talk(f"measuring {bus.url}, at most {seconds:g} s for each line")
-            try:
-                found = await _measure(bus, events, tasks, seconds)
-            finally:
-                await bus.store.drop(TYPE)
-        Output(json=root.params["json"]).rows(COLUMNS, found, json=Measured._asdict)
+            with stoppable(lambda done: f"stopped after {done} of {LINES} lines") as report:
+                try:
+                    async for measured in _measure(bus, events, tasks, seconds):
+                        shown.line(measured)
+                        report(len(shown.lines))
+                finally:
+                    await bus.store.drop(TYPE)
+        shown.end()
 
-    run_fast(measure())
+    run_fast_to_the_end(measure())
 
 
 COLUMNS = (
-    Column("what", lambda row: row.what),
+    Column("what is measured", lambda row: row.what),
     Column(
         "figure",
         lambda row: round(row.figure, 2),
         lambda figure: f"{figure:,.0f}" if figure >= 100 else plain(figure),
         kind="figure",
     ),
-    Column("unit", lambda row: row.unit),
+    Column("unit", lambda row: row.unit, kind="exact"),
 )
+LINES = 6
+NAME_CELLS = 36
+FIGURE_CELLS = 10
 
 
-async def _measure(bus: EventBus, events: int, tasks: int, seconds: float) -> list[Measured]:
+class _Shown:
+    """Prints each line when it is measured; an array in JSON when all are."""
+
+    def __init__(self, output: Output) -> None:
+        self.lines: list[Measured] = []
+        self._output = output
+
+    def line(self, measured: Measured) -> None:
+        """Print one line, the first one below a header."""
+        output = self._output
+        if output.terminal:
+            if not self.lines:
+                self._print(*(column.name for column in COLUMNS))
+            self._print(*(column.show(column.value(measured)) for column in COLUMNS))
+        elif not output.json:
+            output.rows(COLUMNS, [measured], header=not self.lines)
+        self.lines.append(measured)
+
+    def _print(self, what: str, figure: str, unit: str) -> None:
+        echo(f"{what:<{NAME_CELLS}}{figure:>{FIGURE_CELLS}}  {unit}")
+
+    def end(self) -> None:
+        """Print what is printed only as a whole."""
+        if self._output.json:
+            self._output.rows(COLUMNS, self.lines, json=Measured._asdict)
+
+
+async def _measure(bus: EventBus, events: int, tasks: int, seconds: float) -> AsyncIterator[Measured]:
     await bus.publish(TYPE, "bench", DATA)
-    alone, several = await _publish(bus, events, 1, seconds), await _publish(bus, events, tasks, seconds)
+    alone = await _publish(bus, events, 1, seconds)
+    yield Measured("publish, one at a time", alone[0] / alone[1], "events/s")
+    several = await _publish(bus, events, tasks, seconds)
+    yield Measured(f"publish, {tasks} at a time", several[0] / several[1], "events/s")
     many = await _publish_many(bus, events, seconds)
+    yield Measured(f"publish_many, {AT_ONCE} in a call", many[0] / many[1], "events/s")
     handled = await _handle(bus, 1 + alone[0] + several[0] + many[0], seconds)
+    yield Measured("handle", handled[0] / handled[1], "events/s")
     times = await _time(bus, seconds)
-    return [
-        Measured("publish, one at a time", alone[0] / alone[1], "events/s"),
-        Measured(f"publish, {tasks} at a time", several[0] / several[1], "events/s"),
-        Measured(f"publish_many, {AT_ONCE} in a call", many[0] / many[1], "events/s"),
-        Measured("handle", handled[0] / handled[1], "events/s"),
-        Measured("publish to handler, median", 1000 * statistics.median(times), "ms"),
-        Measured("publish to handler, slowest of 100", 1000 * max(times), "ms"),
-    ]
+    yield Measured("publish to handler, median", 1000 * statistics.median(times), "ms")
+    yield Measured(f"publish to handler, slowest of {len(times)}", 1000 * max(times), "ms")
 
 
 async def _publish(bus: EventBus, events: int, tasks: int, seconds: float) -> tuple[int, float]:

@@ -10,19 +10,17 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
-from forebay import ConfigurationError, ForebayError, connect
+from forebay import ConfigurationError, EventBus, ForebayError, NotFound, connect
+from forebay.cli.loop import INTERRUPTED, run_to_the_end
 from forebay.cli.output import Output
 from forebay.printable import printable
 from forebay.stores.url import conceal, has_secret
-from forebay.urls import default_url
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as of a process that SIGINT ended."""
+from forebay.urls import default_url, file_of, mask, open_store
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -98,7 +96,7 @@ class Commands(click.Group):
             if conceal(text) == text:
                 raise
             raise click.UsageError(conceal(text), error.ctx) from error
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, asyncio.CancelledError, click.Abort):
             ctx.exit(INTERRUPTED)
 
 
@@ -114,7 +112,7 @@ def _escaped_usage() -> Iterator[None]:
 
 def global_options(command: Decorated) -> Decorated:
     """The options of every command, in front of it."""
-    for option in reversed(_OPTIONS):
+    for option in reversed(_OPTIONS.values()):
         command = option(show_envvar=True)(command)
     return command
 
@@ -123,16 +121,18 @@ def _option(*names: str, **attributes: Any) -> Callable[..., Callable[[Any], Any
     return functools.partial(click.option, *names, **attributes)
 
 
-_OPTIONS = (
-    _option(
+_OPTIONS = {
+    "url": _option(
         "--url",
         metavar="URL",
-        help="The store; without it REDIS_URL, then sqlite:///forebay.db. Every user of the machine can read a "
-        "password on a command line: give FOREBAY_URL instead.",
+        help="The store; without it FOREBAY_URL, then REDIS_URL, then sqlite:///forebay.db. Every user of the machine "
+        "can read a password on a command line: give FOREBAY_URL instead.",
     ),
-    _option("--namespace", metavar="NAME", default="events", show_default=True, help="A bus of its own in the store."),
-    _option("--json", is_flag=True, help="Print JSON: a list as an array, a flow as one object a line."),
-)
+    "namespace": _option(
+        "--namespace", metavar="NAME", default="events", show_default=True, help="A bus of its own in the store."
+    ),
+    "json": _option("--json", is_flag=True, help="Print JSON: a list as an array, a flow as one object a line."),
+}
 
 
 def _take_global_options(command: click.Command) -> None:
@@ -149,25 +149,79 @@ def _take_global_options(command: click.Command) -> None:
         for child in command.commands.values():
             _take_global_options(child)
     elif not any(parameter.name == "url" for parameter in command.params):
-        for option in _OPTIONS:
-            option(allow_from_autoenv=False, expose_value=False, callback=keep)(command)
+        refused = getattr(command.callback, _REFUSED, ())
+        for name, option in _OPTIONS.items():
+            option(allow_from_autoenv=False, expose_value=False, callback=keep, hidden=name in refused)(command)
 
 
-def with_bus(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Call an async command with the bus of the global options, open, and with the output."""
+_REFUSED = "__forebay_refused__"
 
+
+def refuses(**reasons: str) -> Callable[[Decorated], Decorated]:
+    """Refuse the global options that mean nothing for a command, each with the reason; its help does not list them.
+
+    What the environment says is for all commands, and stays silent.
+    """
+
+    def decorate(function: Decorated) -> Decorated:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            root = click.get_current_context().find_root()
+            for name, reason in reasons.items():
+                if root.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                    raise click.UsageError(f"--{name} means nothing here: {reason}")
+            return function(*arguments, **options)
+
+        setattr(call, _REFUSED, tuple(reasons))
+        return cast(Decorated, call)
+
+    return decorate
+
+
+AsyncCommand = Callable[..., Coroutine[Any, Any, None]]
+
+
+def with_bus(command: AsyncCommand) -> Callable[..., None]:
+    """Call an async command with the bus of the global options, open, and with the output. A file may be made."""
+    return _with_bus(command, lambda url, namespace: connect(url, namespace=namespace))
+
+
+def with_bus_to_change(command: AsyncCommand) -> Callable[..., None]:
+    """The same for a command that changes what is there: a file that does not exist is `NotFound`."""
+    return _with_bus(command, _existing)
+
+
+def with_bus_to_read(command: AsyncCommand) -> Callable[..., None]:
+    """The same for a command that only looks: no file is made or changed; one that does not exist is `NotFound`."""
+    return _with_bus(command, _read_only)
+
+
+def _with_bus(command: AsyncCommand, make: Callable[[str, str], EventBus]) -> Callable[..., None]:
     @functools.wraps(command)
     def call(**options: Any) -> None:
         asked = click.get_current_context().find_root().params
         url = chosen_url()
 
         async def run() -> None:
-            async with connect(url, namespace=asked["namespace"]) as bus:
+            async with make(url, asked["namespace"]) as bus:
                 await command(bus, Output(json=asked["json"]), **options)
 
-        asyncio.run(run())
+        run_to_the_end(run())
 
     return call
+
+
+def _existing(url: str, namespace: str) -> EventBus:
+    file = file_of(url)
+    if file is not None and not file.exists():
+        raise NotFound(f"{file} does not exist: nothing was ever published there; name the store's own file")
+    return connect(url, namespace=namespace)
+
+
+def _read_only(url: str, namespace: str) -> EventBus:
+    bus = EventBus(open_store(url, namespace=namespace, read_only=True))
+    bus.url = mask(url)
+    return bus
 
 
 def chosen_url() -> str:
@@ -191,6 +245,12 @@ def warn_of_password() -> None:
 def talk(text: str) -> None:
     """Tell people something, on stderr."""
     click.echo(printable(text), file=sys.stderr)
+
+
+async def tell_strays(bus: EventBus) -> None:
+    """Tell people what the tables leave out."""
+    for stray in await bus.store.strays():
+        talk(f"left out: {stray}")
 
 
 def agreed(deed: str, *, yes: bool) -> None:

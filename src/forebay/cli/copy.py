@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -13,11 +12,13 @@ import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, NotFound, StreamStats
-from forebay.cli.commands import Failure, dry_run_option, talk
+from forebay.cli.commands import Failure, dry_run_option, refuses, talk
+from forebay.cli.loop import run_to_the_end
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.progress import progress
 from forebay.cli.text import count
 from forebay.cli.watch import Outage
+from forebay.interrupts import interrupted_by_signals
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.url import has_secret
@@ -28,6 +29,7 @@ from forebay.urls import file_of, identity, mask, open_store
 
 
 @click.command()
+@refuses(url="FROM and TO name the stores.")
 @click.argument("source", metavar="FROM", envvar="FOREBAY_COPY_FROM")
 @click.argument("target", metavar="TO", envvar="FOREBAY_COPY_TO")
 @click.option("--verify", is_flag=True, help="Then compare counts and checksums on both sides.")
@@ -65,7 +67,7 @@ def copy(
         talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
     asked = context.find_root().params
     ends = _Ends(source, target, asked["namespace"], groups, dry_run)
-    asyncio.run(_copy(ends, Output(json=asked["json"]), verify=verify, follow=follow))
+    run_to_the_end(_copy(ends, Output(json=asked["json"]), verify=verify, follow=follow))
 
 
 class _Ends(NamedTuple):
@@ -86,8 +88,10 @@ class _Row(NamedTuple):
 
 
 async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> None:
-    async with _opened(ends, follow=follow) as (source, target):
-        with _switch(asked=follow and not ends.dry_run) as switch, progress("copy", stopped=_stopped) as bar:
+    async with AsyncExitStack() as stack:
+        bar = stack.enter_context(progress("copy", stopped=_stopped))
+        source, target = await stack.enter_async_context(_opened(ends, follow=follow))
+        with _switch(asked=follow and not ends.dry_run) as switch:
             copied = await copy_streams(
                 source,
                 target,
@@ -156,25 +160,14 @@ def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
         yield None
         return
     switch = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def end() -> None:
-        for each in signals:
-            loop.remove_signal_handler(each)
 
     def turn() -> None:
-        end()
         switch.set()
         talk("switching: copying the last events, and the groups")
 
-    for each in signals:
-        loop.add_signal_handler(each, turn)
-    talk("following; stop publishers and consumers, then press Ctrl-C to switch")
-    try:
+    with interrupted_by_signals(turn, alone=True):
+        talk("following; stop publishers and consumers, then press Ctrl-C to switch")
         yield switch
-    finally:
-        end()
 
 
 def _stopped(done: int) -> str:

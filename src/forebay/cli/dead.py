@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,13 +11,19 @@ from typing import Any, TypeVar
 import click
 
 from forebay import DeadLetter, EventBus, NotFound
-from forebay.cli.commands import agreed, dry_run_option, talk, with_bus, yes_option
+from forebay.cli.commands import agreed, dry_run_option, talk, with_bus_to_change, with_bus_to_read, yes_option
 from forebay.cli.output import Column, Output, counts, echo
 from forebay.cli.parameters import Moment
+from forebay.cli.progress import progress, stoppable
 from forebay.cli.records import event_id, letter_as_json, raw_fields, readable
 from forebay.cli.text import ago, as_indented_json, as_json, count, moment, plain
 from forebay.cli.where import Condition, all_hold, where_option
+from forebay.payload import type_name
 from forebay.printable import printable
+from forebay.replay import nearest, require_group, require_stream
+
+AT_ONCE = 500
+"""Dead letters that are moved, or printed, without a pause in which Ctrl-C is heard."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -66,10 +73,13 @@ def dead() -> None:
 @dead.command()
 @click.argument("type", required=False)
 @filter_options
-@with_bus
-async def ls(bus: EventBus, output: Output, *, type: str | None, **choice: Any) -> None:
+@click.option("-n", "--number", type=click.IntRange(1), help="Only the newest so many.  [default: all]")
+@with_bus_to_read
+async def ls(bus: EventBus, output: Output, *, type: str | None, number: int | None, **choice: Any) -> None:
     """List the dead letters of all streams, or of TYPE, oldest first."""
     letters = await _choose(bus, type, Filter(**choice))
+    if number is not None:
+        letters = sorted(letters, key=lambda letter: letter.failed_at)[-number:]
     output.rows(COLUMNS, letters, json=letter_as_json)
     if not letters and not output.json:
         talk(f"no dead letters{f' of {type}' if type else ''} match" if any(choice.values()) else "no dead letters")
@@ -78,7 +88,7 @@ async def ls(bus: EventBus, output: Output, *, type: str | None, **choice: Any) 
 @dead.command()
 @click.argument("type")
 @click.argument("id")
-@with_bus
+@with_bus_to_read
 async def show(bus: EventBus, output: Output, *, type: str, id: str) -> None:
     """Show a dead letter of TYPE whole: the reason, and the event."""
     for number, letter in enumerate(await _choose(bus, type, Filter(ids=[id]))):
@@ -96,7 +106,7 @@ async def show(bus: EventBus, output: Output, *, type: str, id: str) -> None:
 @filter_options
 @dry_run_option
 @yes_option
-@with_bus
+@with_bus_to_change
 async def redrive(
     bus: EventBus, output: Output, *, type: str, ids: tuple[str, ...], dry_run: bool, yes: bool, **choice: Any
 ) -> None:
@@ -113,7 +123,7 @@ async def redrive(
 @filter_options
 @dry_run_option
 @yes_option
-@with_bus
+@with_bus_to_change
 async def purge(
     bus: EventBus, output: Output, *, type: str, ids: tuple[str, ...], dry_run: bool, yes: bool, **choice: Any
 ) -> None:
@@ -124,21 +134,41 @@ async def purge(
 @dead.command()
 @click.argument("type", required=False)
 @filter_options
-@with_bus
+@with_bus_to_read
 async def export(bus: EventBus, output: Output, *, type: str | None, **choice: Any) -> None:
     """Print dead letters whole, as one JSON object a line, of all streams or of TYPE."""
-    for letter in await _choose(bus, type, Filter(**choice)):
-        output.value(letter_as_json(letter))
+    letters = await _choose(bus, type, Filter(**choice))
+    with stoppable(lambda done: f"stopped after {count(done)} of {_letters(len(letters))}") as report:
+        for number, letter in enumerate(letters, start=1):
+            output.value(letter_as_json(letter))
+            report(number)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # for Ctrl-C
 
 
 async def _choose(bus: EventBus, type: str | None, chosen: Filter) -> list[DeadLetter]:
-    """The dead letters that are meant; `NotFound` where an id names none."""
+    """The dead letters that are meant; `NotFound` where an id, the type or the group names none."""
     types = [type] if type is not None else [stream.stream for stream in await bus.stats() if stream.dead]
     found = [letter for each in types for letter in await bus.dead_letters(each, group=chosen.group)]
+    if not found:
+        await _require(bus, type, chosen.group)
     known = {name for letter in found for name in (letter.id, event_id(letter))}
     if missing := [id for id in chosen.ids if id not in known]:
         raise NotFound(f"no dead letter {', '.join(map(repr, missing))} of {type!r}")
     return [letter for letter in found if chosen.holds(letter)]
+
+
+async def _require(bus: EventBus, type: str | None, group: str | None) -> None:
+    """Refuse a stream or a group that does not exist: it must not look like one without dead letters."""
+    if type is not None and group is not None:
+        await require_group(bus.store, type_name(type), group)
+    elif type is not None:
+        await require_stream(bus.store, type_name(type))
+    elif group is not None:
+        names = {each.group for stream in await bus.stats() for each in stream.groups}
+        if group not in names:
+            known = ", ".join(sorted(names)) or "none yet"
+            raise NotFound(f"no group {group!r} on any stream; {nearest(group, names) or f'there are: {known}'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +202,28 @@ async def _act(
     elif letters:
         if len(letters) >= deed.asks_from:
             agreed(f"{deed.verb} {_letters(len(letters))} of {type}", yes=yes)
-        done = await move(type, [letter.id for letter in letters])
+        done = await _move(type, letters, move, deed)
     if output.json:
         output.value({"found": len(letters), deed.past: done})
     elif dry_run:
         talk(f"would {deed.verb} {_letters(len(letters))} of {type}")
     else:
         talk(f"{_letters(done)} of {type} {deed.past}")
+
+
+async def _move(type: str, letters: Sequence[DeadLetter], move: Callable[..., Any], deed: _Deed) -> int:
+    """Redrive or purge them, some at once; return how many."""
+    moved = 0
+
+    def stopped(done: int) -> str:
+        return f"stopped after {count(done)} of {_letters(len(letters))} of {type}; those are {deed.past}"
+
+    with progress(deed.verb, total=len(letters), stopped=stopped) as report:
+        for start in range(0, len(letters), AT_ONCE):
+            part = letters[start : start + AT_ONCE]
+            moved += await move(type, [letter.id for letter in part])
+            report(start + len(part))
+    return moved
 
 
 def _letters(number: int) -> str:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from forebay.cli.commands import warn_of_password
+from forebay.cli.commands import refuses, warn_of_password
 from forebay.cli.demo_story import GROUPS, Story, Tally
 from forebay.cli.output import echo
 from forebay.cli.text import count
@@ -21,6 +21,7 @@ from forebay.printable import printable
 
 
 @click.command()
+@refuses(namespace="the demo takes a namespace of its own.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
 @click.option("--files", default=400, show_default=True, type=click.IntRange(1, 10_000), help="The most files to take.")
 @click.pass_context

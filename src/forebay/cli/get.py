@@ -10,12 +10,14 @@ import click
 from forebay import Chain, DeadLetter, Event, EventBus, Pending
 from forebay.cause import CAUSATION
 from forebay.chain import LOOKED_AT
-from forebay.cli.commands import talk, with_bus
+from forebay.cli.commands import talk, with_bus_to_read
 from forebay.cli.output import Column, Output, echo
 from forebay.cli.records import event_as_json, event_id
 from forebay.cli.text import ago, as_indented_json, as_json, moment, plain, span
 from forebay.event import Record
+from forebay.payload import type_name
 from forebay.printable import printable
+from forebay.replay import require_stream
 
 PAGE = 500
 WIDEST = 60
@@ -25,7 +27,7 @@ WIDEST = 60
 @click.command()
 @click.argument("type")
 @click.argument("id")
-@with_bus
+@with_bus_to_read
 async def get(bus: EventBus, output: Output, *, type: str, id: str) -> None:
     """Show the event of TYPE with this ID, or at this position, and how far each group is with it.
 
@@ -39,6 +41,7 @@ async def get(bus: EventBus, output: Output, *, type: str, id: str) -> None:
     An event that was redriven or replayed to a group has a further line for each time. What agents published
     because of it, and what it was published because of, is shown as a tree.
     """
+    await require_stream(bus.store, type_name(type))
     event = await bus.get(type, id)
     deliveries = await _deliveries(bus, event)
     found = await bus.chain(event)

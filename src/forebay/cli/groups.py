@@ -7,16 +7,18 @@ from typing import Any
 import click
 import msgspec
 
-from forebay import EventBus, GroupStats, NotFound
-from forebay.cli.commands import with_bus
+from forebay import EventBus, GroupStats
+from forebay.cli.commands import tell_strays, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
+from forebay.payload import type_name
+from forebay.replay import require_stream
 
 
 @click.command()
 @click.argument("type", required=False)
 @watch_options
-@with_bus
+@with_bus_to_read
 async def groups(bus: EventBus, output: Output, *, type: str | None, every: float | None) -> None:
     """List the groups of all streams, or of TYPE.
 
@@ -29,12 +31,11 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
     """
 
     async def look() -> list[tuple[str, GroupStats]]:
-        found = await bus.stats(*([type] if type is not None else []))
-        if type is not None and not found:
-            raise NotFound(f"no stream {type!r}; nothing was ever published to it")
+        found = await bus.stats() if type is None else [await require_stream(bus.store, type_name(type))]
         return [(stream.stream, group) for stream in found for group in stream.groups]
 
     await watch(output, COLUMNS, look, every=every, json=_as_json, empty=f"no groups in {bus.url}")
+    await tell_strays(bus)
 
 
 def _as_json(row: tuple[str, GroupStats]) -> dict[str, Any]:

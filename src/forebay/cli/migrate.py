@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from forebay import EventBus
-from forebay.cli.commands import talk, with_bus
+from forebay.cli.commands import talk, with_bus_to_change, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, echo, spans
 from forebay.cli.text import count
 from forebay.cli.watch import Outage, watch_options
@@ -34,7 +34,7 @@ def migrate() -> None:
 @migrate.command()
 @click.option("--check", is_flag=True, help="Exit with 1 where the buses do not agree, or there is nothing to compare.")
 @watch_options
-@with_bus
+@with_bus_to_read
 async def status(bus: EventBus, output: Output, *, check: bool, every: float | None) -> None:
     """Show where each agent is, and the parity report: what happened on each bus.
 
@@ -67,7 +67,7 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
 
 @migrate.command()
 @click.argument("agent")
-@with_bus
+@with_bus_to_change
 async def cutover(bus: EventBus, output: Output, *, agent: str) -> None:
     """Let AGENT handle events on the new bus, from the next event on."""
     await _switch(bus, output, agent, "new")
@@ -75,7 +75,7 @@ async def cutover(bus: EventBus, output: Output, *, agent: str) -> None:
 
 @migrate.command()
 @click.argument("agent")
-@with_bus
+@with_bus_to_change
 async def rollback(bus: EventBus, output: Output, *, agent: str) -> None:
     """Let AGENT handle events on the old bus again, from the next event on.
 
@@ -86,7 +86,7 @@ async def rollback(bus: EventBus, output: Output, *, agent: str) -> None:
 
 @migrate.command()
 @click.argument("agent")
-@with_bus
+@with_bus_to_change
 async def shadow(bus: EventBus, output: Output, *, agent: str) -> None:
     """Let AGENT handle events on the old bus, and once more on the new one, and compare.
 

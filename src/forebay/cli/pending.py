@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from forebay import EventBus
-from forebay.cli.commands import talk, with_bus
+from forebay.cli.commands import talk, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.payload import type_name
 from forebay.replay import require_group
@@ -16,7 +16,7 @@ from forebay.replay import require_group
 @click.argument("type")
 @click.argument("group")
 @click.option("-n", "--number", type=click.IntRange(1), help="The first so many.  [default: all]")
-@with_bus
+@with_bus_to_read
 async def pending(bus: EventBus, output: Output, *, type: str, group: str, number: int | None) -> None:
     """List what GROUP has begun and not finished of TYPE: held by a consumer, or waiting for another attempt.
 

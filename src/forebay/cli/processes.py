@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 
-from forebay.cli.commands import INTERRUPTED, talk
-from forebay.runtime import stopped_by_signals
+from forebay.cli.commands import talk
+from forebay.cli.loop import INTERRUPTED
+from forebay.interrupts import interrupted_by_signals
 from forebay.runtime.supervise import Backoff, wait_for
 
 MOST_IN_A_ROW = 10
@@ -41,15 +41,9 @@ class Processes:
 
         The first signal is passed on, a second one ends them at once. When one cannot be kept alive, all are ended.
         """
-        with stopped_by_signals(self._first_signal):
+        with interrupted_by_signals(self._stop.set, self._hurry.set, alone=True):
             codes = await asyncio.gather(*(self._keep_alive(number) for number in range(1, count + 1)))
         return INTERRUPTED if self._hurry.is_set() else max(codes)
-
-    def _first_signal(self) -> None:
-        self._stop.set()
-        # Left to itself, a second one would end this process, and leave the others to their grace.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._hurry.set)
 
     async def _keep_alive(self, number: int) -> int:
         backoff = Backoff(base=0.5, cap=30.0)

@@ -30,19 +30,31 @@ def progress(task: str, *, total: int | None = None, stopped: Callable[[int], st
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeRemainingColumn())
-    reached = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with (
+        stoppable(stopped) as note,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
         drawn = bar.add_task(task, total=total)
 
         def report(done: int, total: int | None = None, /) -> None:
-            nonlocal reached
-            reached = done
+            note(done)
             bar.update(drawn, completed=done, total=total)
 
-        try:
-            yield report
-        except BaseException as error:
-            bar.stop()
-            if reached or not isinstance(error, Exception):
-                talk(stopped(reached))
-            raise
+        yield report
+
+
+@contextmanager
+def stoppable(stopped: Callable[[int], str]) -> Iterator[Report]:
+    """Work that prints how far it came, `stopped`, when it is broken off."""
+    reached = 0
+
+    def report(done: int, total: int | None = None, /) -> None:
+        nonlocal reached
+        reached = done
+
+    try:
+        yield report
+    except BaseException as error:
+        if reached or not isinstance(error, Exception):
+            talk(stopped(reached))
+        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from forebay import EventBus
-from forebay.cli.commands import agreed, dry_run_option, talk, with_bus, yes_option
+from forebay.cli.commands import agreed, dry_run_option, talk, with_bus_to_change, yes_option
 from forebay.cli.output import Output
 from forebay.cli.parameters import Rate, StreamPlace
 from forebay.cli.progress import progress
@@ -22,7 +22,7 @@ from forebay.replay import Place, last_position
 @click.option("--rate", type=Rate(), help="At most so many events a second.")
 @dry_run_option
 @yes_option
-@with_bus
+@with_bus_to_change
 async def replay(
     bus: EventBus,
     output: Output,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator
 
+from forebay.errors import MalformedEvent
 from forebay.payload import LIMITS
 
 CHUNK = 500
@@ -39,6 +43,19 @@ async def line_chunks(descriptor: int) -> AsyncIterator[list[tuple[int, bytes]]]
         yield [(number + 1, rest)]
 
 
+def without_mark(line: bytes) -> bytes:
+    """The line without a byte order mark in front; `MalformedEvent` where it is UTF-16 or UTF-32.
+
+    Editors and PowerShell begin a file with a mark, and files may have been put together.
+    """
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in line[:4]:
+        raise MalformedEvent(
+            "this is UTF-16 or UTF-32, as its byte order mark or its zero bytes show; write it as UTF-8, in PowerShell"
+            " with `Out-File -Encoding utf8`"
+        )
+    return line.removeprefix(codecs.BOM_UTF8)
+
+
 async def _read(descriptor: int) -> bytes:
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
@@ -46,9 +63,37 @@ async def _read(descriptor: int) -> bytes:
         loop.add_reader(descriptor, ready.set)
     except PermissionError:
         pass  # a plain file, which can be read at any time
+    except NotImplementedError:
+        return await _read_in_thread(descriptor)
     else:
         try:
             await ready.wait()
         finally:
             loop.remove_reader(descriptor)
     return os.read(descriptor, BLOCK)
+
+
+async def _read_in_thread(descriptor: int) -> bytes:
+    """For the loop of Windows. The thread is a daemon, so that Ctrl-C need not wait for it."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(block: bytes, error: OSError | None) -> None:
+        if found.done():
+            return
+        if error is not None:
+            found.set_exception(error)
+        else:
+            found.set_result(block)
+
+    def read() -> None:
+        block, error = b"", None
+        try:
+            block = os.read(descriptor, BLOCK)
+        except OSError as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, block, error)
+
+    threading.Thread(target=read, name="forebay-stdin", daemon=True).start()
+    return await found

@@ -8,28 +8,38 @@ import click
 import msgspec
 
 from forebay import EventBus, StreamStats
-from forebay.cli.commands import with_bus
+from forebay.cli.commands import tell_strays, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
+from forebay.payload import type_name
+from forebay.replay import require_stream
 
 
 @click.command()
+@click.argument("types", metavar="[TYPE]...", nargs=-1)
 @watch_options
-@with_bus
-async def streams(bus: EventBus, output: Output, *, every: float | None) -> None:
-    """List the streams: their events, those scheduled for later, and how their groups are doing.
+@with_bus_to_read
+async def streams(bus: EventBus, output: Output, *, types: tuple[str, ...], every: float | None) -> None:
+    """List all streams, or those of each TYPE: their events, those scheduled for later, and how their groups are doing.
 
     The lag is that of the group which is furthest behind; "?" where the store cannot tell. Pending are
     the deliveries not finished, of all groups; oldest is the age of the oldest event among them.
     """
+
+    async def look() -> list[StreamStats]:
+        if not types:
+            return await bus.stats()
+        return [await require_stream(bus.store, type_name(type)) for type in types]
+
     await watch(
         output,
         COLUMNS,
-        bus.stats,
+        look,
         every=every,
         json=msgspec.to_builtins,
         empty=f"no streams in {bus.url}",
     )
+    await tell_strays(bus)
 
 
 def _lag(stream: StreamStats) -> int | None:

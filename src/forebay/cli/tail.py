@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import click
 
 from forebay import Event, EventBus, MalformedEntry
-from forebay.cli.commands import talk, with_bus
+from forebay.cli.commands import talk, with_bus_to_read
 from forebay.cli.output import Output
 from forebay.cli.parameters import Moment, StreamPlace
 from forebay.cli.records import event_as_json, malformed_as_json
@@ -21,7 +21,7 @@ from forebay.cli.watch import Outage
 from forebay.cli.where import Condition, all_hold, where_option
 from forebay.payload import type_name
 from forebay.printable import printable
-from forebay.replay import Place, last_position
+from forebay.replay import Place, last_position, require_stream
 
 LATEST = 10
 """How many events of each stream are shown, if nothing says where to begin."""
@@ -34,10 +34,8 @@ LATEST = 10
 @click.option("-n", "--number", type=click.IntRange(0), help="Begin with the last so many.  [default: 10]")
 @where_option
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Go on with each new event.")
-@with_bus
-async def tail(
-    bus: EventBus,
-    output: Output,
+@click.option("--wait", is_flag=True, help="Follow a stream that does not exist yet, too.")
+def tail(
     *,
     types: tuple[str, ...],
     since: datetime | None,
@@ -45,6 +43,7 @@ async def tail(
     number: int | None,
     conditions: tuple[Condition, ...],
     follow: bool,
+    wait: bool,
 ) -> None:
     """Show the latest events of each TYPE, oldest first, then each new one as it comes.
 
@@ -56,13 +55,31 @@ async def tail(
     """
     if since is not None and start is not None:
         raise click.UsageError("Give --since or --from, not both.")
-    if number is None and since is None and start is None:
-        number = LATEST
+    if wait and not follow:
+        raise click.UsageError("--wait is for following: with --no-follow there is nothing to wait for.")
     begin = start if since is None else since
-    streams = [
-        _Stream(type, "earliest" if begin is None else begin, number, conditions, await last_position(bus.store, type))
-        for type in map(type_name, types)
-    ]
+    if number is None and begin is None:
+        number = LATEST
+    _tail(types=types, start=begin or "earliest", number=number, conditions=conditions, follow=follow, wait=wait)
+
+
+@with_bus_to_read
+async def _tail(
+    bus: EventBus,
+    output: Output,
+    *,
+    types: tuple[str, ...],
+    start: Place,
+    number: int | None,
+    conditions: tuple[Condition, ...],
+    follow: bool,
+    wait: bool,
+) -> None:
+    names = list(map(type_name, types))
+    if not wait:
+        for name in names:
+            await require_stream(bus.store, name)
+    streams = [_Stream(name, start, number, conditions, await last_position(bus.store, name)) for name in names]
     show = _Shown(output)
     async for type, entry in _by_time([stream.past(bus) for stream in streams]):
         show(type, entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import msgspec
 
 from forebay import Event
 
+_INDEX = re.compile(r"[0-9]{1,18}")
 FIELDS = ("id", "type", "source", "key", "data", "headers")
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -27,7 +29,7 @@ class Condition:
         """Whether the event fulfils it. A path that leads nowhere does not."""
         found: Any = getattr(event, self.path[0])
         for step in self.path[1:]:
-            if isinstance(found, list) and step.isdecimal() and int(step) < len(found):
+            if isinstance(found, list) and _INDEX.fullmatch(step) and int(step) < len(found):
                 found = found[int(step)]
             elif isinstance(found, dict) and step in found:
                 found = found[step]

@@ -20,8 +20,11 @@ from typing import Any, Literal, Self
 
 from forebay.bus import EventBus
 from forebay.callables import completed, discard, refuse_generator
+from forebay.cleanup import finish
 from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, PublishUnknown, StoreError
 from forebay.event import Event, new_id
+from forebay.home import Home
+from forebay.interrupts import stopped_by_signals
 from forebay.migration.counts import Counts
 from forebay.migration.observer import Observer
 from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
@@ -32,7 +35,7 @@ from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
 from forebay.payload import check_name, type_name
 from forebay.reason import describe
-from forebay.runtime import Options, handler_name, stopped_by_signals
+from forebay.runtime import Options, handler_name
 from forebay.runtime.supervise import wait_for
 from forebay.subscription import consumer_name
 
@@ -100,6 +103,7 @@ class DualBus:
         self._alone: set[str] = set()
         self._stopped = asyncio.Event()
         self._is_open = False
+        self._home: Home | None = None
 
     def __repr__(self) -> str:
         return f"<DualBus {self.old!r} and {self.new!r}>"
@@ -121,8 +125,9 @@ class DualBus:
         event that is no JSON, too large, or of a type that is no name, is counted as missing on the new one, and
         published on the old. So is what comes while the new one does not answer.
         """
-        if not self._is_open:
+        if not self._is_open or self._home is None:
             raise ConfigurationError("the DualBus is not open; use it inside `async with`")
+        self._home.check()
         # What is no name for forebay may be one for the old bus.
         stream = event_type if type(event_type) is str else type_name(event_type)
         plain = {} if data is None else data
@@ -188,6 +193,7 @@ class DualBus:
     async def __aenter__(self) -> Self:
         if self._is_open or self._closing.is_set():
             raise ConfigurationError("a DualBus is opened once")
+        self._home = Home("this DualBus")
         await self._open_new()
         if isinstance(self.old, OldEventBus):
             await self._stack.enter_async_context(self.old)
@@ -201,6 +207,15 @@ class DualBus:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await finish(self._close())
+
+    async def _close(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            await self._stack.aclose()
+
+    async def _drain(self) -> None:
         self._stopped.set()
         # As long as handlers run, what they publish goes out.
         await self._settle()
@@ -219,11 +234,10 @@ class DualBus:
         if is_ready:
             with contextlib.suppress(ForebayError):
                 await tell(self.new.store, self._member(ended=True))
-        await self._stack.aclose()
 
-    async def run(self) -> None:
-        """Wait until SIGTERM, SIGINT or `stop`; the buses run as long as the DualBus is open."""
-        with stopped_by_signals(self.stop):
+    async def run(self, *, handle_signals: bool = True) -> None:
+        """Wait until a signal (see `EventBus.run`) or `stop`; the buses run as long as the DualBus is open."""
+        with stopped_by_signals(self.stop) if handle_signals else contextlib.nullcontext():
             await self._stopped.wait()
 
     def stop(self) -> None:

@@ -3,7 +3,7 @@
 from forebay.runtime.handler import Around, Handler, handler_name
 from forebay.runtime.lease import LeaseKeeper
 from forebay.runtime.options import Options
-from forebay.runtime.together import Run, Runnable, stopped_by_signals
+from forebay.runtime.together import Run, Runnable
 
 __all__ = [
     "Around",
@@ -13,5 +13,4 @@ __all__ = [
     "Run",
     "Runnable",
     "handler_name",
-    "stopped_by_signals",
 ]

@@ -12,13 +12,16 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
+from forebay.cleanup import finish
 from forebay.errors import OutcomeUnknown
 from forebay.event import Record
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed
+from forebay.runtime.alarm import Alarm
 from forebay.runtime.handler import Handler
 from forebay.runtime.inbox import Inbox, id_of
 from forebay.runtime.intake import Intake, Lane
@@ -27,11 +30,14 @@ from forebay.runtime.options import READ_AHEAD, Options
 from forebay.runtime.settle import Settler
 from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
-from forebay.runtime.uptime import uptime
+from forebay.runtime.together import leave
 from forebay.runtime.workers import Workers
 from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Signals
-from forebay.store import START, Delivery, Leases, Reader
+from forebay.store import END, START, Delivery, Leases, Log, Reader
+from forebay.uptime import uptime
 
+LAST = 1.2
+"""Seconds after the grace of the handlers for what else there is to do at the end."""
 GAPS = 5.0
 """Seconds between looks whether somebody trimmed the stream under the group."""
 POLL = 0.5
@@ -44,6 +50,10 @@ SURE = 0.8
 """The part of a lease, from the moment before it was asked for, in which an event may be begun."""
 
 
+class LogAndLeases(Log, Leases, Protocol):
+    """What a consumer needs of a store."""
+
+
 class Consumer:
     """Handles a stream's events for one group until it is stopped.
 
@@ -53,7 +63,7 @@ class Consumer:
 
     def __init__(
         self,
-        store: Leases,
+        store: LogAndLeases,
         reader: Reader,
         handler: Handler,
         options: Options,
@@ -61,6 +71,7 @@ class Consumer:
         signals: Signals,
         keeper: LeaseKeeper,
         start: str = START,
+        history: int = 0,
         limits: Limits = LIMITS,
         wait: float = POLL,
     ) -> None:
@@ -73,20 +84,22 @@ class Consumer:
         self._signals = signals
         self._keeper = keeper
         self._start = start
+        self._history = history
         self._wait = wait
         self._intake = Intake(_lane(options))
+        self._look = asyncio.Event()
+        self._alarm = Alarm(look=self._look.set, again=self._intake.again)
         self._settler = Settler(
             store,
             reader,
             options,
             self._intake,
+            self._alarm,
             signals,
-            on_waiting=self._look_again_in,
             on_settled=self._make_room,
             on_lost=self._shake,
         )
         self._stop = asyncio.Event()
-        self._look = asyncio.Event()
         self._room = asyncio.Event()
         self._joined = asyncio.Event()
         batch = options.batch or 1
@@ -134,6 +147,14 @@ class Consumer:
         return self._intake.held
 
     @property
+    def leased(self) -> dict[str, Delivery]:
+        """What is leased, by position; also what is handled while the store does not take the acks.
+
+        A store that refuses acks for longer than a lease must not take this consumer for dead.
+        """
+        return {**self._intake.held, **self._settler.unconfirmed()}
+
+    @property
     def groups(self) -> list[tuple[str, str]]:
         """The stream and the group that it serves."""
         return [(self.reader.stream, self.reader.group)]
@@ -145,6 +166,7 @@ class Consumer:
 
     def stop(self) -> None:
         """Read nothing more, finish what runs, give back the rest; `run` then returns."""
+        self._alarm.close()
         self._unbegun_at_stop.extend(self._intake.close())
         for event in (self._stop, self._look, self._room, self._joined):
             event.set()
@@ -168,15 +190,26 @@ class Consumer:
             await asyncio.wait([stopping, acks, *workers, *loops], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.stop()
-            try:
-                await stopping
-                await asyncio.shield(self._drain(acks, workers, loops, grace))
-            finally:
-                await self._keeper.remove(self)
-                self._handler.close()
+            await finish(self._end([stopping, acks, *loops], acks, workers, loops, grace))
         for task in (*loops, *workers, acks):
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    async def _end(
+        self,
+        own: Sequence[asyncio.Task[Any]],
+        acks: asyncio.Task[None],
+        workers: Sequence[asyncio.Task[None]],
+        loops: Sequence[asyncio.Task[None]],
+        grace: float,
+    ) -> None:
+        try:
+            await self._drain(acks, workers, loops, grace)
+        finally:
+            self._handler.close()
+            for task in own:
+                task.cancel()
+            await self._keeper.remove(self)
 
     async def _drain(
         self,
@@ -185,18 +218,20 @@ class Consumer:
         loops: Sequence[asyncio.Task[None]],
         grace: float,
     ) -> None:
-        await self._settler.release(self._unbegun_at_stop)
+        """Let handlers finish within `grace` seconds, give back the rest, and send the acks, all within `LAST` more."""
+        end = time.monotonic() + grace
+        giving_back = asyncio.create_task(self._settler.release(self._unbegun_at_stop))
         _, late = await asyncio.wait(workers, timeout=grace)
         self._workers.abandon(late)
-        # Reads are never cancelled: one may have leased entries that nobody would know of.
-        await asyncio.wait([*workers, *loops])
-        await self._settler.release(list(self.held.values()))
+        # Reads are not cancelled in time: one may have leased entries that nobody would know of.
+        await asyncio.wait([giving_back, *workers, *loops], timeout=_until(end + LAST / 2))
+        # A handler that goes on, though it was cancelled, keeps its events until their leases run out.
+        for delivery in self._workers.unended():
+            self._intake.forget(delivery)
+        await leave([asyncio.create_task(self._settler.release(list(self.held.values())))], after=_until(end + LAST))
         self._settler.close()
         # Acks that the store does not take by now lapse with their leases: handled again, not lost.
-        _, unsent = await asyncio.wait([acks], timeout=max(grace, 1.0))
-        if unsent:
-            acks.cancel()
-            await asyncio.wait([acks])
+        await leave([giving_back, acks, *workers, *loops], after=_until(end + LAST))
 
     # The loops.
 
@@ -209,9 +244,10 @@ class Consumer:
         await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed)
 
     async def _join(self) -> None:
+        end = await self._last_until(END) if self._start == END else None
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
-            self._position = self._start
-            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False))
+            self._position = end or await self._last_until(self._start)
+            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False, history=self._history))
         await self._look_for_gaps()
         self._joined.set()
 
@@ -224,10 +260,18 @@ class Consumer:
     async def _heal(self) -> None:
         # Never at the end: what was published since the group was lost would be passed over.
         known = self._before_what_is_held()
-        start = START if known is None else known
+        # Where the entry of that position is gone, so are the data: later entries may stand before it.
+        start = START if known is None or known != await self._last_until(known) else known
         self._position = start
         if await self._store.join(self.reader.stream, self.reader.group, start=start):
             self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=True))
+
+    async def _last_until(self, position: str) -> str:
+        """The position of the last entry up to this one; START if there is none."""
+        if position == START:
+            return START
+        found = await self._store.scan(self.reader.stream, until=position, limit=1, newest=True)
+        return found[0].position if found else START
 
     async def _read(self) -> None:
         part = -(-self._window // PARTS)
@@ -410,10 +454,6 @@ class Consumer:
             self._room.set()
             self._look.set()
 
-    def _look_again_in(self, delay: float) -> None:
-        # A hair later than due, so that the store agrees that it is.
-        asyncio.get_running_loop().call_later(delay + 0.002, self._look.set)
-
     def _make_room(self) -> None:
         self._room.set()
         if self._starved:
@@ -427,6 +467,10 @@ class Consumer:
         # Of any delivery: what this consumer took over may have been its own, which a worker had begun before.
         if self._suspects.over(delivery):
             self._look.set()
+
+
+def _until(moment: float) -> float:
+    return max(0.0, moment - time.monotonic())
 
 
 def _lane(options: Options) -> Lane | None:

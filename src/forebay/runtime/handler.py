@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from forebay.callables import completed, discard, is_async, name_of, refuse_generator, unwrapped
+from forebay.callables import completed, discard, is_async, module_of, name_of, refuse_generator, unwrapped
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
-from forebay.runtime.threads import Outcome, Threads
+from forebay.threads import Outcome, Threads
 
 Around = Callable[[Any], AbstractContextManager[None]]
 """Given an event or a list of them, a context in which their handler is called."""
@@ -114,11 +114,20 @@ class Handler:
 
 
 def handler_name(function: Callable[..., Any]) -> str:
-    """The qualified name of a function, as a group name: what is no letter, digit, `_` or `-` becomes a dot."""
+    """The module and qualified name of a function, as a group name, however the process was started.
+
+    What is no letter, digit, `_` or `-` becomes a dot. In an interactive session or a notebook, which are no
+    modules, it is the qualified name alone. A lambda has no name: `ConfigurationError`.
+    """
     function = unwrapped(function)
     name = name_of(function)
-    module = getattr(function, "__module__", None) or "handler"
-    plain = f"{module}.{name}".replace(".<locals>", "")
+    if name.endswith("<lambda>"):
+        raise ConfigurationError(
+            "a lambda has no name after which its group could be named; give one, with group=... or agent=..."
+        )
+    # The class of a callable object stands where the object's name is from.
+    module = module_of(function if hasattr(function, "__qualname__") else type(function))
+    plain = (f"{module}.{name}" if module else name).replace(".<locals>", "")
     text = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "." for c in plain).strip("._-")
     return text[-128:].lstrip("._-") or "handler"
 

@@ -7,8 +7,8 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 
-from forebay.runtime.uptime import uptime
 from forebay.store import Delivery
+from forebay.uptime import uptime
 
 Lane = Callable[[Delivery], Hashable]
 

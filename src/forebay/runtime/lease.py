@@ -14,18 +14,22 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from forebay.errors import ForebayError, NotFound
-from forebay.runtime.uptime import uptime
 from forebay.store import Delivery, Store
+from forebay.threads import Threads
+from forebay.uptime import uptime
+
+END_SECONDS = 1.0
+"""Seconds to wait for the end of the thread, which may just be waiting for a server that does not answer."""
 
 
 class Holder(Protocol):
-    """Somebody who holds deliveries: a consumer. Only `held` is touched from the keeper's thread."""
+    """Somebody who holds deliveries: a consumer. Only `leased` is touched from the keeper's thread."""
 
     @property
     def lease(self) -> float: ...
 
     @property
-    def held(self) -> Mapping[str, Delivery]: ...
+    def leased(self) -> Mapping[str, Delivery]: ...
 
     def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
         """Some leases were renewed, asked for at `asked` by `uptime`; others were found gone."""
@@ -52,11 +56,21 @@ class LeaseKeeper:
         self._shift.wake.set()
 
     async def remove(self, holder: Holder) -> None:
-        """Keep nothing more for this holder; the thread ends with the last one."""
+        """Keep nothing more for this holder; the thread ends with the last one, and is waited for a little."""
         self._holders.pop(holder, None)
         if self._shift is not None and not self._holders:
             shift, self._shift = self._shift, None
-            await asyncio.to_thread(shift.end)
+            shift.end()
+            threads = Threads(1, name="forebay-leases-end")
+            await asyncio.wait([threads.run(shift.join)], timeout=END_SECONDS)
+            threads.close()
+
+    def drop(self) -> None:
+        """Keep nothing more for anybody: their event loop is gone. From any thread."""
+        self._holders.clear()
+        if self._shift is not None:
+            self._shift.end()
+            self._shift = None
 
     def _run(self, shift: _Shift) -> None:
         with asyncio.Runner() as runner:
@@ -82,7 +96,7 @@ class LeaseKeeper:
         """What was held at the last look and still is: fast handlers never cost a renewal."""
         found = []
         for holder, before in list(self._holders.items()):
-            now = dict(holder.held)
+            now = dict(holder.leased)
             if holder in self._holders:
                 self._holders[holder] = now
             aging = [delivery for position, delivery in now.items() if before.get(position) is delivery]
@@ -123,7 +137,10 @@ class _Shift:
         return self._ended
 
     def end(self) -> None:
-        """End the shift, and wait for the thread."""
+        """End the shift, when its thread comes to look."""
         self._ended = True
         self.wake.set()
+
+    def join(self) -> None:
+        """Wait for the end of its thread."""
         self._thread.join()

@@ -23,7 +23,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a consumer takes and handles events. Times are seconds, as floats.
 
     `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime; it
-    means nothing for a group that exists. `concurrency`: handlers running at once. `prefetch`: the
+    means nothing for a group that exists. `retry`: how often and how far apart a failed event is tried; by default it
+    gives up after 6.8 to 13.5 minutes (`Retry.span`). `concurrency`: handlers running at once. `prefetch`: the
     most events read ahead, and the most retries beside them; by default it follows the speed of the
     handler, up to 1,500. `batch`:
     hand over lists of up to so many events. `timeout`: the longest a handler may run. `lease`: how

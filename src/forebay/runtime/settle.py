@@ -9,6 +9,7 @@ import msgspec
 
 from forebay.errors import NotFound, OutcomeUnknown
 from forebay.policy import Again, Dead, decide, failure_of, history
+from forebay.runtime.alarm import Alarm
 from forebay.runtime.intake import Intake
 from forebay.runtime.options import Options
 from forebay.runtime.supervise import PASSING, Backoff, wait_for
@@ -20,8 +21,8 @@ class Settler:
     """Tells the store how deliveries ended.
 
     Acks are collected while one batch of them is on its way, so their number per call grows with the
-    load. Everything else is one move each, repeated over passing errors for the length of a lease;
-    after that the delivery is left to lapse and will be taken over.
+    load. Everything else is one move each, repeated over passing errors for the length of a lease, and on while
+    the lease is renewed; after that the delivery is left to lapse and will be taken over.
     """
 
     def __init__(
@@ -30,9 +31,9 @@ class Settler:
         reader: Reader,
         options: Options,
         intake: Intake,
+        alarm: Alarm,
         signals: Signals,
         *,
-        on_waiting: Callable[[float], None],
         on_settled: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
@@ -41,7 +42,7 @@ class Settler:
         self._options = options
         self._intake = intake
         self._signals = signals
-        self._on_waiting = on_waiting
+        self._alarm = alarm
         self._on_settled = on_settled
         self._on_lost = on_lost
         self._acks: list[Delivery] = []
@@ -53,6 +54,10 @@ class Settler:
     def unacked(self) -> int:
         """How many handled deliveries the store has not confirmed yet."""
         return len(self._acks) + len(self._sending)
+
+    def unconfirmed(self) -> dict[str, Delivery]:
+        """These deliveries, by position. From any thread."""
+        return {delivery.position: delivery for delivery in [*self._sending, *self._acks]}
 
     def done(self, delivery: Delivery) -> None:
         """The delivery was handled."""
@@ -81,14 +86,14 @@ class Settler:
         self._signals.emit(Retried(delivery, error, delay))
         if not keep:
             self._let_go(delivery)
-            self._on_waiting(delay)
+            self._alarm.look_in(delay)
             return
         again = msgspec.structs.replace(
             delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1, last_failure=failure
         )
         # The keeper goes on renewing it, under its new self, while it waits here.
         self._intake.held[delivery.position] = again
-        asyncio.get_running_loop().call_later(delay, self._intake.again, again)
+        self._alarm.again_in(delay, again)
 
     async def dead(self, delivery: Delivery, verdict: Dead) -> None:
         """The delivery becomes a dead letter."""
@@ -137,7 +142,8 @@ class Settler:
                 # A lost group is made again, and this event read again, by the reader meanwhile.
                 # The move may have happened unheard; then its repetition finds the lease gone.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
-                if asyncio.get_running_loop().time() > deadline:
+                is_ours = self._intake.is_sure(delivery) and not isinstance(error, NotFound)
+                if asyncio.get_running_loop().time() > deadline and not is_ours:
                     break
                 await asyncio.sleep(backoff.next())
         self._on_lost()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from forebay.cleanup import finish
+
+LAST_SECONDS = 1.8
+"""Seconds after the grace in which a part that is stopped has to end; then it is left behind."""
 
 
 class Runnable(Protocol):
@@ -31,27 +35,41 @@ class Runnable(Protocol):
 
 
 class Run:
-    """A run of several parts. It may be stopped before it has begun: then it ends as soon as it does."""
+    """A run of several parts. It may be stopped before it has begun: then it ends as soon as it does.
+
+    `ended` is done when it is over; None before it has begun.
+    """
 
     def __init__(self) -> None:
         self.parts: Sequence[Runnable] = ()
-        self._stopped = False
+        self.is_stopped = False
+        self.ended: asyncio.Future[None] | None = None
 
     def stop(self) -> None:
         """Let it end in its orderly way."""
-        self._stopped = True
+        self.is_stopped = True
         for part in self.parts:
             part.stop()
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """The time from its beginning to its end, the making of its parts included."""
+        ended = self.ended = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            ended.set_result(None)
 
     async def go(
         self, parts: Sequence[Runnable], *, grace: float, until: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """Run the parts until one of them ends, by `stop` or by a fault, or `until` returns.
 
-        Then all are stopped in their orderly way; the first fault is raised.
+        Then all are stopped in their orderly way; the first fault is raised. A part that has not ended two seconds
+        after its grace is cancelled and left behind.
         """
         self.parts = parts
-        if self._stopped:
+        if self.is_stopped:
             self.stop()
         tasks = [asyncio.create_task(part.run(grace=grace)) for part in parts]
         watch = asyncio.ensure_future(until()) if until is not None else None
@@ -62,37 +80,23 @@ class Run:
             self.stop()
             if watch is not None:
                 watch.cancel()
-            await asyncio.shield(asyncio.wait(everything))
-            self.parts = ()
+            try:
+                await finish(leave(everything, after=grace + LAST_SECONDS))
+            finally:
+                self.parts = ()
         for task in everything:
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
 
-@contextlib.contextmanager
-def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first SIGTERM or SIGINT call `stop`; a second one acts as if nobody listened.
-
-    Only in the main thread, where signals arrive; elsewhere this does nothing.
-    """
-    loop = asyncio.get_running_loop()
-    taken: list[signal.Signals] = []
-
-    def first() -> None:
-        let_go()
-        stop()
-
-    def let_go() -> None:
-        while taken:
-            loop.remove_signal_handler(taken.pop())
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, first)
-        except (NotImplementedError, RuntimeError, ValueError):
-            break
-        taken.append(number)
-    try:
-        yield
-    finally:
-        let_go()
+async def leave(tasks: Sequence[asyncio.Future[Any]], *, after: float) -> set[asyncio.Future[Any]]:
+    """Wait for tasks, at most so many seconds; cancel those that are late, and return those that do not end even so."""
+    _, late = await asyncio.wait(tasks, timeout=max(0.0, after))
+    if late:
+        for task in late:
+            task.cancel()
+        _, late = await asyncio.wait(late, timeout=0.1)
+        for task in late:
+            # Nobody asks any more what it raised.
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return late

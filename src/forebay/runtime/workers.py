@@ -64,6 +64,9 @@ class Workers:
         self._on_hung = on_hung
         self._hung = 0
         self._abandoned = False
+        self._tasks: list[asyncio.Task[None]] = []
+        # What each worker has begun last.
+        self._begun: list[Sequence[Delivery]] = [()] * options.concurrency
         self._stopping: asyncio.Future[Any]
         self._is_torn_down: Callable[[], bool]
 
@@ -75,7 +78,11 @@ class Workers:
         """
         self._stopping = stopping
         self._is_torn_down = is_torn_down
-        return [asyncio.create_task(self._work(), name="forebay-worker") for _ in range(self._options.concurrency)]
+        self._tasks = [
+            asyncio.create_task(self._work(number), name="forebay-worker")
+            for number in range(self._options.concurrency)
+        ]
+        return self._tasks
 
     @property
     def all_hang(self) -> bool:
@@ -88,15 +95,22 @@ class Workers:
         for worker in workers:
             worker.cancel()
 
-    async def _work(self) -> None:
+    def unended(self) -> list[Delivery]:
+        """What handlers still run with, though their workers were cancelled."""
+        pairs = zip(self._tasks, self._begun, strict=True)
+        return [delivery for task, begun in pairs if not task.done() for delivery in begun]
+
+    async def _work(self, number: int) -> None:
         intake, batch = self._intake, self._options.batch
         turns = 0
         while (delivery := intake.pop() or await intake.next()) is not None:
             if batch is not None:
-                await self._handle_batch([delivery, *intake.more(batch - 1, beside=delivery)])
+                self._begun[number] = several = [delivery, *intake.more(batch - 1, beside=delivery)]
+                await self._handle_batch(several)
             elif isinstance(event := self._open(delivery), Event):
-                if intake.is_sure(delivery) or not await self._have_lapsed((delivery,)):
-                    await self._call(event, (delivery,))
+                self._begun[number] = alone = (delivery,)
+                if intake.is_sure(delivery) or not await self._have_lapsed(alone):
+                    await self._call(event, alone)
             elif event is not None:
                 await self._settle_dead(delivery, event)
             turns += 1

@@ -54,6 +54,7 @@ Move = Literal[
     "discard",
     "stats",
     "pending",
+    "strays",
     "durability",
     "notes",
     "noted",
@@ -262,6 +263,9 @@ class FaultyStore:
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         return await self._call("pending", lambda: self.store.pending(stream, group, after=after, limit=limit))
+
+    async def strays(self) -> list[str]:
+        return await self._call("strays", self.store.strays)
 
     async def durability(self) -> Durability:
         return await self._call("durability", self.store.durability)

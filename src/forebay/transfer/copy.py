@@ -24,9 +24,9 @@ import msgspec
 from forebay.callables import completed, refuse_generator
 from forebay.errors import NotFound, StoreError, TransferRefused
 from forebay.runtime.supervise import PASSING, Backoff, OnOutage, wait_for
-from forebay.store import Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
+from forebay.store import START, Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
 from forebay.transfer.marks import PREFIX, Mark, Marks, Place
-from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, remembered_of, streams_of
+from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, place, remembered_of, streams_of
 
 Part = TypeVar("Part", Pending, DeadLetter, Remembered)
 
@@ -92,6 +92,7 @@ async def copy(
     if switch is not None:
         await work.follow(switch, on_outage)
     found = await streams_of(source)
+    work.check_source(found)
     await work.copy_entries(found)
     await work.copy_state(found)
     await work.copy_notes(await noted_of(source, found))
@@ -157,6 +158,7 @@ class _Copy:
         for stats in streams:
             if stats.stream not in self._marks:
                 await self._begin(stats.stream)
+                self.check_source([stats])
         for stats in streams:
             stream, marks = stats.stream, self._marks[stats.stream]
             fetch = partial(self._source.scan, stream)
@@ -166,6 +168,16 @@ class _Copy:
                 positions = await self._restore(stream, entries, marks.notes_with(mark))
                 marks.add(mark._replace(target=positions[-1]))
                 await self._report(streams)
+
+    def check_source(self, streams: Sequence[StreamStats]) -> None:
+        """Refuse a source that has lost what was copied, by these new counts: later entries may stand before it."""
+        for stats in streams:
+            reached = self._marks[stats.stream].reached.source if stats.stream in self._marks else START
+            if stats.last is not None and place(stats.last) < place(reached):
+                raise TransferRefused(
+                    f"{stats.stream} in the source ends at {stats.last}, and was copied up to {reached}: the source has"
+                    f" lost events since; {_ELSEWHERE}"
+                )
 
     async def _report(self, streams: Sequence[StreamStats]) -> None:
         if self._progress is not None:
@@ -185,6 +197,7 @@ class _Copy:
             try:
                 if clock() >= look_at:
                     streams = await streams_of(self._source)
+                    self.check_source(streams)
                     look_at = clock() + NEW_STREAMS
                 await self.copy_entries(streams)
                 backoff.reset()

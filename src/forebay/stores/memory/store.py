@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import os
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -15,6 +17,7 @@ import msgspec
 
 from forebay.errors import NotFound
 from forebay.event import Foreign, Record
+from forebay.home import Home, running_loop
 from forebay.payload import check_name
 from forebay.store import (
     END,
@@ -40,7 +43,8 @@ class MemoryStore:
     """A store in this process's memory, for tests and for buses that need not outlive it.
 
     The state stays with the object, also when it is closed and opened again. `clock` gives seconds
-    that never go back, `wall` Unix time.
+    that never go back, `wall` Unix time. There is nothing to open, so it may be used without; once opened, it belongs
+    to that event loop until it is closed.
     """
 
     def __init__(
@@ -54,23 +58,39 @@ class MemoryStore:
         self._clock = clock
         self._wall = wall
         self._state = State(epoch=wall() - clock())
-        self._lock = self._state.lock
+        self._home: Home | None = None
+        self._users = 0
 
     def __repr__(self) -> str:
         return f"MemoryStore(namespace={self._namespace!r})"
 
     def twin(self) -> MemoryStore:
         twin = MemoryStore(namespace=self._namespace, clock=self._clock, wall=self._wall)
-        twin._state, twin._lock = self._state, self._lock
+        twin._state = self._state
         return twin
 
     async def __aenter__(self) -> Self:
+        if self._home is not None and not self._home.is_lost:
+            self._home.check()
+        else:
+            self._home, self._users = Home("this memory store"), 0
+        self._users += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self._users -= 1
+        if not self._users and self._home is not None and not self._home.forked():
+            self._home = None
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The lock on the state, for moves on the event loop where the store was opened."""
+        home = self._home
+        if home is not None and (running_loop() is not home.loop or os.getpid() != home.process):
+            home.check()
+        return self._state.lock
 
     # Streams.
 
@@ -168,13 +188,13 @@ class MemoryStore:
                 return False
             # What has left the stream by now the group does not miss.
             group = check_name("group", group)
-            log.groups[group] = Group(group, max(log.place(start), log.first - 1))
+            log.groups[group] = Group(group, max(min(log.place(start), log.last), log.first - 1))
             return True
 
     async def seek(self, stream: str, group: str, to: str) -> None:
         with self._lock:
             log, own = self._group(stream, group)
-            own.seek(log.place(to), first=log.first)
+            own.seek(min(log.place(to), log.last), first=log.first)
             log.ring()
 
     async def leave(self, stream: str, group: str) -> None:
@@ -358,6 +378,9 @@ class MemoryStore:
                 counts = begun.attempt, begun.failures
                 found.append(Pending(str(position), holder, *counts, idle, due, begun.last_failure))
             return found
+
+    async def strays(self) -> list[str]:
+        return []
 
     async def durability(self) -> Durability:
         note = "Events are kept in this process's memory and end with it. Use sqlite:/// or redis:// to keep them."

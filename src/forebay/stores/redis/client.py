@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import time
@@ -13,11 +14,13 @@ from typing import Any
 
 import hiredis
 
-from forebay.errors import OutcomeUnknown, StoreUnavailable
+from forebay.errors import ForebayError, OutcomeUnknown, StoreUnavailable
 from forebay.stores.redis.address import Address, Place
 from forebay.stores.redis.errors import Fate, fate, translate
 from forebay.stores.redis.node import Node, Part, pack
+from forebay.stores.redis.pace import TOLERANCE, Pace
 from forebay.stores.redis.topology import NAME_THE_NODES, topology
+from forebay.uptime import uptime
 
 HOPS = 5
 """Redirections that one command follows."""
@@ -30,7 +33,11 @@ class Script:
 
     def __init__(self, name: str) -> None:
         folder = resources.files(__package__) / "scripts"
-        self.source = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+        body = (folder / f"{name}.lua").read_text()
+        self.is_timed = "now()" in body or name == "step"
+        """Whether it asks for the stream's own time."""
+        parts = ["prelude", "clock"] if self.is_timed else ["prelude"]
+        self.source = "".join((folder / f"{part}.lua").read_text() for part in parts) + body
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -44,6 +51,7 @@ class Client:
         self.name = f"{place.arrangement} {', '.join(map(str, place.addresses))}"
         self.topology = topology(place, timeout)
         self.allow_eviction = place.allow_eviction
+        self._paces: dict[str, Pace] = {}
 
     def call(self, key: str, *command: Part) -> Awaitable[Any]:
         """The reply to a command on `key`."""
@@ -85,10 +93,41 @@ class Client:
     async def run(self, name: str, keys: Sequence[str], *arguments: Part) -> Any:
         """The reply of a script. Its keys live on one node."""
         move = script(name)
+        if move.is_timed:
+            pace = self.pace(keys[0])
+            keys, arguments = (*keys, pace.key), (*arguments, *pace.bounds())
         try:
             return await self.send(keys[0], pack("EVALSHA", move.sha, len(keys), *keys, *arguments))
         except _UnknownScript:
             return await self.send(keys[0], pack("EVAL", move.source, len(keys), *keys, *arguments))
+
+    async def watch(self, name: str, keys: Sequence[str], *arguments: Part) -> list[Any]:
+        """The reply of a script that begins with the stream's time; what stands behind that.
+
+        Where the server's clock was set since the last answer, the stream's offset is changed by as much.
+        """
+        pace = self.pace(keys[0])
+        sent = uptime()
+        reply: list[Any] = await self.run(name, keys, *arguments)
+        told, offset, *rest = reply
+        if step := pace.look(told, int(offset), sent, uptime()):
+            _, latest = pace.bounds()
+            expected = int(latest) - step.offset + round(TOLERANCE * 2000)
+            after = step.offset - round(step.seconds * 1000)
+            # The move is done, whatever comes of this; the next answer shows the step again.
+            with contextlib.suppress(ForebayError):
+                if await self.run("step", keys[:1], step.offset, after, expected) == b"none":
+                    pace.forget()
+        return rest
+
+    def pace(self, key: str) -> Pace:
+        """What is known of the time of the stream that the key belongs to."""
+        pace = self._paces.get(key)
+        if pace is None:
+            tag = key.partition("}")[0].removeprefix("{")
+            own = f"{{{tag}}}:clock"
+            pace = self._paces[key] = self._paces.setdefault(own, Pace(own))
+        return pace
 
     async def ask(self, node: Node, *command: Part) -> Any:
         """The reply of this very node."""

@@ -133,7 +133,7 @@ def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
         moment = parse_time(failed_at)
     except MalformedEvent:
         moment = _moment(id)
-    tried = int(attempts) if attempts.isdecimal() else 0
+    tried = int(attempts) if attempts.isdecimal() and len(attempts) < 10 else 0
     return DeadLetter(id.decode(), stream, group, position, decode(own), error, moment, tried, traceback)
 
 

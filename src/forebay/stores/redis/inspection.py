@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreError
+from forebay.errors import ConfigurationError, NotFound, StoreDamaged, StoreDenied, StoreError
+from forebay.payload import is_name
 from forebay.store import Durability, GroupStats, StreamStats
 from forebay.stores.redis.client import Client
-from forebay.stores.redis.keys import Keys, stream_of
+from forebay.stores.redis.keys import Group, Keys, stream_of
 from forebay.stores.redis.node import Node
 
 COUNTED = 10_000
@@ -21,24 +24,77 @@ LATELY = 60.0
 
 async def find_streams(client: Client, namespace: str) -> list[str]:
     """The names of all streams of the namespace, from their keys or their companions' keys."""
-    return await _find(client, namespace, f"*{namespace}:*")
+    found = [stream_of(key, namespace) for key in await _keys(client, f"*{namespace}:*")]
+    return sorted({name for name in found if is_name(name)})
 
 
 async def find_noted(client: Client, namespace: str) -> list[str]:
     """The names of the streams that have notes."""
-    return await _find(client, namespace, f"{{{namespace}:*}}:notes")
+    found = [stream_of(key, namespace) for key in await _keys(client, f"{{{namespace}:*}}:notes")]
+    return sorted({name for name in found if is_name(name)})
 
 
-async def _find(client: Client, namespace: str, pattern: str) -> list[str]:
-    names = set()
+async def _keys(client: Client, pattern: str) -> set[bytes]:
+    found: set[bytes] = set()
     for node in await client.masters():
         cursor = b"0"
         while True:
             cursor, keys = await client.ask(node, "SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            names |= {stream_of(key.decode(errors="replace"), namespace) for key in keys}
+            found.update(keys)
             if cursor == b"0":
                 break
-    return sorted(name for name in names if name is not None)
+    return found
+
+
+async def find_strays(client: Client, namespace: str) -> list[str]:
+    """What forebay leaves out, because others gave it names that it has not: a sentence for each."""
+    found = []
+    for key in sorted(await _keys(client, f"*{namespace}:*")):
+        name = stream_of(key, namespace)
+        if name is not None and not is_name(name):
+            found.append(f"the key {_shown(key)} names no event type; rename it, or leave it out of the namespace")
+    for stream in await find_streams(client, namespace):
+        keys = Keys(namespace, stream)
+        try:
+            await stream_stats(client, keys, stream, guessed=False)
+            groups = [name for name in await _group_names(client, keys) if not is_name(_text(name))]
+            notes = [name for name in await _note_names(client, keys) if _text(name) is None]
+        except StoreDamaged as error:
+            found.append(f"{stream}: {error}")
+            continue
+        for sort, names in (("group", groups), ("note", notes)):
+            found += [f"{stream}: another program made the {sort} {_shown(name)}; it is left out" for name in names]
+    return found
+
+
+async def _group_names(client: Client, keys: Keys) -> list[bytes]:
+    try:
+        groups = await client.call(keys.stream, "XINFO", "GROUPS", keys.stream)
+    except NotFound:
+        return []
+    return [group[group.index(b"name") + 1] for group in groups]
+
+
+async def _note_names(client: Client, keys: Keys) -> list[bytes]:
+    names: list[bytes] = (await client.call(keys.notes, "HGETALL", keys.notes))[::2]
+    return names
+
+
+def named_notes(found: Sequence[bytes]) -> dict[str, bytes]:
+    """The notes in a reply to HGETALL, without those that others gave names that are no text."""
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return {text: value for name, value in pairs if (text := _text(name)) is not None}
+
+
+def _text(name: bytes) -> str | None:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _shown(name: bytes) -> str:
+    return repr(_text(name) or name)[:200]
 
 
 async def stream_stats(client: Client, keys: Keys, stream: str, *, guessed: bool) -> StreamStats | None:
@@ -54,11 +110,11 @@ async def stream_stats(client: Client, keys: Keys, stream: str, *, guessed: bool
         if guessed:
             return None
         raise
-    length, scheduled, dead, first, last, now, groups = reply
+    length, scheduled, dead, counted, first, last, now, groups = reply
     if not (now or scheduled or dead):
         return None
-    dead_of = {row[0]: row[5] for row in groups}
-    if sum(dead_of.values()) != dead:
+    dead_of: Mapping[bytes, int] = {row[0]: row[5] for row in groups}
+    if counted != dead or min(dead_of.values(), default=0) < 0:
         dead_of = await _count_dead(client, keys)
     return StreamStats(
         stream=stream,
@@ -67,32 +123,71 @@ async def stream_stats(client: Client, keys: Keys, stream: str, *, guessed: bool
         dead=dead,
         first=first and first.decode(),
         last=last and last.decode(),
-        groups=tuple(_group_stats(row, now, dead_of.get(row[0], 0)) for row in sorted(groups)),
+        groups=tuple(
+            _group_stats(name, row, now, dead_of.get(row[0], 0))
+            for row in sorted(groups)
+            if is_name(name := _text(row[0]))
+        ),
     )
 
 
-def _group_stats(row: Sequence[Any], now: int, dead: int) -> GroupStats:
-    name, position, lag, leased, waiting, _, oldest, consumers = row
+def _group_stats(name: str, row: Sequence[Any], now: int, dead: int) -> GroupStats:
+    _, position, lag, leased, waiting, _, consumers, oldest = row
+    is_known = oldest and oldest != b"unknown"
     return GroupStats(
-        group=name.decode(),
+        group=name,
         position=position.decode(),
         lag=lag,
         pending=leased + waiting,
         waiting=waiting,
         dead=dead,
-        oldest=max(0.0, (now - int(oldest.split(b"-")[0])) / 1000) if oldest else None,
+        oldest=max(0.0, (now - int(oldest.split(b"-")[0])) / 1000) if is_known else None,
         consumers=consumers,
     )
 
 
 async def _count_dead(client: Client, keys: Keys) -> Counter[bytes]:
-    """Dead letters of each group, one by one: for when groups were left, or others removed some."""
+    """Dead letters of each group, one by one: for when others removed or added some. What was found is kept."""
     counts: Counter[bytes] = Counter()
     after = "-"
     while page := await client.call(keys.dead_letter, "XRANGE", keys.dead_letter, after, "+", "COUNT", 500):
-        counts.update(fields[-5] for _, fields in page if fields[-6:-5] == [b"group"])
+        counts.update(fields[-5] if fields[-6:-5] == [b"group"] else b"" for _, fields in page)
         after = f"({page[-1][0].decode()}"
+    with contextlib.suppress(StoreError):
+        pairs = [part for group, count in counts.items() for part in (group, count)]
+        await client.run("recount", (keys.dead_letter, keys.dead_counts), counts.total(), *pairs)
     return counts
+
+
+async def pending_rows(client: Client, keys: Keys, own: Group, group: str, *, after: str, limit: int) -> list[Any]:
+    """What a group has begun and not finished, as pending.lua returns it."""
+    companions = (keys.stream, own.waiting, own.attempts)
+    rows: list[Any] | None = await client.run("pending", companions, group, after, limit)
+    if rows is None:
+        # The server is not to sort a million for one page, while all others wait.
+        first = await _first_waiting(client, own, after=after, limit=limit)
+        rows = await client.run("pending", companions, group, after, limit, *(first or [after]))
+    return rows or []
+
+
+async def _first_waiting(client: Client, own: Group, *, after: str, limit: int) -> list[str]:
+    first: list[tuple[int, ...]] = []
+    place = _numbers(after)
+    cursor = b"0"
+    while True:
+        cursor, found = await client.call(own.waiting, "ZSCAN", own.waiting, cursor, "COUNT", 1000)
+        members = (_numbers(text) for member in found[::2] if (text := _text(member)) is not None)
+        first = heapq.nsmallest(limit, {*first, *(each for each in members if each > place)})
+        if cursor == b"0":
+            return ["-".join(map(str, each)) for each in first]
+
+
+def _numbers(position: str) -> tuple[int, ...]:
+    """A position as numbers, which stand in its order; none for what is no position."""
+    return tuple(map(int, position.split("-"))) if _POSITION.fullmatch(position) else ()
+
+
+_POSITION = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 
 
 async def check_eviction(client: Client) -> None:

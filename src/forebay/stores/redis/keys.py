@@ -27,6 +27,9 @@ class Keys:
         """A hash: event id -> position, for ids appended with `unless_seen`."""
         self.ids_expiry = f"{tag}:ids_expiry"
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
+        self.clock = f"{tag}:clock"
+        """A hash: how far the stream's own time is from the server's wall clock (offset), when that clock was last
+        set (since), and up to when somebody surely watched it (seen), in ms; there where it was set, or watched."""
         self.notes = f"{tag}:notes"
         """A hash: name -> value."""
         self.all = (
@@ -67,11 +70,15 @@ class Group:
         """A sorted set: event ids, by the time in ms until which they are remembered."""
 
 
-def stream_of(key: str, namespace: str) -> str | None:
-    """The stream that a key belongs to, itself or as a companion; None for a stranger's key."""
-    if key.startswith("{"):
-        key, closed, _ = key[1:].partition("}:")
+def stream_of(key: bytes, namespace: str) -> str | None:
+    """What a key of the namespace belongs to, itself or as a companion; None for any other key.
+
+    It need not be a name: see `payload.is_name`.
+    """
+    text = key.decode(errors="replace")
+    if text.startswith("{"):
+        text, closed, _ = text[1:].partition("}:")
         if not closed:
             return None
-    prefix, _, stream = key.partition(":")
+    prefix, _, stream = text.partition(":")
     return stream if prefix == namespace and stream and ":" not in stream else None

@@ -7,13 +7,16 @@ import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Self
 
 import hiredis
 
+from forebay.cleanup import finish
 from forebay.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
 from forebay.event import Record
+from forebay.home import Home
 from forebay.payload import check_name
 from forebay.store import (
     END,
@@ -78,52 +81,77 @@ class RedisStore:
         self._place = parse(url) if isinstance(url, str) else url
         self._namespace = check_name("namespace", namespace)
         self._timeout = self._place.timeout or timeout
-        self._client = Client(self._place, self._timeout)
+        self._new_client = partial(Client, self._place, self._timeout)
+        self._connected = self._new_client()
+        self._home: Home | None = None
         self._streams: dict[str, Keys] = {}
         self._cursors: dict[tuple[str, str], str] = {}
         self._sweep_at: dict[tuple[str, str], float] = {}
 
     def __repr__(self) -> str:
-        return f"RedisStore({self._client.name}, namespace={self._namespace!r})"
+        return f"RedisStore({self._connected.name}, namespace={self._namespace!r})"
 
     def twin(self) -> RedisStore:
         twin = RedisStore(self._place, namespace=self._namespace, timeout=self._timeout)
         # What this store began on is not to stop what it needs in order to go on.
-        twin._client.allow_eviction = True
+        twin._connected.allow_eviction = True
         return twin
 
     async def __aenter__(self) -> Self:
+        if self._home is not None:
+            if not self._home.is_lost:
+                raise self._home.forked() or ConfigurationError(
+                    f"the store at {self._connected.name} is open already; `twin()` makes another one"
+                )
+            # Its connections are closed with the loop's own objects.
+            allow_eviction = self._connected.allow_eviction
+            self._connected = self._new_client()
+            self._connected.allow_eviction = allow_eviction
+        self._home = Home(f"the store at {self._connected.name}")
+        client = self._connected
         try:
-            await self._client.topology.look()
-            if not self._client.allow_eviction:
-                await inspection.check_eviction(self._client)
+            await client.topology.look()
+            if not client.allow_eviction:
+                await inspection.check_eviction(client)
         except BaseException:
-            await self._client.close()
+            self._home = None
+            await finish(client.close())
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.close()
+        # After a fork the connections are the other process's.
+        if self._home is not None and not self._home.forked():
+            self._home = None
+            await finish(self._connected.close())
+
+    @property
+    def _client(self) -> Client:
+        """The client, on the event loop where the store was opened."""
+        if self._home is None:
+            raise ConfigurationError(f"the store at {self._connected.name} is not open; use it inside `async with`")
+        self._home.check()
+        return self._connected
 
     # Streams.
 
     async def append(
         self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
     ) -> list[str]:
-        keys = self._keys(stream)
+        client, keys = self._client, self._keys(stream)
         started = time.monotonic()
         try:
             if len(records) == 1 and unless_seen is None and since is None:
                 key, command = keys.stream, add(keys.stream, records[0])
-                begun = self._client.begin(key, command)
+                begun = client.begin(key, command)
                 try:
-                    position = await (begun or self._client.send(key, command))
+                    position = await (begun or client.send(key, command))
                 except hiredis.ReplyError as reply:
-                    position = await self._client.follow(reply, key, command)
+                    position = await client.follow(reply, key, command)
                 except (StoreUnavailable, OutcomeUnknown):
-                    self._client.doubt(key)
+                    client.doubt(key)
                     raise
                 return [position.decode()]
             if not records:
@@ -131,9 +159,9 @@ class RedisStore:
             positions = None
             if unless_seen is None and since is None:
                 adds = (add(keys.stream, record) for record in records)
-                positions = await self._client.transact(keys.stream, adds)
+                positions = await client.transact(keys.stream, adds)
             if positions is None:
-                positions = await self._client.run(
+                positions = await client.run(
                     "append",
                     (keys.stream, keys.ids, keys.ids_expiry),
                     "" if unless_seen is None else _ms(unless_seen),
@@ -141,7 +169,7 @@ class RedisStore:
                     *_packed(records),
                 )
         except OutcomeUnknown as error:
-            sent = self._client.server_time(keys.stream, started) - MARGIN
+            sent = client.server_time(keys.stream, started) - MARGIN
             raise OutcomeUnknown(str(error), since=f"{_ms(sent)}-0") from error.__cause__
         return [position.decode() for position in positions]
 
@@ -157,7 +185,7 @@ class RedisStore:
         if records:
             keys = self._keys(stream)
             window = "" if unless_seen is None else _ms(unless_seen)
-            await self._client.run(
+            await self._client.watch(
                 "schedule",
                 (keys.stream, keys.scheduled, keys.moments, keys.ids, keys.ids_expiry),
                 _ms(delay or 0.0),
@@ -276,9 +304,9 @@ class RedisStore:
     async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         keys = self._keys(reader.stream)
         own = keys.group(reader.group)
-        rows = await self._client.run(
+        [rows] = await self._client.watch(
             "due",
-            (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts),
+            (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts, keys.dead_letter),
             reader.group,
             reader.consumer,
             min(limit, CHUNK),
@@ -291,7 +319,7 @@ class RedisStore:
         place = (reader.stream, reader.group)
         sweep = time.monotonic() >= self._sweep_at.get(place, 0.0)
         own = keys.group(reader.group)
-        cursor, rows, waited = await self._client.run(
+        cursor, rows, waited = await self._client.watch(
             "claim",
             (keys.stream, own.attempts, own.waiting, own.finished),
             reader.group,
@@ -302,6 +330,7 @@ class RedisStore:
             PAGE,
             int(reader.ordered),
             _ms(FORGOTTEN_AFTER) if sweep else "",
+            self._client.pace(keys.stream).trust(idle),
         )
         self._cursors[place] = cursor.decode()
         if sweep:
@@ -484,13 +513,11 @@ class RedisStore:
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         keys = self._keys(stream)
         own = keys.group(group)
-        rows = await self._client.run(
-            "pending", (keys.stream, own.waiting, own.attempts), group, _full_position(after), limit
-        )
+        rows = await inspection.pending_rows(self._client, keys, own, group, after=_full_position(after), limit=limit)
         return [
             Pending(
                 position=position.decode(),
-                consumer=None if consumer is None else consumer.decode(),
+                consumer=None if consumer is None else consumer.decode(errors="replace"),
                 attempt=attempt,
                 failures=failures,
                 idle=None if consumer is None else moment / 1000,
@@ -500,6 +527,9 @@ class RedisStore:
             for position, consumer, attempt, failures, moment, noted in rows
         ]
 
+    async def strays(self) -> list[str]:
+        return await inspection.find_strays(self._client, self._namespace)
+
     async def durability(self) -> Durability:
         return await inspection.durability(self._client)
 
@@ -508,7 +538,7 @@ class RedisStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         key = self._keys(stream).notes
         found = await self._client.call(key, "HGETALL", key)
-        return {name.decode(): value for name, value in zip(found[::2], found[1::2], strict=True)}
+        return inspection.named_notes(found)
 
     async def noted(self) -> list[str]:
         return await inspection.find_noted(self._client, self._namespace)

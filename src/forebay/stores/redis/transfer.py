@@ -112,20 +112,40 @@ async def scheduled(client: Client, keys: Keys, *, after: str, limit: int) -> li
 
 
 async def _scheduled(client: Client, key: str, clock: str, after: str, place: str, limit: int) -> list[Scheduled]:
-    rows = await client.run("scheduled", (key,), clock, after, place, limit)
-    found = []
-    for time, number, delay, fields in rows:
-        at = datetime.fromtimestamp(int(time) / 1000, UTC) if clock == "wall" else None
-        if isinstance(record := decode(fields), Record):
-            found.append(Scheduled(f"{clock} {time.decode()} {number.decode()}", record, delay / 1000, at))
+    found: list[Scheduled] = []
+    while rows := await client.run("scheduled", (key,), clock, after, place, limit - len(found)):
+        for time, number, delay, fields in rows:
+            after, place = time.decode(), number.decode(errors="replace")
+            if isinstance(record := decode(fields), Record):
+                at = datetime.fromtimestamp(min(float(after) / 1000, _FAR), UTC) if clock == "wall" else None
+                found.append(Scheduled(f"{clock} {after} {place}", record, delay / 1000, at))
+        if len(found) == limit:
+            break
     return found
+
+
+_FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
 async def remembered(client: Client, keys: Keys, *, group: str | None, after: str, limit: int) -> list[Remembered]:
     """The ids that the stream or a group remembers, by the time until which it does."""
     own = (keys.ids_expiry, keys.ids) if group is None else (keys.group(group).handled,)
-    rows = await client.run("remembered", own, after, limit)
-    return [
-        Remembered(id.decode(), left / 1000, position.decode() if position else None, group)
-        for id, left, position in rows
-    ]
+    found: list[Remembered] = []
+    behind: str | bytes = after
+    while len(found) < limit and (rows := await client.run("remembered", own, behind, limit - len(found))):
+        behind = rows[-1][0]
+        # Others may remember in any bytes; what is no text is the id of no event.
+        found += (
+            Remembered(id.decode(), left / 1000, position.decode() if position else None, group)
+            for id, left, position in rows
+            if _is_text(id) and _is_text(position or b"")
+        )
+    return found
+
+
+def _is_text(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

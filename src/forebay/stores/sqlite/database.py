@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import apsw
 
-from forebay.errors import ConfigurationError, StoreDamaged, StoreDenied, StoreError
+from forebay.errors import ConfigurationError, NotFound, StoreDamaged, StoreDenied, StoreError
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
 from forebay.stores.sqlite.filesystem import far_type
@@ -36,20 +36,30 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, *, synchronous: Synchronous, busy_timeout: float, any_file_system: bool, clock: Clock
+        self,
+        path: Path,
+        *,
+        synchronous: Synchronous,
+        busy_timeout: float,
+        any_file_system: bool,
+        clock: Clock,
+        read_only: bool = False,
     ) -> None:
         self.path = path
         self.clock = clock
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._any_file_system = any_file_system
+        self._read_only = read_only
         self.log = path.with_name(f"{path.name}-wal")
         self._files = (path, self.log)
         self._identity: tuple[tuple[int, int], ...] | None = None
 
     def create(self) -> apsw.Connection:
-        """Open the file for writing, making it and its tables where there are none yet."""
+        """Open the file for writing, making it and its tables where there are none yet; or only to read it."""
         is_new = not _exists(self.path)
+        if is_new and self._read_only:
+            raise NotFound(f"{self.path} does not exist: nothing was ever published there; name the store's own file")
         if not self._any_file_system and (kind := far_type(self.path)) is not None:
             raise ConfigurationError(
                 f"{self.path} is on a file system of type {kind}, where several processes can damage a database:"
@@ -100,10 +110,13 @@ class Database:
         return tuple((status.st_dev, status.st_ino) for status in (path.stat() for path in self._files))
 
     def _open(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self.path))
+        flags = apsw.SQLITE_OPEN_READWRITE | (0 if self._read_only else apsw.SQLITE_OPEN_CREATE)
+        connection = apsw.Connection(str(self.path), flags=flags)
         patience = Patience(self._busy_timeout)
         connection.set_busy_handler(patience)
-        if connection.readonly("main"):
+        if self._read_only:
+            connection.pragma("query_only", True)
+        elif connection.readonly("main"):
             connection.close()
             raise StoreDenied(f"{self.path} may only be read: give this user the right to write to it")
         connection.pragma("trusted_schema", False)
@@ -115,10 +128,13 @@ class Database:
     def _prepare(self, connection: apsw.Connection) -> None:
         connection.execute("BEGIN")  # in one state of the file, which somebody else may be making
         try:
-            self._check_origin(connection)
+            version = self._check_origin(connection)
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+        if self._read_only:
+            self._check_readable(version)
+            return
         mode = self._insist(lambda: connection.pragma("journal_mode", "wal"))
         if mode != "wal":
             raise ConfigurationError(
@@ -140,6 +156,16 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _check_readable(self, version: int) -> None:
+        """Whether a file of this format can be read as it is: who only looks changes none, and makes no tables."""
+        if not version:
+            raise NotFound(f"{self.path} is empty: nothing was ever published there; name the store's own file")
+        if version != VERSION:
+            raise ConfigurationError(
+                f"{self.path} was written by an older forebay (format {version}, this one reads {VERSION}): upgrade the"
+                " programs that use it, and the first one to open it brings it up to date"
+            )
 
     def _begin_anew(self, connection: apsw.Connection) -> None:
         """The machine was started since: no lease is held any more, and its clock began at 0."""

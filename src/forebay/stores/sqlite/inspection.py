@@ -6,10 +6,14 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from forebay.payload import is_name
 from forebay.store import END, DeadLetter, Entry, GroupStats, Pending, StreamStats
 from forebay.stores.sqlite.leases import failure
-from forebay.stores.sqlite.rows import select
+from forebay.stores.sqlite.rows import NAME, as_text, select
 from forebay.stores.sqlite.turn import LAST, Turn, parse
+
+# Nothing but constants goes into the texts of statements.
+# ruff: noqa: S608
 
 
 def scan(turn: Turn, stream: str, *, after: str, until: str, limit: int, newest: bool) -> list[Entry]:
@@ -19,7 +23,7 @@ def scan(turn: Turn, stream: str, *, after: str, until: str, limit: int, newest:
         return []
     rows = select(
         turn.connection,
-        ["e.seq", "e.appended"],
+        ["e.seq", "CAST(e.appended AS REAL)"],
         "FROM entries e INDEXED BY entries_by_stream WHERE e.stream_id = ? AND e.seq > ? AND e.seq <= ?"
         f" ORDER BY e.seq {'DESC' if newest else 'ASC'} LIMIT ?",
         (stream_id, turn.place(after, stream_id), LAST if until == END else parse(until), limit),
@@ -39,8 +43,8 @@ def locate(turn: Turn, stream: str, moment: float) -> int:
     while low < high:
         middle = (low + high) // 2
         first, appended = turn.rows(
-            "SELECT seq, appended FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
-            " ORDER BY seq LIMIT 1",
+            "SELECT seq, CAST(appended AS REAL) FROM entries INDEXED BY entries_by_stream"
+            " WHERE stream_id = ? AND seq > ? ORDER BY seq LIMIT 1",
             (stream_id, middle),
         )[0]
         if appended >= moment:
@@ -82,17 +86,41 @@ def dead_letters(turn: Turn, stream: str, *, group: str | None, after: str, limi
     """Dead letters behind `after`, oldest first."""
     rows = select(
         turn.connection,
-        ["e.number", "e.group_name", "e.seq", "e.error", "e.failed_at", "e.attempts", "e.traceback"],
+        [
+            "e.number",
+            "CAST(e.group_name AS BLOB)",
+            "CAST(e.seq AS INTEGER)",
+            "CAST(e.error AS BLOB)",
+            # What is no time of the calendar is taken for its nearest end.
+            f"max(0, min(CAST(e.failed_at AS REAL), {_FAR}))",
+            "CAST(e.attempts AS INTEGER)",
+            "CAST(e.traceback AS BLOB)",
+        ],
         "FROM dead e WHERE e.stream_id = ? AND e.number > ?"
         " AND (? IS NULL OR e.group_name = ?) ORDER BY e.number LIMIT ?",
         (turn.stream(stream), parse(after or "0"), group, group, limit),
     )
     return [
         DeadLetter(
-            f"{number:012}", stream, of, str(seq), record, error, datetime.fromtimestamp(at, UTC), attempts, traceback
+            f"{number:012}",
+            stream,
+            _readable(of),
+            str(seq),
+            record,
+            _readable(error),
+            datetime.fromtimestamp(at, UTC),
+            attempts,
+            _readable(traceback),
         )
         for number, of, seq, error, at, attempts, traceback, record in rows
     ]
+
+
+_FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def _readable(text: bytes | None) -> str:
+    return (text or b"").decode(errors="replace")
 
 
 def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> list[Pending]:
@@ -106,7 +134,7 @@ def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> l
     return [
         Pending(
             str(seq),
-            consumer,
+            None if consumer is None else str(consumer),
             attempt,
             failures,
             None if leased_at is None else turn.now - leased_at,
@@ -120,11 +148,25 @@ def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> l
 def stats(turn: Turn, streams: Sequence[str] | None) -> list[StreamStats]:
     """All streams of the namespace, or some, by name."""
     rows = turn.rows(
-        "SELECT id, name FROM streams WHERE namespace = ?1"
+        f"SELECT id, {NAME} FROM streams WHERE namespace = ?1"
         " AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2))) ORDER BY name",
         (turn.namespace, None if streams is None else json.dumps(list(streams))),
     )
-    return [_stream_stats(turn, id, name) for id, name in rows]
+    return [_stream_stats(turn, id, name) for id, raw in rows if is_name(name := as_text(raw))]
+
+
+def strays(turn: Turn) -> list[str]:
+    """What other programs gave names that forebay has not."""
+    space = (turn.namespace,)
+    streams = turn.rows(f"SELECT {NAME} FROM streams WHERE namespace = ?", space)
+    groups = turn.rows(
+        f"SELECT {NAME} FROM groups WHERE stream_id IN (SELECT id FROM streams WHERE namespace = ?)", space
+    )
+    notes = turn.rows(f"SELECT {NAME} FROM notes WHERE namespace = ?", space)
+    odd = [("stream", raw) for (raw,) in streams if not is_name(as_text(raw))]
+    odd += [("group", raw) for (raw,) in groups if not is_name(as_text(raw))]
+    odd += [("note", raw) for (raw,) in notes if as_text(raw) is None]
+    return [f"another program made the {sort} {as_text(raw) or raw!r}; it is left out" for sort, raw in odd]
 
 
 def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
@@ -137,7 +179,7 @@ def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
         " (SELECT max(seq) FROM entries WHERE stream_id = ?1)",
         (stream_id,),
     )
-    groups = turn.rows("SELECT id, name, cursor FROM groups WHERE stream_id = ? ORDER BY name", (stream_id,))
+    groups = turn.rows(f"SELECT id, {NAME}, cursor FROM groups WHERE stream_id = ? ORDER BY name", (stream_id,))
     return StreamStats(
         name,
         length,
@@ -145,7 +187,11 @@ def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
         dead,
         None if first is None else str(first),
         None if last is None else str(last),
-        tuple(_group_stats(turn, stream_id, *group) for group in groups),
+        tuple(
+            _group_stats(turn, stream_id, id, group, cursor)
+            for id, raw, cursor in groups
+            if is_name(group := as_text(raw))
+        ),
     )
 
 
@@ -159,7 +205,7 @@ def _group_stats(turn: Turn, stream_id: int, group_id: int, name: str, cursor: i
         " (SELECT count(*) FROM pending WHERE group_id = :group AND consumer IS NULL),"
         " (SELECT count(DISTINCT consumer) FROM pending WHERE group_id = :group),"
         " (SELECT count(*) FROM dead WHERE stream_id = :stream AND group_name = :name),"
-        " (SELECT e.appended FROM pending p JOIN entries e ON e.seq = p.seq"
+        " (SELECT CAST(e.appended AS REAL) FROM pending p JOIN entries e ON e.seq = p.seq"
         "    WHERE p.group_id = :group ORDER BY p.seq LIMIT 1)",
         {"stream": stream_id, "group": group_id, "name": name, "cursor": cursor},
     )

@@ -30,7 +30,7 @@ def join(turn: Turn, stream: str, group: str, *, start: str) -> bool:
     return bool(
         turn.run(
             "INSERT OR IGNORE INTO groups (stream_id, name, cursor) VALUES (?, ?, ?)",
-            (stream_id, check_name("group", group), turn.place(start, stream_id)),
+            (stream_id, check_name("group", group), turn.cursor(start, stream_id)),
         )
     )
 
@@ -38,7 +38,7 @@ def join(turn: Turn, stream: str, group: str, *, start: str) -> bool:
 def seek(turn: Turn, stream: str, group: str, to: str) -> None:
     """Set a group's cursor; what it has begun behind it is unread again."""
     found = turn.group(stream, group)
-    place = turn.place(to, found.stream_id)
+    place = turn.cursor(to, found.stream_id)
     turn.run("UPDATE groups SET cursor = ? WHERE id = ?", (place, found.id))
     turn.run("DELETE FROM pending WHERE group_id = ? AND seq > ?", (found.id, place))
     turn.news[stream] = turn.head(found.stream_id)

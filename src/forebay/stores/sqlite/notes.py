@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import EllipsisType
 
-from forebay.payload import check_name
+from forebay.payload import check_name, is_name
+from forebay.stores.sqlite.rows import NAME, as_text
 from forebay.stores.sqlite.turn import Turn
 
 
 def notes(turn: Turn, stream: str) -> dict[str, bytes]:
     """All notes of a stream, by name."""
     rows = turn.rows(
-        "SELECT name, value FROM notes WHERE namespace = ? AND stream = ? ORDER BY name", (turn.namespace, stream)
+        f"SELECT {NAME}, CAST(value AS BLOB) FROM notes WHERE namespace = ? AND stream = ? ORDER BY name",  # noqa: S608  # constants
+        (turn.namespace, stream),
     )
-    return dict(rows)
+    return {name: value for raw, value in rows if (name := as_text(raw)) is not None}
 
 
 def noted(turn: Turn) -> list[str]:
     """The streams that have notes."""
-    rows = turn.rows("SELECT DISTINCT stream FROM notes WHERE namespace = ? ORDER BY stream", (turn.namespace,))
-    return [stream for (stream,) in rows]
+    rows = turn.rows(
+        "SELECT DISTINCT CAST(stream AS BLOB) FROM notes"
+        " WHERE namespace = ? AND typeof(stream) = 'text' ORDER BY stream",
+        (turn.namespace,),
+    )
+    return [stream for (raw,) in rows if is_name(stream := as_text(raw))]
 
 
 def _value(turn: Turn, stream: str, name: str) -> bytes | None:
     value: bytes | None = turn.value(
-        "SELECT value FROM notes WHERE namespace = ? AND stream = ? AND name = ?", (turn.namespace, stream, name)
+        "SELECT CAST(value AS BLOB) FROM notes WHERE namespace = ? AND stream = ? AND name = ?",
+        (turn.namespace, stream, name),
     )
     return value
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Self, TypeVar
 
 import apsw
 
+from forebay.home import Home
 from forebay.stores.sqlite.database import Database
 from forebay.stores.sqlite.errors import to_store_error
 from forebay.stores.sqlite.turn import Turn
 from forebay.stores.sqlite.wakeup import Wakeup
 from forebay.stores.sqlite.writer import Writer
+from forebay.threads import Threads
 
 Result = TypeVar("Result")
 
@@ -27,9 +27,9 @@ class Opened:
     """
 
     def __init__(
-        self, database: Database, connection: apsw.Connection, namespace: str, inspector: ThreadPoolExecutor
+        self, home: Home, database: Database, connection: apsw.Connection, namespace: str, inspector: Threads
     ) -> None:
-        self.process = os.getpid()
+        self.home = home
         self.wakeup = Wakeup(database, namespace)
         self.writer = Writer(database, connection, namespace, self.wakeup.tell)
         self._database = database
@@ -40,17 +40,18 @@ class Opened:
     @classmethod
     async def open(cls, database: Database, namespace: str) -> Self:
         """Open the file, in a thread: it may have to wait for other processes."""
-        inspector = ThreadPoolExecutor(1, "forebay-sqlite-inspector")
+        home = Home(f"the store on {database.path}")
+        inspector = Threads(1, name="forebay-sqlite-inspector")
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(inspector, database.create)
+            connection = await inspector.call(database.create)
         except BaseException:
-            inspector.shutdown(wait=False)
+            inspector.close()
             raise
-        return cls(database, connection, namespace, inspector)
+        return cls(home, database, connection, namespace, inspector)
 
     async def look(self, look: Callable[[Turn], Result]) -> Result:
         """What a look finds, in one state of the file that no writer changes meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._inspector, self._inspect, look)
+        return await self._inspector.call(partial(self._inspect, look))
 
     def _inspect(self, look: Callable[[Turn], Result]) -> Result:
         self._database.check_unmoved()
@@ -71,9 +72,17 @@ class Opened:
         self.writer.finish()
         self.wakeup.finish()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._inspector, self._end)
+            await self._inspector.call(self._end)
         finally:
-            self._inspector.shutdown()
+            self._inspector.close()
+
+    def forget(self) -> None:
+        """Let the threads end by themselves, in any thread: the event loop is gone."""
+        if not self.home.forked():
+            self.writer.finish()
+            self.wakeup.stop()
+
+    __del__ = forget
 
     def _end(self) -> None:
         self.wakeup.join()

@@ -213,3 +213,14 @@ def _damaged(values: Sequence[Any]) -> Foreign:
 
 def _bytes(value: str | bytes | int | None) -> bytes | None:
     return value if value is None or isinstance(value, bytes) else str(value).encode()
+
+
+NAME: Final = "CASE typeof(name) WHEN 'text' THEN CAST(name AS BLOB) ELSE X'FF' END AS raw"
+"""The column `name` of any origin, for `as_text`: other programs may write what is no text, or no UTF-8."""
+
+
+def as_text(raw: bytes) -> str | None:
+    """The text in the bytes of a name; None where it is none."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return raw.decode()
+    return None

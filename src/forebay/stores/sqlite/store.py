@@ -10,6 +10,7 @@ from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Self, TypeVar
 
+from forebay.cleanup import finish
 from forebay.errors import ConfigurationError
 from forebay.event import Record, check_seconds
 from forebay.payload import check_name
@@ -50,7 +51,8 @@ class SQLiteStore:
     `synchronous="full"` flushes every commit to the disk; "normal" leaves that to the system, so that
     a power failure may take the last commits with it, and is several times faster for single events.
     Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk: network
-    and FUSE file systems are refused, unless `any_file_system`.
+    and FUSE file systems are refused, unless `any_file_system`. With `read_only` nothing is made or changed: a file
+    that does not exist is `NotFound`, and every move is refused (`StoreDenied`).
 
     Positions are whole numbers, counted over all streams of the file.
     """
@@ -63,6 +65,7 @@ class SQLiteStore:
         synchronous: Synchronous = "full",
         busy_timeout: float = 10.0,
         any_file_system: bool = False,
+        read_only: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
@@ -72,6 +75,7 @@ class SQLiteStore:
         self._synchronous: Synchronous = synchronous
         self._busy_timeout = check_seconds("busy_timeout", busy_timeout)
         self._any_file_system = any_file_system
+        self._read_only = read_only
         self._clock = clock or MachineClock()
         self._open: Opened | None = None
 
@@ -82,17 +86,24 @@ class SQLiteStore:
             synchronous=self._synchronous,
             busy_timeout=self._busy_timeout,
             any_file_system=self._any_file_system,
+            read_only=self._read_only,
             clock=self._clock,
         )
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
-            raise ConfigurationError(f"the store on {self.path} is open already; `twin()` makes another one")
+            if not self._open.home.is_lost:
+                raise self._open.home.forked() or ConfigurationError(
+                    f"the store on {self.path} is open already; `twin()` makes another one"
+                )
+            self._open.forget()
+            self._open = None
         database = Database(
             self.path,
             synchronous=self._synchronous,
             busy_timeout=self._busy_timeout,
             any_file_system=self._any_file_system,
+            read_only=self._read_only,
             clock=self._clock,
         )
         self._open = await Opened.open(database, self._namespace)
@@ -103,8 +114,8 @@ class SQLiteStore:
     ) -> None:
         opened, self._open = self._open, None
         # After a fork the threads are in the other process, and so are the locks.
-        if opened is not None and opened.process == os.getpid():
-            await opened.close()
+        if opened is not None and not opened.home.forked():
+            await finish(opened.close())
 
     # The streams.
 
@@ -254,6 +265,9 @@ class SQLiteStore:
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         return await self._look(partial(inspection.pending, stream=stream, group=group, after=after, limit=limit))
 
+    async def strays(self) -> list[str]:
+        return await self._look(inspection.strays)
+
     async def durability(self) -> Durability:
         if self._synchronous == "full":
             note = "every commit is flushed to the disk (synchronous=full) before it is acknowledged"
@@ -317,9 +331,5 @@ class SQLiteStore:
         opened = self._open
         if opened is None:
             raise ConfigurationError(f"the store on {self.path} is not open; use it inside `async with`")
-        if opened.process != os.getpid():
-            raise ConfigurationError(
-                f"the store on {self.path} was opened by process {opened.process}, and SQLite does not survive a"
-                " fork: open another one here, such as its `twin()`"
-            )
+        opened.home.check()
         return opened

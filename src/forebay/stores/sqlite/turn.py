@@ -98,6 +98,11 @@ class Turn:
         """The number behind a position; END is the stream's last one."""
         return self.head(stream_id) if position == END else parse(position)
 
+    def cursor(self, position: str, stream_id: int) -> int:
+        """The number behind a position for a group to begin at: at most the last one of all that was given away."""
+        last: int | None = self.value("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")
+        return min(self.place(position, stream_id), last or 0)
+
 
 def parse(position: str) -> int:
     """The number behind a position that is not END."""

@@ -81,9 +81,13 @@ class Wakeup:
 
     def finish(self) -> None:
         """Wake all who wait, and let the thread end."""
+        self.stop()
+        self._wake(self._waiters)
+
+    def stop(self) -> None:
+        """Let the thread end. From any thread."""
         self._stopped = True
         self._needed.set()
-        self._wake(self._waiters)
 
     def join(self) -> None:
         """Wait until the thread has ended."""
@@ -115,7 +119,8 @@ class Wakeup:
                 grown = waited_for
                 time.sleep(0.1)
             if grown:
-                self._loop.call_soon_threadsafe(self._wake, grown)
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._wake, grown)
         pace.close()
         if connection is not None:
             connection.close()

@@ -102,7 +102,8 @@ class Writer:
                 self._settle(self._worth_it(jobs), news)
             except Exception as error:  # noqa: BLE001  # whatever it is, nobody is left waiting for ever
                 self._fail([job for job in jobs if not job.is_settled], error)
-            self._loop.call_soon_threadsafe(self._report, jobs, news)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._report, jobs, news)
         self._close_connection()
 
     def _next(self) -> list[Job]:

@@ -264,6 +264,21 @@ class LeasesContract(Contract):
             await store.ack(taken)
         assert list(range(1, 13)) == sorted(found)
 
+    async def test_a_group_begins_at_the_end_where_no_entry_has_the_position_yet(self, store: Store) -> None:
+        [_, last] = await store.append(STREAM, orders(1, 2))
+        beyond = f"9{last}"
+
+        await store.join(STREAM, GROUP, start=beyond)
+        await store.join("another", GROUP, start=beyond)
+        await store.append(STREAM, orders(3))
+        await store.append("another", orders(4))
+        assert [3] == numbers(await store.read(A, limit=10))
+        assert [4] == numbers(await store.read(Reader("another", GROUP, "worker"), limit=10))
+
+        await store.seek(STREAM, GROUP, beyond)
+        await store.append(STREAM, orders(5))
+        assert [5] == numbers(await store.read(A, limit=10))
+
     async def test_who_is_not_silent_for_so_long_keeps_its_entries(self, store: Store) -> None:
         held = await begun(store, A, 2)
         assert [] == await claimed(store, B, idle=HOUR)

@@ -12,7 +12,7 @@ end
 -- Reads come first: a key of the wrong type must be met before anything is written.
 local waits, was_tried = redis.call('ZCARD', waiting) > 0, redis.call('HLEN', attempts) > 0
 redis.call('HLEN', progress)
-local time = remember and now()
+local time = remember and wall()
 if remember then
   forget(false, handled, time, 1000)
 end

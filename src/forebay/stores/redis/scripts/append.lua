@@ -15,7 +15,7 @@ end
 
 -- Reads come first: a key of the wrong type must be met before anything is written.
 local seen = {}
-local time = now()
+local time = wall()
 if window then
   forget(ids, expiry, time, 1000)
 end
@@ -48,7 +48,7 @@ while i <= #ARGV do
   if not position and remembers then
     local known = redis.call('HGET', ids, id)
     local ends = known and redis.call('ZSCORE', expiry, id)
-    if ends and tonumber(ends) > time then
+    if ends and tonumber(ends) > time and (known == '' or is_position(known)) then
       position = known
     end
   end

@@ -27,6 +27,6 @@ if redis.call('EXISTS', stream) == 1 then
 end
 redis.call('UNLINK', unpack(KEYS, 2, #KEYS - 1))
 if ARGV[1] == '1' then
-  redis.call('UNLINK', stream, KEYS[#KEYS])
+  redis.call('UNLINK', stream, KEYS[#KEYS], tag .. 'clock')
 end
 return 1

@@ -2,7 +2,7 @@
 -- KEYS  handled
 -- ARGV  ids
 need({'ZSCORE', KEYS[1], 'TIME', false})
-local time = now()
+local time = wall()
 local known = {}
 for i, id in ipairs(ARGV) do
   local ends = redis.call('ZSCORE', KEYS[1], id)

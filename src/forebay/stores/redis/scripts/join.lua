@@ -12,9 +12,11 @@ if last_delivered(stream, group) then
 end
 -- Where it is known, the group was there and is lost: others may have held what stands before `start`.
 local known = redis.call('GET', finished)
+known = known and is_position(known) and known
 if known and (start == '$' or before(known, start)) then
   start = known
 end
+start = not_beyond(stream, start)
 -- Reads come first: a key of the wrong type must be met before anything is written.
 redis.call('ZCARD', waiting)
 redis.call('HLEN', attempts)

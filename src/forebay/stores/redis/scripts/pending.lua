@@ -1,10 +1,11 @@
 -- What a group has begun and not finished, by position.
 -- KEYS  stream, waiting, attempts
--- ARGV  group, after, limit
--- Returns for each: position, consumer or false, attempt, failures, idle in ms or due in ms from now, last failure or ''
+-- ARGV  group, after, limit, then those that wait, for where they are too many to be looked for here
+-- Returns for each: position, consumer or false, attempt, failures, idle in ms or due in ms from now, last failure or '';
+-- false where too many wait
 local stream, waiting, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-need({'XPENDING', stream, 'ZRANGE', waiting, 'HGET', attempts, 'TIME', false})
+need({'XPENDING', stream, 'ZCARD', waiting, 'ZRANGE', waiting, 'ZSCORE', waiting, 'HGET', attempts, 'TIME', false})
 local time = now()
 
 local rows = {}
@@ -12,11 +13,18 @@ for _, row in ipairs(redis.call('XPENDING', stream, group, '(' .. after, '+', li
   local _, failures, last = noted(attempts, row[1])
   rows[#rows + 1] = {row[1], row[2], row[4], failures, row[3], last}
 end
-local entries = redis.call('ZRANGE', waiting, 0, -1, 'WITHSCORES')
-for i = 1, #entries, 2 do
-  if before(after, entries[i]) then
-    local count, failures, last = noted(attempts, entries[i])
-    rows[#rows + 1] = {entries[i], false, count, failures, entries[i + 1] - time, last}
+local waits = {unpack(ARGV, 4)}
+if #waits == 0 then
+  if redis.call('ZCARD', waiting) > 5000 then
+    return false
+  end
+  waits = positions_in(redis.call('ZRANGE', waiting, 0, -1))
+end
+for _, position in ipairs(waits) do
+  local due = before(after, position) and redis.call('ZSCORE', waiting, position)
+  if due then
+    local count, failures, last = noted(attempts, position)
+    rows[#rows + 1] = {position, false, count, failures, math.floor(due - time), last}
   end
 end
 table.sort(rows, function(a, b) return before(a[1], b[1]) end)

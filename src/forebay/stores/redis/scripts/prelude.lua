@@ -44,11 +44,6 @@ local function wall()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The time in ms by which durations are measured.
-local function now()
-  return wall()
-end
-
 -- Whether a text is a position in full.
 local function is_position(text)
   return string.match(text, '^%d+-%d+$') ~= nil
@@ -84,6 +79,15 @@ local function named(list)
   return table
 end
 
+-- The place itself, or the end of the stream where no entry stands behind it yet: later ones may come before it.
+local function not_beyond(stream, place)
+  local last = '0-0'
+  if redis.call('EXISTS', stream) == 1 then
+    last = named(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
+  end
+  return (place ~= '$' and before(last, place)) and last or place
+end
+
 -- The fields of the entry at a position, or false where it has left the stream.
 local function fields_at(stream, position)
   local found = redis.call('XRANGE', stream, position, position)
@@ -103,7 +107,7 @@ local function noted(attempts, position)
     return 0, 0, ''
   end
   local count, failures, last = string.match(text, '^(%d+) (%d+) ?(.*)$')
-  return tonumber(count), tonumber(failures), last
+  return tonumber(count or 0), tonumber(failures or 0), last or ''
 end
 
 -- Note them.
@@ -240,9 +244,41 @@ local function reckon_from_here(stream, waiting, progress, group)
   reckon(stream, waiting, progress, named(redis.call('XINFO', 'STREAM', stream)), group_info(stream, group))
 end
 
+-- Those members that are positions: others may put anything into a key.
+local function positions_in(members)
+  local found = {}
+  for _, member in ipairs(members) do
+    if is_position(member) then
+      found[#found + 1] = member
+    end
+  end
+  return found
+end
+
+-- A scheduled event as schedule packed it: its place, its id, then names and values; nil for anything else.
+local function unpacked(packed)
+  local is_packed, event = pcall(cmsgpack.unpack, packed)
+  if not is_packed or type(event) ~= 'table' or #event < 4 or #event % 2 == 1 then
+    return nil
+  end
+  for _, part in ipairs(event) do
+    if type(part) ~= 'string' then
+      return nil
+    end
+  end
+  return event
+end
+
+-- Take a member that forebay did not put there out of the way of the others, where operators find it: to the dead
+-- letters, as one without a group.
+local function put_aside(key, member, what, dead_letter)
+  redis.call('XADD', dead_letter, '*', what, member)
+  redis.call('ZREM', key, member)
+end
+
 -- Let what waits behind a place be read again with the rest, and not wait as well.
 local function wait_no_more(waiting, attempts, place)
-  for _, position in ipairs(redis.call('ZRANGE', waiting, 0, -1)) do
+  for _, position in ipairs(positions_in(redis.call('ZRANGE', waiting, 0, -1))) do
     if before(place, position) then
       redis.call('HDEL', attempts, position)
       redis.call('ZREM', waiting, position)

@@ -7,7 +7,7 @@ need({'ZCOUNT', expiry, 'ZRANK', expiry, 'ZRANGE', expiry, 'TIME', false})
 if ids then
   need({'HGET', ids})
 end
-local time = now()
+local time = wall()
 local first = redis.call('ZCOUNT', expiry, '-inf', time)
 -- Those whose time is over go first: where this one is gone, so are all before it.
 local rank = ARGV[1] ~= '' and redis.call('ZRANK', expiry, ARGV[1])

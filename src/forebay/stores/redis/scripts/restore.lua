@@ -58,7 +58,7 @@ end
 local function place(key, position, ms)
   if position == '' or not before(last[key], position) then
     local last_ms, last_count = string.match(last[key], '^(%d+)-(%d+)$')
-    ms = math.min(tonumber(ms), time)
+    ms = math.min(tonumber(ms), wall())
     if ms > tonumber(last_ms) then
       position = string.format('%.0f-0', ms)
     elseif #last_count < 15 then
@@ -129,8 +129,8 @@ end
 function restore.scheduled()
   local delay, moment, id, count = take(4)
   -- As in schedule: unique, and in the order given where they are due in the same ms.
-  local clock = redis.call('TIME')
-  local place = string.format('%012d%06d%08d', clock[1], clock[2], at)
+  local arrival = redis.call('TIME')
+  local place = string.format('%012d%06d%08d', arrival[1], arrival[2], at)
   local packed = cmsgpack.pack({place, id, take(count)})
   redis.call('ZADD', moment == '' and scheduled or moments, moment == '' and time + delay or moment, packed)
 end
@@ -138,12 +138,12 @@ end
 function restore.seen()
   local id, left, position = take(3)
   redis.call('HSET', ids, id, position)
-  redis.call('ZADD', expiry, time + left, id)
+  redis.call('ZADD', expiry, wall() + left, id)
 end
 
 function restore.handled()
   local id, left, group = take(3)
-  redis.call('ZADD', tag .. 'handled:' .. group, time + left, id)
+  redis.call('ZADD', tag .. 'handled:' .. group, wall() + left, id)
 end
 
 while at < #ARGV do

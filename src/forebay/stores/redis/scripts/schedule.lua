@@ -2,6 +2,7 @@
 -- KEYS  stream, scheduled, moments, ids, ids_expiry
 -- ARGV  delay in ms, moment in ms or '', window in ms or '',
 --       then for each record: its id, how many names and values follow, these
+-- Returns the stream's time in ms and its offset
 local stream, scheduled, moments, ids, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 need({'TIME', false, 'EXISTS', stream, 'ZCARD', scheduled, 'ZCARD', moments})
 if ARGV[2] == '' then
@@ -13,26 +14,26 @@ if ARGV[3] ~= '' then
   need({'HEXISTS', ids, 'HSET', ids, 'HDEL', ids,
     'ZRANGEBYSCORE', expiry, 'ZSCORE', expiry, 'ZADD', expiry, 'ZREM', expiry})
 end
-local time = now()
+local time, unix = now(), wall()
 local moment, window = tonumber(ARGV[2]), tonumber(ARGV[3])
-local clock = redis.call('TIME')
+local arrival = redis.call('TIME')
 -- A moment in the past is now: no consumer is needed to append what is due.
-local at_once = moment and moment <= wall()
+local at_once = moment and moment <= unix
 
 redis.call('EXISTS', stream)
 redis.call('ZCARD', scheduled)
 redis.call('ZCARD', moments)
 if window then
-  forget(ids, expiry, time, 1000)
+  forget(ids, expiry, unix, 1000)
 end
 local i = 4
 while i <= #ARGV do
   local id, count = ARGV[i], tonumber(ARGV[i + 1])
   local remembers = window and id ~= ''
   local ends = remembers and redis.call('HEXISTS', ids, id) == 1 and redis.call('ZSCORE', expiry, id)
-  if not (ends and tonumber(ends) > time) then
+  if not (ends and tonumber(ends) > unix) then
     -- What begins with its place in time is unique, and among those due in the same ms the first comes first.
-    local place = string.format('%012d%06d%08d', clock[1], clock[2], i)
+    local place = string.format('%012d%06d%08d', arrival[1], arrival[2], i)
     local position = ''
     if at_once then
       position = redis.call('XADD', stream, '*', unpack(ARGV, i + 2, i + 1 + count))
@@ -45,8 +46,8 @@ while i <= #ARGV do
     end
   end
   if remembers then
-    redis.call('ZADD', expiry, time + window, id)
+    redis.call('ZADD', expiry, unix + window, id)
   end
   i = i + 2 + count
 end
-return redis.status_reply('OK')
+return {shown(), offset()}

@@ -11,8 +11,10 @@ repeat
   local page = redis.call('ZRANGEBYSCORE', KEYS[1], after == '' and '-inf' or after, '+inf', 'WITHSCORES',
     'LIMIT', offset, 500)
   for i = 1, #page, 2 do
-    local event = cmsgpack.unpack(page[i])
-    if place == '' or page[i + 1] ~= after then
+    local event = unpacked(page[i])
+    if not event then
+      -- Not forebay's: due puts it aside.
+    elseif place == '' or page[i + 1] ~= after then
       rows[#rows + 1] = {page[i + 1], event[1], page[i + 1] - time, {unpack(event, 3)}}
     elseif event[1] == place then
       -- Those due in the same ms begin behind it.

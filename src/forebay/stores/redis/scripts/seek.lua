@@ -11,6 +11,7 @@ redis.call('ZCARD', waiting)
 redis.call('HLEN', attempts)
 redis.call('HLEN', progress)
 begin_without_memory(stream, group)
+place = not_beyond(stream, place)
 local moved = redis.pcall('XGROUP', 'SETID', stream, group, place)
 if moved.err then
   return moved

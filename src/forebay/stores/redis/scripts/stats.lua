@@ -1,15 +1,19 @@
 -- A stream at a glance.
 -- KEYS  stream, dead_letter, dead_counts, scheduled, moments; the waiting keys of its groups are known only here
--- ARGV  most entries to count for a lag, ms within which a consumer has read lately
--- Returns length, scheduled, dead, first or false, last or false, now in ms, then the groups:
---   name, position, lag or false, leased, waiting, dead, oldest unfinished position or false, consumers
-local stream = KEYS[1]
+-- ARGV  most entries to look at for a lag or for the oldest one, ms within which a consumer has read lately
+-- Returns length, scheduled, dead, counted as dead, first or false, last or false, now in ms, then the groups:
+--   name, position, lag or false, leased, waiting, dead, consumers, oldest unfinished position, false or 'unknown'
+local stream, counts = KEYS[1], KEYS[3]
 local most, lately = tonumber(ARGV[1]), tonumber(ARGV[2])
-need({'XLEN', KEYS[2], 'HGET', KEYS[3], 'ZCARD', KEYS[4], 'ZCARD', KEYS[5], 'EXISTS', stream, 'XINFO STREAM', stream,
+need({'XLEN', KEYS[2], 'HGET', counts, 'HVALS', counts, 'ZCARD', KEYS[4], 'ZCARD', KEYS[5], 'EXISTS', stream, 'XINFO STREAM', stream,
   'XINFO GROUPS', stream, 'XINFO CONSUMERS', stream, 'XPENDING', stream, 'XRANGE', stream, 'TIME', false})
 local dead, scheduled = redis.call('XLEN', KEYS[2]), redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5])
+local counted = 0
+for _, count in ipairs(redis.call('HVALS', counts)) do
+  counted = counted + (tonumber(count) or 0)
+end
 if redis.call('EXISTS', stream) == 0 then
-  return {0, scheduled, dead, false, false, 0, {}}
+  return {0, scheduled, dead, counted, false, false, 0, {}}
 end
 
 local info = named(redis.call('XINFO', 'STREAM', stream))
@@ -29,23 +33,30 @@ local function lag_of(group)
   if group['lag'] then
     return math.min(group['lag'], length)
   end
-  local count = #redis.call('XRANGE', stream, '(' .. position, '+', 'COUNT', most + 1)
-  return count <= most and count
+  return count_after(stream, position, info, most) or false
+end
+
+-- The oldest entry that a group has begun. Those that wait stand in the order of their times, and not of their age.
+local function oldest_of(group, waiting, count)
+  if count > most then
+    return 'unknown'
+  end
+  local oldest = redis.call('XPENDING', stream, group)[2]
+  for _, position in ipairs(positions_in(redis.call('ZRANGE', waiting, 0, -1))) do
+    if not oldest or before(position, oldest) then
+      oldest = position
+    end
+  end
+  return oldest
 end
 
 local groups = {}
 for i, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   group = named(group)
   local name = group['name']
-  local waits = '{' .. stream .. '}:waiting:' .. name
-  need({'ZRANGE', waits})
-  local waiting = redis.call('ZRANGE', waits, 0, -1)
-  local oldest = redis.call('XPENDING', stream, name)[2]
-  for _, position in ipairs(waiting) do
-    if not oldest or before(position, oldest) then
-      oldest = position
-    end
-  end
+  local waiting = '{' .. stream .. '}:waiting:' .. name
+  need({'ZCARD', waiting, 'ZRANGE', waiting})
+  local waits = redis.call('ZCARD', waiting)
   local consumers = 0
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, name)) do
     consumer = named(consumer)
@@ -53,8 +64,7 @@ for i, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
       consumers = consumers + 1
     end
   end
-  local dead_of = redis.call('HGET', KEYS[3], name)
-  groups[i] = {name, group['last-delivered-id'], lag_of(group), group['pending'], #waiting,
-    tonumber(dead_of or 0), oldest, consumers}
+  groups[i] = {name, group['last-delivered-id'], lag_of(group), group['pending'], waits,
+    tonumber(redis.call('HGET', counts, name) or 0) or 0, consumers, oldest_of(name, waiting, waits)}
 end
-return {length, scheduled, dead, first, last, now(), groups}
+return {length, scheduled, dead, counted, first, last, wall(), groups}

@@ -13,63 +13,51 @@ for i = 5, #ARGV do
   passed[ARGV[i]] = true
 end
 
--- Groups have finished what stands before `unfinished` and not behind `delivered`: all, and those that are waited for.
-local all, waited_for = {}, {}
-local function narrow(bounds, last, open)
-  if not bounds.delivered or before(last, bounds.delivered) then
-    bounds.delivered = last
-  end
-  for _, position in ipairs(open) do
-    if not bounds.unfinished or before(position, bounds.unfinished) then
-      bounds.unfinished = position
-    end
-  end
-end
-
-local function is_finished(bounds, position)
-  return not (bounds.delivered and before(bounds.delivered, position))
-    and not (bounds.unfinished and not before(position, bounds.unfinished))
-end
-
-local groups = {}
-for i, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+local waited_for, others = {}, {}
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   info = named(info)
-  local group = {name = info['name'], last = info['last-delivered-id']}
-  group.waiting = '{' .. stream .. '}:waiting:' .. group.name
-  groups[i] = group
-  need({'ZRANGE', group.waiting, 'ZSCORE', group.waiting})
-  local open = redis.call('ZRANGE', group.waiting, 0, -1)
-  open[#open + 1] = redis.call('XPENDING', stream, group.name)[2] or nil
-  narrow(all, group.last, open)
-  if not force and not passed[group.name] then
-    narrow(waited_for, group.last, open)
-  end
+  local group = {name = info['name'], last = info['last-delivered-id'], waiting = '{' .. stream .. '}:waiting:' .. info['name']}
+  need({'ZCARD', group.waiting, 'ZSCORE', group.waiting})
+  group.first_pending = redis.call('XPENDING', stream, group.name)[2]
+  group.has_waiting = redis.call('ZCARD', group.waiting) > 0
+  local kind = (force or passed[group.name]) and others or waited_for
+  kind[#kind + 1] = group
 end
 
-local function is_dropped(position)
+-- Asked for one entry after the other, so that a look costs as much as it removes, and not as much as is open.
+local function have_finished(groups, position)
   for _, group in ipairs(groups) do
     if before(group.last, position)
-      or redis.call('ZSCORE', group.waiting, position)
-      or #redis.call('XPENDING', stream, group.name, position, position, 1) > 0 then
-      return true
+      or (group.has_waiting and redis.call('ZSCORE', group.waiting, position))
+      or (group.first_pending and not before(position, group.first_pending)
+        and #redis.call('XPENDING', stream, group.name, position, position, 1) > 0) then
+      return false
     end
   end
-  return false
+  return true
 end
 
 local length = redis.call('XLEN', stream)
 local excess = max_length and length - max_length or 0
-local oldest = max_age and string.format('%.0f-0', math.max(0, now() - max_age)) or '0-0'
+local oldest = max_age and string.format('%.0f-0', math.max(0, wall() - max_age)) or '0-0'
 local removed, dropped = 0, 0
-for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', batch)) do
-  local position = entry[1]
-  if (removed >= excess and not before(position, oldest)) or not is_finished(waited_for, position) then
-    break
+local from, page, is_over = '-', 1, false
+while not is_over and removed < batch do
+  local found = redis.call('XRANGE', stream, from, '+', 'COUNT', math.min(page, batch - removed))
+  is_over = #found == 0
+  for _, entry in ipairs(found) do
+    local position = entry[1]
+    is_over = (removed >= excess and not before(position, oldest)) or not have_finished(waited_for, position)
+    if is_over then
+      break
+    end
+    if not have_finished(others, position) then
+      dropped = dropped + 1
+    end
+    removed = removed + 1
+    from = '(' .. position
   end
-  if not is_finished(all, position) and is_dropped(position) then
-    dropped = dropped + 1
-  end
-  removed = removed + 1
+  page = math.min(page * 2, 100)
 end
 if removed > 0 then
   redis.call('XTRIM', stream, 'MAXLEN', '=', length - removed)

@@ -1,0 +1,211 @@
+"""What a bus has while it is open: its store, what runs on it, and the event loop that all of it belongs to.
+
+closed ---> opening ---> open ---> draining ---> closing ---> closed
+                          |  its loop was closed first          ^
+                          +-------------------------------------+
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import warnings
+from weakref import WeakSet
+
+from forebay.cleanup import done, finish
+from forebay.errors import ConfigurationError
+from forebay.home import Home
+from forebay.payload import Limits
+from forebay.retention import Caretaker
+from forebay.runtime import LeaseKeeper, Run, Runnable
+from forebay.signals import LoopFailed, Signals
+from forebay.store import Store
+
+FORGOTTEN = "a bus was not closed: use `async with bus`, or `await bus.close()` before its event loop ends"
+
+
+class Runs:
+    """The runs of one bus, begun or not."""
+
+    def __init__(self) -> None:
+        self._runs: WeakSet[Run] = WeakSet()
+
+    def begin(self) -> Run:
+        """A run that `stop` ends from now on, also before it has any parts."""
+        run = Run()
+        self._runs.add(run)
+        return run
+
+    @property
+    def parts(self) -> list[Runnable]:
+        """All that runs now."""
+        return [part for run in self._runs for part in run.parts]
+
+    def served(self) -> list[tuple[str, str]]:
+        """The pairs of stream and group that are served now."""
+        return [place for part in self.parts for place in part.groups]
+
+    def stop(self) -> None:
+        """Let every run end in its orderly way, also one that was made and has not begun yet."""
+        for run in list(self._runs):
+            run.stop()
+
+    def forget(self) -> None:
+        """Drop the runs that have begun: their event loop was closed under them."""
+        for run in [run for run in self._runs if run.ended is not None]:
+            self._runs.discard(run)
+
+    async def drain(self) -> None:
+        """Stop all runs, and wait until they have ended: each within its grace."""
+        while True:
+            # Again, as a handler that ends may have begun another one.
+            self.stop()
+            endings = [run.ended for run in self._runs if run.ended is not None and not run.ended.done()]
+            if not endings:
+                return
+            await asyncio.wait(endings)
+
+
+class Engine:
+    """What the consumers of one bus share.
+
+    The bus is open on one event loop at a time: by `open`, or by its first use, which calls `enter`. Both refuse
+    another loop, another thread and a fork before anything is done.
+    """
+
+    def __init__(self, store: Store, signals: Signals, limits: Limits) -> None:
+        self.store = store
+        self.signals = signals
+        self.limits = limits
+        self.runs = Runs()
+        self.keeper = LeaseKeeper(store.twin, lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)))
+        self.caretaker = Caretaker(store, signals, self.runs.served)
+        self.session: Session | None = None
+        self._gate = threading.Lock()
+
+    def __del__(self) -> None:
+        if (session := getattr(self, "session", None)) is not None:
+            session.forget()
+
+    async def open(self) -> None:
+        """Open the bus; `ConfigurationError` where it is open already, here or elsewhere."""
+        while not await (session := self._take(is_asked=True)).opened():
+            await done([session.task])
+
+    async def enter(self) -> None:
+        """Open the bus unless it is open; `ConfigurationError` where it is open elsewhere."""
+        while not await (session := self._take(is_asked=False)).opened():
+            await done([session.task])
+
+    async def close(self) -> None:
+        """Drain what runs, then close the store. A bus that is not open is left as it is."""
+        with self._gate:
+            session = self._current()
+            if session is None or session.home.forked():
+                return
+            session.home.check()
+            session.closing.set()
+        await done([session.task])
+        if not session.task.cancelled() and (error := session.task.exception()) is not None:
+            raise error
+
+    def _take(self, *, is_asked: bool) -> Session:
+        """The session of the running loop, a new one where the bus is closed."""
+        with self._gate:
+            session = self._current()
+            if session is None:
+                session = self.session = Session(self, is_asked=is_asked)
+            elif is_asked and not session.is_over and (session.is_asked or not session.home.is_here):
+                raise session.home.forked() or ConfigurationError(
+                    "this bus is open already; one `async with bus` or `bus.open()` at a time, in all threads together"
+                )
+            session.home.check()
+            session.is_asked = session.is_asked or is_asked
+            return session
+
+    def _current(self) -> Session | None:
+        session = self.session
+        if session is not None and session.home.is_lost:
+            session.forget()
+            session = self.session = None
+        return None if session is None or session.is_over else session
+
+
+class Session:
+    """The time in which a bus is open. Its task opens the store, and closes it: also where it is cancelled.
+
+    `loop` is the event loop on which the bus can be used now; None before and after.
+    """
+
+    def __init__(self, engine: Engine, *, is_asked: bool) -> None:
+        self.home = Home("this bus")
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.is_asked = is_asked
+        self.is_over = False
+        self.closing = asyncio.Event()
+        self._opened: asyncio.Future[bool] = self.home.loop.create_future()
+        # What the task holds lives as long as its loop, so this is not the engine.
+        self._runs, self._keeper = engine.runs, engine.keeper
+        self._signals, self._caretaker = engine.signals, engine.caretaker
+        self.task = self.home.loop.create_task(self._live(engine.store), name="forebay-bus")
+
+    async def opened(self) -> bool:
+        """Wait until the bus can be used; False where it is being closed. Raises what the opening raised."""
+        if not self._opened.done():
+            try:
+                return await asyncio.shield(self._opened)
+            except asyncio.CancelledError:
+                if self.is_asked and not self.is_over:
+                    # Nobody will close it.
+                    self.closing.set()
+                    self.task.cancel()
+                    await done([self.task])
+                raise
+        return self.loop is not None
+
+    def forget(self) -> None:
+        """Nobody can close it any more, or its loop is gone."""
+        if self.is_over or self.home.forked():
+            return
+        self._keeper.drop()
+        if not self.home.is_lost:
+            with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
+                self.home.loop.call_soon_threadsafe(self.task.cancel)
+            return
+        self.is_over = True
+        self._runs.forget()
+        warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
+
+    async def _live(self, store: Store) -> None:
+        try:
+            await store.__aenter__()
+        except BaseException as error:
+            self.is_over = True
+            if isinstance(error, Exception):
+                self._opened.set_exception(error)
+                self._opened.exception()  # whoever asked may wait no more
+                return
+            self._opened.set_result(False)
+            raise
+        self.loop = self.home.loop
+        self._opened.set_result(True)
+        caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.closing.wait()
+        try:
+            await finish(self._shut(store, caring))
+        finally:
+            self.is_over = True
+        if not self.closing.is_set():
+            warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
+
+    async def _shut(self, store: Store, caring: asyncio.Task[None]) -> None:
+        try:
+            await self._runs.drain()
+            await self._signals.drain()
+        finally:
+            caring.cancel()
+            await asyncio.wait([caring])
+            self.loop = None
+            await store.__aexit__(None, None, None)

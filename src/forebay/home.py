@@ -1,0 +1,59 @@
+"""The event loop, of one process, that something open belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from asyncio import _get_running_loop as running_loop  # None where no loop runs; the public one raises then
+
+from forebay.errors import ConfigurationError
+
+__all__ = ["Home", "running_loop"]
+
+
+class Home:
+    """The running loop and this process, at the moment when it is made.
+
+    Outside of an event loop that is a `ConfigurationError`.
+    """
+
+    def __init__(self, what: str) -> None:
+        loop = running_loop()
+        if loop is None:
+            raise ConfigurationError(f"{what} is used outside of an asyncio event loop: await it in a coroutine of one")
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.process = os.getpid()
+        self._what = what
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is its loop, in its process."""
+        return running_loop() is self.loop and os.getpid() == self.process
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its loop was closed, in this process: nothing can be awaited there any more."""
+        return self.loop.is_closed() and os.getpid() == self.process
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` on any other loop, in any other thread, and in a fork of the process."""
+        if running_loop() is self.loop and os.getpid() == self.process:
+            return
+        if (error := self.forked()) is not None:
+            raise error
+        if self.loop.is_closed():
+            raise ConfigurationError(f"the event loop on which {self._what} was opened is closed: open it again here")
+        raise ConfigurationError(
+            f"{self._what} belongs to the event loop on which it was opened, and this is another loop or thread, so"
+            " nothing was done: hand the call over with asyncio.run_coroutine_threadsafe(..., loop), or open another"
+            " one here, with connect(...)"
+        )
+
+    def forked(self) -> ConfigurationError | None:
+        """The error that says that this process is a fork of the one where it was opened; None where it is not."""
+        if os.getpid() == self.process:
+            return None
+        return ConfigurationError(
+            f"{self._what} was opened by process {self.process}, and does not survive a fork: open another one here,"
+            " such as its `twin()`, or with connect(...)"
+        )

@@ -1,0 +1,86 @@
+"""Notices when a server's wall clock is set: the time of a stream is compared with the uptime of this process.
+
+A server measures by its wall clock alone. A stream's own time is that clock plus an offset, kept beside the stream:
+whoever notices that the clock was set changes the offset by as much, so that the stream's time goes on as before.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from forebay.uptime import uptime
+
+TOLERANCE = 0.5
+"""Seconds by which a clock may be set without being noticed. The scripts have it too (clock.lua)."""
+DRIFT = 0.001
+"""Seconds a second by which two clocks that nobody sets may run apart."""
+HOLD_SECONDS = 1.5
+"""Seconds in which a store that has just begun to watch leaves what others hold: they may notice a step first."""
+SURE_SECONDS = 5.0
+"""Seconds after which what a store has watched counts as evidence for others."""
+
+
+class Step(NamedTuple):
+    """How far a clock was set, in seconds, and the offset that was in force."""
+
+    seconds: float
+    offset: int
+
+
+class Pace:
+    """The time of one stream, as far as this store has watched it.
+
+    `key` is where the stream's offset is kept. The stream's time less the uptime lies between two bounds: an answer
+    was made after its question was sent, and before it was received.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.offset = 0
+        self._low = self._high = 0.0
+        self._looked_at: float | None = None
+        self._met_at = uptime()
+        self._first_look_at: float | None = None
+
+    def bounds(self) -> tuple[int | str, int | str]:
+        """The earliest and the latest time, in ms, that the stream's clock should show now; empty where unknown."""
+        if self._looked_at is None:
+            return "", ""
+        now = uptime()
+        slack = DRIFT * (now - self._looked_at)
+        return round((now + self._low - slack) * 1000), round((now + self._high + slack) * 1000)
+
+    def trust(self, idle: float) -> Literal["hold", "watch", "sure"]:
+        """How far this store may go by what it has seen, before it takes over what was `idle` for so long."""
+        now = uptime()
+        if now - self._met_at < min(HOLD_SECONDS, idle):
+            return "hold"
+        is_sure = self._first_look_at is not None and now - self._first_look_at > SURE_SECONDS
+        return "sure" if is_sure else "watch"
+
+    def look(self, told: int, offset: int, sent: float, received: float) -> Step | None:
+        """Take in the time that the stream told, in ms; the step where its clock was surely set meanwhile."""
+        low, high = told / 1000 - received, told / 1000 - sent
+        if self._looked_at is None:
+            self._take(low, high, offset, received)
+            return None
+        slack = DRIFT * (received - self._looked_at)
+        before_low, before_high = self._low - slack, self._high + slack
+        apart = max(low - before_high, before_low - high)
+        if apart > TOLERANCE and offset == self.offset:
+            return Step((low + high - before_low - before_high) / 2, offset)
+        if apart > 0:
+            # Too little to tell, or set right by another store, which has seen more of it.
+            self._take(low, high, offset, received)
+        else:
+            self._take(max(low, before_low), min(high, before_high), offset, received)
+        return None
+
+    def forget(self) -> None:
+        """Begin anew with the next answer: others have seen that the clock was not set."""
+        self._looked_at = None
+
+    def _take(self, low: float, high: float, offset: int, now: float) -> None:
+        self._low, self._high, self.offset, self._looked_at = low, high, offset, now
+        if self._first_look_at is None:
+            self._first_look_at = now

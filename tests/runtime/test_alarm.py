@@ -1,0 +1,95 @@
+"""What waits for its time costs a consumer one timer, however many events wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from forebay import Event, EventBus, Retry, RetryAfter
+from forebay.runtime.alarm import FAR, Alarm
+from forebay.store import Delivery, Reader
+from forebay.testing import eventually
+
+MANY = 2000
+
+
+def timers() -> int:
+    """The timers of this loop that are not cancelled."""
+    return sum(not timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)  # type: ignore[attr-defined]  # no other way to see them
+
+
+@pytest.mark.parametrize("wait", [86_400.0, 45.0])
+@pytest.mark.parametrize("options", [{}, {"ordered": True, "prefetch": MANY}])
+async def test_many_events_that_wait_have_one_timer_and_none_after_the_run(
+    bus: EventBus, wait: float, options: dict[str, Any]
+) -> None:
+    tried = 0
+
+    @bus.on("t", group="g", retry=Retry(attempts=100), **options)
+    async def put_off(event: Event) -> None:
+        nonlocal tried
+        tried += 1
+        raise RetryAfter(wait)
+
+    before = timers()
+    await bus.publish_many("t", source="s", data=range(MANY), keys=[str(number) for number in range(MANY)])
+    run = asyncio.create_task(bus.run())
+    await eventually(lambda: tried == MANY, within=60)
+    during = timers()
+    bus.stop()
+    await run
+
+    assert during < 30
+    await eventually(lambda: timers() <= before)
+
+
+async def test_waits_that_end_one_after_the_other_are_each_met(bus: EventBus) -> None:
+    begun: dict[int, float] = {}
+    late: list[float] = []
+
+    @bus.on("t", group="g", retry=Retry(attempts=2))
+    async def put_off(event: Event) -> None:
+        if event.attempt == 1:
+            begun[event.data] = time.monotonic()
+            raise RetryAfter(0.3 + event.data / 20)
+        late.append(time.monotonic() - begun[event.data] - 0.3 - event.data / 20)
+
+    await bus.publish_many("t", source="s", data=range(8))
+    await bus.run(until_idle=True)
+
+    # Without alarms they are met by looks each half second: a quarter of a second late, on average.
+    assert sorted(late)[4] < 0.2
+
+
+async def test_the_nearest_moment_comes_first_whenever_it_was_asked_for() -> None:
+    looks: list[float] = []
+    again: list[str] = []
+    alarm = Alarm(look=lambda: looks.append(0.0), again=lambda delivery: again.append(delivery.position))
+
+    for position, delay in (("1", 0.2), ("2", 0.05), ("3", 0.1), ("4", 0.0)):
+        alarm.again_in(delay, Delivery(Reader("t", "g", "c"), position, None))
+        alarm.look_in(delay)
+    alarm.look_in(FAR + 1)
+
+    await eventually(lambda: len(again) == 4)
+    assert ["4", "2", "3", "1"] == again
+    await eventually(lambda: len(looks) == 4)
+
+
+async def test_after_it_was_closed_nothing_is_called() -> None:
+    called: list[object] = []
+    alarm = Alarm(look=lambda: called.append(1), again=called.append)
+    before = timers()
+    alarm.look_in(0.01)
+    alarm.again_in(0.01, Delivery(Reader("t", "g", "c"), "1", None))
+
+    alarm.close()
+    alarm.look_in(0.0)
+    alarm.again_in(0.0, Delivery(Reader("t", "g", "c"), "1", None))
+    await asyncio.sleep(0.05)
+
+    assert [] == called
+    assert before == timers()
