@@ -560,7 +560,7 @@ class EventBus:
         store = await self.ready()
         await set_rule(store, stream, rule)
         groups = {group for its, group in self._engine.runs.served() if its == stream}
-        return await enforce(store, stream, self.signals, at_work=groups)
+        return await enforce(store, stream, self.signals, attendance=self._caretaker.attendance, at_work=groups)
 
     async def retention(self, event: object) -> Retention | None:
         """How long the stream keeps its events; None: for ever."""

@@ -409,6 +409,10 @@ class Inspection(Protocol):
         """All streams, or these, by name. An unknown stream is left out."""
         ...
 
+    async def groups(self, stream: str) -> list[str]:
+        """The names of the stream's groups, by the alphabet. Costs as much as there are groups."""
+        ...
+
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         """What the group has begun and not finished, by position."""
         ...

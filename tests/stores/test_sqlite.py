@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from forebay.errors import (
 from forebay.event import Foreign, Record, to_event, to_record
 from forebay.store import END, START, Reader
 from forebay.stores.sqlite import SQLiteStore
+from forebay.stores.sqlite.database import VERSION
 from forebay.stores.sqlite.rows import _step, select
 from forebay.testing import eventually
 
@@ -270,20 +272,20 @@ async def test_a_file_of_a_newer_forebay_is_refused(path: Path) -> None:
             pass
 
 
-async def test_a_file_of_an_older_forebay_is_brought_up_to_date_with_all_it_holds(path: Path) -> None:
-    async with SQLiteStore(path) as store:
-        positions = await store.append("order_placed", [to_record("order_placed", source="shop", data=1)])
-    for table in ("entries", "scheduled", "dead"):
-        sql(path, f"ALTER TABLE {table} DROP COLUMN checksum")
-    for table, column in (("pending", "error"), ("pending", "traceback"), ("dead", "traceback")):
-        sql(path, f"ALTER TABLE {table} DROP COLUMN {column}")
-    sql(path, "DROP TABLE notes")
-    sql(path, "PRAGMA user_version = 1")
+@pytest.mark.parametrize("version", range(1, VERSION))
+async def test_a_file_of_an_older_forebay_is_brought_up_to_date_with_all_it_holds(path: Path, version: int) -> None:
+    sql(path, "PRAGMA journal_mode = wal")
+    for number in range(1, version + 1):
+        sql(path, files("forebay.stores.sqlite").joinpath(f"schema-{number}.sql").read_text("utf-8"))
+    sql(path, "INSERT INTO streams (namespace, name) VALUES ('events', 'order_placed')")
+    sql(path, "INSERT INTO entries (stream_id, type, source, data, timestamp) VALUES (1, 't', 's', '1', 'now')")
 
     async with SQLiteStore(path) as store:
-        assert positions == [entry.position for entry in await store.scan("order_placed")]
+        assert ["1"] == [entry.position for entry in await store.scan("order_placed")]
         assert await store.note("order_placed", "retention", b"1")
-    assert [(4,)] == sql(path, "PRAGMA user_version")
+        assert ["2"] == await store.append("order_placed", [order()])
+    assert [(VERSION,)] == sql(path, "PRAGMA user_version")
+    assert [("ok",)] == sql(path, "PRAGMA integrity_check")
 
 
 async def opened(path: Path) -> None:
@@ -331,17 +333,6 @@ def test_a_file_or_folder_without_the_right_to_write_says_so() -> None:
     assert f"{path.parent} may not be written to" in in_a_closed_folder
     assert read_only.startswith(f"StoreDenied: {path} may only be read")
     assert closed.startswith("StoreDenied: ")
-
-
-@pytest.mark.parametrize("suffix", ["", "-wal"])
-async def test_a_file_that_is_moved_away_under_an_open_store_is_noticed(path: Path, suffix: str) -> None:
-    async with SQLiteStore(path) as store:
-        await store.append("order_placed", [order()])
-        moved = path.with_name(path.name + suffix)
-        moved.rename(moved.with_suffix(".moved"))
-
-        with pytest.raises(StoreDamaged, match="was moved, replaced or deleted"):
-            await store.append("order_placed", [order()])
 
 
 async def test_a_file_put_in_the_place_of_an_open_one_is_noticed(path: Path, tmp_path: Path) -> None:
@@ -453,7 +444,7 @@ async def test_closing_carries_out_what_was_asked_for_and_ends_the_threads(path:
 
     assert [] == await asyncio.wait_for(waiting, 5)
     assert 10 == len(await asyncio.gather(*tasks))
-    assert before == set(threading.enumerate())
+    await eventually(lambda: before >= set(threading.enumerate()))
 
 
 async def test_a_store_that_is_not_open_says_so(path: Path) -> None:

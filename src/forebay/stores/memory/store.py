@@ -363,6 +363,10 @@ class MemoryStore:
             now = self._clock()
             return [stream_stats(name, self._state.streams[name], now) for name in sorted(names)]
 
+    async def groups(self, stream: str) -> list[str]:
+        with self._lock:
+            return sorted(self._find(stream).groups)
+
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         with self._lock:
             log, own = self._group(stream, group)

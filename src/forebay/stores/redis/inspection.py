@@ -67,6 +67,12 @@ async def find_strays(client: Client, namespace: str) -> list[str]:
     return found
 
 
+async def find_groups(client: Client, keys: Keys) -> list[str]:
+    """The names of a stream's groups."""
+    names = [_text(name) for name in await _group_names(client, keys)]
+    return sorted(name for name in names if name is not None and is_name(name))
+
+
 async def _group_names(client: Client, keys: Keys) -> list[bytes]:
     try:
         groups = await client.call(keys.stream, "XINFO", "GROUPS", keys.stream)

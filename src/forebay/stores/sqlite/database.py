@@ -7,20 +7,22 @@ import random
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import apsw
 
-from forebay.errors import ConfigurationError, NotFound, StoreDamaged, StoreDenied, StoreError
+from forebay.errors import ConfigurationError, NotFound, StoreDenied, StoreError
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
 from forebay.stores.sqlite.filesystem import far_type
+from forebay.stores.sqlite.guard import Guard, Line
 from forebay.stores.sqlite.log import MOMENTS
 
 APPLICATION = 0x666F7265
-VERSION = 4
+VERSION = 5
 """Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
 WAL_LIMIT = 64 * 1024 * 1024
 """The size in bytes that the write-ahead log is cut back to once it was larger."""
@@ -29,7 +31,7 @@ Synchronous = Literal["full", "normal"]
 
 
 class Database:
-    """One database file, as one process uses it.
+    """One database file, as one store uses it.
 
     It is only ever touched through SQLite, and by its name: a plain `open` of the file, and its close,
     would drop the locks that SQLite holds on it, and with them other processes' events.
@@ -47,16 +49,15 @@ class Database:
     ) -> None:
         self.path = path
         self.clock = clock
+        self.guard = Guard.of(path)
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._any_file_system = any_file_system
         self._read_only = read_only
-        self.log = path.with_name(f"{path.name}-wal")
-        self._files = (path, self.log)
-        self._identity: tuple[tuple[int, int], ...] | None = None
 
-    def create(self) -> apsw.Connection:
+    def create(self) -> Line:
         """Open the file for writing, making it and its tables where there are none yet; or only to read it."""
+        self.guard.make_sure()
         is_new = not _exists(self.path)
         if is_new and self._read_only:
             raise NotFound(f"{self.path} does not exist: nothing was ever published there; name the store's own file")
@@ -66,7 +67,7 @@ class Database:
                 " use a local disk; or, where this process is surely the only one, say ?any_file_system=true in the URL"
             )
         try:
-            connection = self._open()
+            connection = self._open(0 if self._read_only else apsw.SQLITE_OPEN_CREATE)
             try:
                 if is_new:
                     # Before there is anything in it. The files beside it get the same rights.
@@ -75,14 +76,15 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
+            return self._watch(connection)
         except apsw.Error as error:
             raise self._explain(error) from error
-        self._identity = self._identify()
-        return connection
 
-    def connect(self, *, query_only: bool = False) -> apsw.Connection:
-        """Another connection to the file that `create` opened."""
-        self.check_unmoved()
+    def line(self, *, query_only: bool = False) -> Line:
+        """Another connection to the file that `create` opened, made when it is first used."""
+        return self.guard.line(partial(self._connect, query_only=query_only))
+
+    def _connect(self, *, query_only: bool = False) -> apsw.Connection:
         try:
             connection = self._open()
             if query_only:
@@ -91,27 +93,19 @@ class Database:
             raise self._explain(error) from error
         return connection
 
-    def check_unmoved(self) -> None:
-        """Raise `StoreDamaged` where the files at the path are no longer those that were opened.
-
-        SQLite would go on writing into the old ones, which nobody else finds.
-        """
+    def _watch(self, connection: apsw.Connection) -> Line:
+        line = self.line()
+        with line.lock:
+            line.adopt(connection)
         try:
-            unmoved = self._identify() == self._identity
-        except OSError:
-            unmoved = False
-        if not unmoved:
-            raise StoreDamaged(
-                f"{self.path}, or the -wal file beside it, was moved, replaced or deleted while it was open:"
-                " put it back, and open the store again"
-            )
+            self.guard.run(partial(self.guard.begin, line, read_only=self._read_only))
+        except BaseException:
+            self.guard.end(line)
+            raise
+        return line
 
-    def _identify(self) -> tuple[tuple[int, int], ...]:
-        return tuple((status.st_dev, status.st_ino) for status in (path.stat() for path in self._files))
-
-    def _open(self) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READWRITE | (0 if self._read_only else apsw.SQLITE_OPEN_CREATE)
-        connection = apsw.Connection(str(self.path), flags=flags)
+    def _open(self, flags: int = 0) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE | flags)
         patience = Patience(self._busy_timeout)
         connection.set_busy_handler(patience)
         if self._read_only:
@@ -152,6 +146,8 @@ class Database:
             if _boot_id(connection) != boot_id:
                 self._begin_anew(connection)
             connection.execute("COMMIT")
+            # The database by itself, without its log, is to say which file it is.
+            connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

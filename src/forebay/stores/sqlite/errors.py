@@ -9,6 +9,8 @@ import apsw
 from forebay.errors import StoreDamaged, StoreDenied, StoreError, StoreFull, StoreUnavailable
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SUSPICIOUS = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.SQLError, apsw.CantOpenError)
+"""What SQLite says of files that somebody else has changed, among other things."""
 _FLUSHES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
 
 _MEANING: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Self, TypeVar
@@ -11,7 +10,8 @@ import apsw
 
 from forebay.home import Home
 from forebay.stores.sqlite.database import Database
-from forebay.stores.sqlite.errors import to_store_error
+from forebay.stores.sqlite.errors import SUSPICIOUS, to_store_error
+from forebay.stores.sqlite.guard import Line
 from forebay.stores.sqlite.turn import Turn
 from forebay.stores.sqlite.wakeup import Wakeup
 from forebay.stores.sqlite.writer import Writer
@@ -26,16 +26,14 @@ class Opened:
     Looks have their own, so that a count over a million entries holds up no publisher.
     """
 
-    def __init__(
-        self, home: Home, database: Database, connection: apsw.Connection, namespace: str, inspector: Threads
-    ) -> None:
+    def __init__(self, home: Home, database: Database, line: Line, namespace: str, inspector: Threads) -> None:
         self.home = home
         self.wakeup = Wakeup(database, namespace)
-        self.writer = Writer(database, connection, namespace, self.wakeup.tell)
+        self.writer = Writer(database, line, namespace, self.wakeup.tell)
         self._database = database
         self._namespace = namespace
         self._inspector = inspector
-        self._connection: apsw.Connection | None = None
+        self._line = database.line(query_only=True)
 
     @classmethod
     async def open(cls, database: Database, namespace: str) -> Self:
@@ -43,29 +41,34 @@ class Opened:
         home = Home(f"the store on {database.path}")
         inspector = Threads(1, name="forebay-sqlite-inspector")
         try:
-            connection = await inspector.call(database.create)
+            line = await inspector.call(database.create)
         except BaseException:
             inspector.close()
             raise
-        return cls(home, database, connection, namespace, inspector)
+        return cls(home, database, line, namespace, inspector)
 
     async def look(self, look: Callable[[Turn], Result]) -> Result:
         """What a look finds, in one state of the file that no writer changes meanwhile."""
         return await self._inspector.call(partial(self._inspect, look))
 
     def _inspect(self, look: Callable[[Turn], Result]) -> Result:
-        self._database.check_unmoved()
         try:
-            if self._connection is None:
-                self._connection = self._database.connect(query_only=True)
-            clock = self._database.clock
-            self._connection.execute("BEGIN")
-            try:
-                return look(Turn(self._connection, self._namespace, clock.now(), clock.wall()))
-            finally:
-                self._connection.execute("ROLLBACK")
+            return self._database.guard.run(partial(self._look, look))
         except apsw.Error as error:
             raise to_store_error(error, str(self._database.path)) from error
+
+    def _look(self, look: Callable[[Turn], Result]) -> Result:
+        clock = self._database.clock
+        with self._line as connection:
+            self._line.check()
+            connection.execute("BEGIN")
+            try:
+                return look(Turn(connection, self._namespace, clock.now(), clock.wall()))
+            except SUSPICIOUS:
+                self._line.check()
+                raise
+            finally:
+                connection.execute("ROLLBACK")
 
     async def close(self) -> None:
         """Carry out what was submitted, then end the threads and close the file."""
@@ -86,7 +89,5 @@ class Opened:
 
     def _end(self) -> None:
         self.wakeup.join()
-        if self._connection is not None:
-            with contextlib.suppress(apsw.Error):
-                self._connection.close(True)
+        self._database.guard.end(self._line)
         self.writer.join()

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import apsw
 
 from forebay.errors import StoreError
 from forebay.stores.sqlite.database import Database
+from forebay.stores.sqlite.guard import Line
 from forebay.stores.sqlite.stirring import Stirring
 
 INTERVAL = 0.003
 """Seconds between two looks at whether another process has committed anything, where nothing tells of writes."""
 IDLE_INTERVAL = 0.02
 """The same, where writes are told of and there are none: only in case that one was missed."""
+CHECK_SECONDS = 0.5
+"""The time between two looks at whether the files were changed."""
 CLOSE_INTERVAL = 0.0003
 """The same, just after a write: what is written is committed any moment. The longer ago, the rarer."""
 STIRRED = 0.02
@@ -43,7 +47,10 @@ class Wakeup:
         self._sleepers = 0
         self._needed = threading.Event()
         self._stopped = False
-        self._thread: threading.Thread | None = None
+        self._version: int | None = None
+        self._checked_at = 0.0
+        self._thread = threading.Thread(target=self._watch, name="forebay-sqlite-watcher", daemon=True)
+        self._thread.start()
 
     @contextlib.contextmanager
     def expect(self, stream: str) -> Iterator[asyncio.Event]:
@@ -60,9 +67,6 @@ class Wakeup:
 
     async def wait(self, woken: asyncio.Event, timeout: float) -> None:
         """Wait until `woken` is set, at most `timeout` seconds."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="forebay-sqlite-watcher", daemon=True)
-            self._thread.start()
         self._sleepers += 1
         self._needed.set()
         try:
@@ -91,8 +95,7 @@ class Wakeup:
 
     def join(self) -> None:
         """Wait until the thread has ended."""
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     def _wake(self, streams: Iterable[str]) -> None:
         for stream in streams:
@@ -100,30 +103,48 @@ class Wakeup:
                 woken.set()
 
     def _watch(self) -> None:
-        connection: apsw.Connection | None = None
-        version = None
-        pace = Pace(self._database.log)
-        while self._needed.wait() and not self._stopped:
+        guard = self._database.guard
+        line = self._database.line(query_only=True)
+        pace = Pace(guard.log)
+        generation = guard.generation
+        while not self._stopped:
+            if not self._needed.wait(CHECK_SECONDS):
+                # Before another process opens what is left, and goes on without what is only open here.
+                with contextlib.suppress(apsw.Error, StoreError):
+                    guard.make_sure()
+                continue
             pace.wait()
             waited_for = list(self._waiters)
             try:
-                connection = connection or self._database.connect(query_only=True)
-                seen = connection.pragma("data_version")
-                # A stream that was never looked at may have grown before its first waiter came.
-                if seen == version and self._heads.keys() >= set(waited_for):
-                    continue
-                grown = self._grown(connection, waited_for)
-                version = seen
+                grown = guard.run(partial(self._look, line, waited_for))
             except (apsw.Error, StoreError):
                 # What is wrong, the readers hear from their own moves.
                 grown = waited_for
                 time.sleep(0.1)
+            if generation != guard.generation:
+                # There is another log now, and another connection.
+                pace.close()
+                pace, generation = Pace(guard.log), guard.generation
+                self._version, grown = None, waited_for
             if grown:
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._wake, grown)
         pace.close()
-        if connection is not None:
-            connection.close()
+        guard.end(line)
+
+    def _look(self, line: Line, waited_for: list[str]) -> list[str]:
+        with line as connection:
+            now = time.monotonic()
+            if now - self._checked_at >= CHECK_SECONDS:
+                line.check()
+                self._checked_at = now
+            seen = connection.pragma("data_version")
+            # A stream that was never looked at may have grown before its first waiter came.
+            if seen == self._version and self._heads.keys() >= set(waited_for):
+                return []
+            grown = self._grown(connection, waited_for)
+            self._version = seen
+            return grown
 
     def _grown(self, connection: apsw.Connection, streams: list[str]) -> list[str]:
         grown = []

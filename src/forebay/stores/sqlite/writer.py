@@ -7,14 +7,16 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import apsw
 import msgspec
 
-from forebay.errors import OutcomeUnknown, StoreError
+from forebay.errors import OutcomeUnknown
 from forebay.stores.sqlite.database import Database
 from forebay.stores.sqlite.errors import is_out_of_room, to_store_error
+from forebay.stores.sqlite.guard import Changed, Line
 from forebay.stores.sqlite.log import Append, append
 from forebay.stores.sqlite.turn import Turn
 
@@ -42,6 +44,15 @@ class Job(msgspec.Struct, eq=False):
         self.error = error
 
 
+class Unsure(msgspec.Struct, frozen=True):
+    """A transaction after whose commit the files were found changed."""
+
+    number: int
+    jobs: list[Job]
+    results: list[Any]
+    turn: Turn
+
+
 class Writer:
     """Carries out moves for one event loop, in its own thread, in the order they were submitted.
 
@@ -53,13 +64,15 @@ class Writer:
     def __init__(
         self,
         database: Database,
-        connection: apsw.Connection,
+        line: Line,
         namespace: str,
         on_news: Callable[[dict[str, int]], None],
     ) -> None:
         self._database = database
-        self._connection = connection
+        self._guard = database.guard
+        self._line = line
         self._is_suspect = False
+        self._unsure: Unsure | None = None
         self._namespace = namespace
         self._on_news = on_news
         self._loop = asyncio.get_running_loop()
@@ -99,12 +112,12 @@ class Writer:
         while jobs := self._next():
             news: dict[str, int] = {}
             try:
-                self._settle(self._worth_it(jobs), news)
-            except Exception as error:  # noqa: BLE001  # whatever it is, nobody is left waiting for ever
-                self._fail([job for job in jobs if not job.is_settled], error)
+                self._guard.run(partial(self._carry_out, jobs, news))
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where the moves are awaited
+                self._fail_all(jobs, error)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._report, jobs, news)
-        self._close_connection()
+        self._guard.end(self._line)
 
     def _next(self) -> list[Job]:
         jobs: list[Job] = []
@@ -130,21 +143,33 @@ class Writer:
         if news:
             self._on_news(news)
 
-    def _worth_it(self, jobs: list[Job]) -> list[Job]:
-        """The jobs that have something to do. The others get their empty result without a transaction."""
-        return [job for job in jobs if job.look is None or self._is_worth_it(job, job.look)]
+    def _carry_out(self, jobs: list[Job], news: dict[str, int]) -> None:
+        """Settle the jobs. Raises `Changed`, to be called again after the files are found to be whole."""
+        with self._line as connection:
+            self._resolve(news)
+            if self._is_suspect:
+                fresh = self._line.reopen()
+                self._is_suspect = False
+            else:
+                fresh = connection
+            self._settle(fresh, self._worth_it(fresh, [job for job in jobs if not job.is_settled]), news)
 
-    def _is_worth_it(self, job: Job, look: Look) -> bool:
+    def _worth_it(self, connection: apsw.Connection, jobs: list[Job]) -> list[Job]:
+        """The jobs that have something to do. The others get their empty result without a transaction."""
+        if any(job.look is not None for job in jobs):
+            self._line.check()
+        return [job for job in jobs if job.look is None or self._is_worth_it(connection, job, job.look)]
+
+    def _is_worth_it(self, connection: apsw.Connection, job: Job, look: Look) -> bool:
         try:
-            self._connect()
-            if look(self._turn()):
+            if look(self._turn(connection)):
                 return True
             job.settle([])
         except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
             self._fail([job], error)
         return False
 
-    def _settle(self, jobs: list[Job], news: dict[str, int]) -> None:
+    def _settle(self, connection: apsw.Connection, jobs: list[Job], news: dict[str, int]) -> None:
         """Give each job a result or an error, in as few transactions as possible.
 
         A move that fails must not take its neighbours with it: then the jobs are halved, until it
@@ -153,83 +178,103 @@ class Writer:
         if not jobs:
             return
         try:
-            self._database.check_unmoved()
-            self._connect()
-            self._connection.execute("BEGIN IMMEDIATE")
-            # After the wait for the lock: leases begin now, and later appends bear later times.
-            turn = self._turn()
-        except (apsw.Error, StoreError) as error:
+            connection.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            self._line.check_after(error)
             self._fail(jobs, error)
             return
+        # After the wait for the lock: leases begin now, and later appends bear later times.
+        turn = self._turn(connection)
+        number = None
+        changes = connection.total_changes()
         try:
+            self._line.check()
             results = _perform(turn, jobs)
+            if connection.total_changes() != changes:
+                number = self._line.stamp()
+        except Changed:
+            self._roll_back(connection)
+            raise
         except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
-            self._roll_back()
-            self._halve(jobs, error, news)
+            self._roll_back(connection)
+            self._line.check_after(error)
+            self._halve(connection, jobs, error, news)
             return
         try:
-            turn.connection.execute("COMMIT")
+            connection.execute("COMMIT")
         except apsw.Error as error:
-            if isinstance(error, apsw.IOError) and not is_out_of_room(error, turn.connection.system_errno):
+            if isinstance(error, apsw.IOError) and not is_out_of_room(error, connection.system_errno):
                 self._doubt(jobs, error, turn)
+                self._roll_back(connection)
             else:
-                self._roll_back()
-                self._halve(jobs, error, news)
+                self._roll_back(connection)
+                self._halve(connection, jobs, error, news)
             return
-        for job, result in zip(jobs, results, strict=True):
-            job.result = result
-            job.is_settled = True
+        if number is not None:
+            self._unsure = Unsure(number, jobs, results, turn)
+            self._line.check()
+            self._line.acknowledge(number)
+            self._unsure = None
+        _settle(jobs, results)
         news |= turn.news
 
-    def _halve(self, jobs: list[Job], error: Exception, news: dict[str, int]) -> None:
+    def _resolve(self, news: dict[str, int]) -> None:
+        """What became of a transaction that was committed while the files were changed, now that they are whole."""
+        unsure, self._unsure = self._unsure, None
+        if unsure is not None and self._line.has(unsure.number):
+            _settle(unsure.jobs, unsure.results)
+            news |= unsure.turn.news
+
+    def _halve(self, connection: apsw.Connection, jobs: list[Job], error: Exception, news: dict[str, int]) -> None:
         if len(jobs) == 1:
             self._fail(jobs, error)
             return
         middle = len(jobs) // 2
-        self._settle(jobs[:middle], news)
-        self._settle(jobs[middle:], news)
+        self._settle(connection, jobs[:middle], news)
+        self._settle(connection, jobs[middle:], news)
 
-    def _doubt(self, jobs: list[Job], error: apsw.IOError, turn: Turn) -> None:
+    def _doubt(self, jobs: list[Job], error: Exception, turn: Turn) -> None:
         for job in jobs:
             since = None if turn.before is None else str(turn.before)
             unknown = OutcomeUnknown(f"{self._database.path}: the disk failed while it was written ({error})", since)
             unknown.__cause__ = error
             job.settle(error=unknown)
         # Nobody knows what is on the disk now, and this connection would not look again.
-        self._roll_back()
         self._is_suspect = True
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        connection = self._line.connection
         for job in jobs:
             meaning = error
             if isinstance(error, apsw.Error):
-                meaning = to_store_error(error, str(self._database.path), self._connection.system_errno)
+                system_error = 0 if connection is None else connection.system_errno
+                meaning = to_store_error(error, str(self._database.path), system_error)
                 meaning.__cause__ = error
             job.settle(error=meaning)
 
-    def _connect(self) -> None:
-        if self._is_suspect:
-            # The new one first: the log goes with the last connection to the file.
-            fresh = self._database.connect()
-            self._close_connection()
-            self._connection, self._is_suspect = fresh, False
+    def _fail_all(self, jobs: list[Job], error: Exception) -> None:
+        """Nobody is left waiting for ever."""
+        unsure, self._unsure = self._unsure, None
+        if unsure is not None:
+            self._doubt(unsure.jobs, error, unsure.turn)
+        self._fail([job for job in jobs if not job.is_settled], error)
 
-    def _turn(self) -> Turn:
+    def _turn(self, connection: apsw.Connection) -> Turn:
         clock = self._database.clock
-        return Turn(self._connection, self._namespace, clock.now(), clock.wall())
+        return Turn(connection, self._namespace, clock.now(), clock.wall())
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, connection: apsw.Connection) -> None:
         # SQLite itself has rolled back after some errors, such as a full disk.
-        if self._connection.in_transaction:
+        if connection.in_transaction:
             try:
-                self._connection.execute("ROLLBACK")
+                connection.execute("ROLLBACK")
             except apsw.Error:
                 self._is_suspect = True
 
-    def _close_connection(self) -> None:
-        # The last one to close brings the log into the file; where that fails, the next to open does it.
-        with contextlib.suppress(apsw.Error):
-            self._connection.close(True)
+
+def _settle(jobs: list[Job], results: list[Any]) -> None:
+    for job, result in zip(jobs, results, strict=True):
+        job.settle(result)
 
 
 def _perform(turn: Turn, jobs: list[Job]) -> list[Any]:

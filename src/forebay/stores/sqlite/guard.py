@@ -1,0 +1,563 @@
+"""Notices when the files of an open database are changed by anything but SQLite, and goes on where nothing is lost.
+
+    check ---> Changed ---> heal ---> the connections are opened anew
+                             |
+                             +------> StoreDamaged, until the files are put back
+
+SQLite takes for granted that nobody else touches its three files while they are open. `check` compares, before and
+after each transaction, which files stand at the paths; what the log holds with what its index says; and, where the
+database was written to, whether SQLite has copied the log into it since, and whether its state is later than before.
+A state is known by the table `writers`: each transaction gives its writer the next number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import apsw
+
+from forebay.errors import StoreDamaged, StoreError, StoreUnavailable
+from forebay.stores.sqlite.errors import SUSPICIOUS
+from forebay.stores.sqlite.walindex import LOG_HEADER, REGION, SALTS, Index, WalIndex
+
+Result = TypeVar("Result")
+
+KEPT = 32
+"""Writers that the file remembers: those that have written last."""
+_TRIES = 6
+PAUSE = 0.3
+"""Seconds until another process has noticed, too, what was changed, and done its part."""
+_MOVED = "it, or the -wal or -shm file beside it, was moved, replaced or deleted"
+_STAMP = (
+    "INSERT INTO writers (id, number) SELECT ?, max(number) + 1 FROM writers WHERE true"
+    " ON CONFLICT (id) DO UPDATE SET number = excluded.number RETURNING number"
+)
+_FORGET = "DELETE FROM writers WHERE number <= (SELECT number FROM writers ORDER BY number DESC LIMIT 1 OFFSET ?)"
+
+Writers = Mapping[int, int]
+"""The writers of a state of the file, and the number of the last transaction of each."""
+
+
+class Changed(Exception):
+    """The files are not as SQLite left them; what was found."""
+
+
+class Line:
+    """One connection to the file, for one thread at a time; opened anew after the files were changed."""
+
+    def __init__(self, guard: Guard, connect: Callable[[], apsw.Connection]) -> None:
+        self.guard = guard
+        self.lock = threading.Lock()
+        self.connection: apsw.Connection | None = None
+        self.index: WalIndex | None = None
+        self.connect = connect
+        self._writer = secrets.randbits(62)
+        self._is_known = False
+
+    def __enter__(self) -> apsw.Connection:
+        """The connection, for this thread. Raises `Changed` where the files have to be put back first."""
+        self.lock.acquire()
+        try:
+            self.guard.check_places(is_open=self.connection is not None)
+            return self.connection or self.open()
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.lock.release()
+
+    def open(self) -> apsw.Connection:
+        """Connect. Whoever calls has the lock."""
+        self.adopt(self.connect())
+        assert self.connection is not None
+        return self.connection
+
+    def reopen(self) -> apsw.Connection:
+        """Connect anew, before the old connection is closed. Whoever calls has the lock."""
+        old = self.connection
+        fresh = self.open()
+        if old is not None:
+            with contextlib.suppress(apsw.Error):
+                old.close(True)
+        return fresh
+
+    def adopt(self, connection: apsw.Connection) -> None:
+        """Use this connection."""
+        try:
+            self.index = WalIndex(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self.connection = connection
+
+    def check(self) -> None:
+        """Raise `Changed` where the files are not as SQLite left them. Whoever calls has the lock."""
+        if self.connection is not None and self.index is not None:
+            self.guard.check(self.connection, self.index)
+
+    def check_after(self, error: Exception) -> None:
+        """Raise `Changed` where that is what lies behind an error. Whoever calls has the lock."""
+        if isinstance(error, SUSPICIOUS):
+            self.check()
+
+    def stamp(self) -> int:
+        """Give the transaction that is open its number."""
+        assert self.connection is not None
+        number: int = self.connection.execute(_STAMP, (self._writer,)).get
+        if not self._is_known:
+            self.connection.execute(_FORGET, (KEPT,))
+            self._is_known = True
+        return number
+
+    def has(self, number: int) -> bool:
+        """Whether the transaction of that number is in the file, after the files were healed."""
+        return self.guard.has(self._writer, number)
+
+    def acknowledge(self, number: int) -> None:
+        """The transaction of that number is committed, and the files are as they should be."""
+        self.guard.acknowledge(self._writer, number)
+
+    def close(self, *, copy_log: bool) -> None:
+        """Close the connection. The last one of all copies the log into the database, unless that would do harm."""
+        connection, self.connection, self.index = self.connection, None, None
+        if connection is not None:
+            with contextlib.suppress(apsw.Error):
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(not copy_log))
+                connection.close(True)
+
+
+class _Places(NamedTuple):
+    """What stands at the three paths: device and inode of each."""
+
+    database: tuple[int, int]
+    log: tuple[int, int]
+    memory: tuple[int, int]
+
+
+class Guard:
+    """One database file as this process has it open: all connections to it, and what is known of its three files.
+
+    SQLite shares locks and memory between the connections of a process. So they are closed and opened together.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_lost = False
+        self.reason = ""
+        self.generation = 0
+        """Counts how often the connections were opened anew."""
+        self._log = path.with_name(f"{path.name}-wal")
+        self._index = path.with_name(f"{path.name}-shm")
+        self._lines: list[Line] = []
+        self._lock = threading.Lock()
+        self._healing = threading.Lock()
+        self._places: _Places | None = None
+        self._index_size = REGION
+        self._frames = (b"", 0)
+        self._written: tuple[int, int] | None = None
+        self._copied: Index | None = None
+        self._stored: Writers = {}
+        """The state of the database without its log, when it was looked at last."""
+        self._floor: Writers = {}
+        """Its state when the log was begun, or an older one."""
+        self._known: dict[int, int] = {}
+        self._refused: tuple[object, ...] = ()
+
+    @staticmethod
+    def of(path: Path) -> Guard:
+        """The guard of a file, one for each process."""
+        with _registry.lock:
+            return _registry.guards.setdefault((os.getpid(), path), Guard(path))
+
+    @property
+    def log(self) -> Path:
+        """The write-ahead log."""
+        return self._log
+
+    def line(self, connect: Callable[[], apsw.Connection]) -> Line:
+        """A new line, which connects when it is first used."""
+        line = Line(self, connect)
+        with self._lock:
+            self._lines.append(line)
+        return line
+
+    def begin(self, line: Line, *, read_only: bool) -> None:
+        """The file was opened, by its first connection or a further one: from now on it may not be changed.
+
+        What is only read may stand where no files can be made beside it. Then it is not watched.
+        """
+        assert line.connection is not None
+        assert line.index is not None
+        with self._lock:
+            if self._places is None:
+                try:
+                    self._adopt(line.connection, line.index)
+                except OSError as error:
+                    if not read_only:
+                        raise Changed(_MOVED) from error
+                return
+        with line.lock:
+            line.check()
+
+    def end(self, line: Line) -> None:
+        """Close a line for good."""
+        if line.connection is not None:
+            with contextlib.suppress(StoreError):
+                self._make_sure(line)
+        with line.lock:
+            line.close(copy_log=self._may_copy_log(line))
+        with self._lock:
+            self._lines.remove(line)
+            if not self._lines:
+                # Nobody here has the file open any more, so that a backup may be put in its place.
+                self._places = None
+                self.is_lost = False
+                self._known = {}
+
+    def make_sure(self) -> None:
+        """Heal, where the files were changed since another store of this process opened them."""
+        with self._lock:
+            lines = list(self._lines) if self._places is not None else []
+        for line in lines[:1]:
+            self._make_sure(line)
+
+    def _make_sure(self, line: Line) -> None:
+        def check() -> None:
+            with line:
+                line.check()
+
+        self.run(check)
+
+    def run(self, action: Callable[[], Result]) -> Result:
+        """What the action gives; it is repeated where it finds the files changed, and they can be healed."""
+        changed: Changed | None = None
+        seen = self.generation
+        for number in range(_TRIES):
+            if number > 1:
+                time.sleep(PAUSE)
+            try:
+                if changed is not None:
+                    self.heal(changed, seen)
+                    seen = self.generation
+                return action()
+            except Changed as found:
+                changed = found
+        raise self._damaged(f"{changed}, again and again")
+
+    def has(self, writer: int, number: int) -> bool:
+        """Whether the transaction of that writer with that number is in the file, as `heal` found it."""
+        return self._known.get(writer, 0) >= number
+
+    def acknowledge(self, writer: int, number: int) -> None:
+        """The transaction of that writer with that number is committed, and the files are as they should be."""
+        with self._lock:
+            self._known[writer] = number
+
+    def check_places(self, *, is_open: bool) -> None:
+        """Raise `Changed` where to connect, or to go on with an open connection, would do harm."""
+        if self.is_lost:
+            raise Changed(self.reason)
+        with self._lock:
+            if self._places is None:
+                return
+            try:
+                size = self._index.stat().st_size
+                places = self._places if is_open else self._identify()
+            except OSError as error:
+                raise Changed(_MOVED) from error
+            if places != self._places:
+                raise Changed(_MOVED)
+            self._check_size(size)
+
+    def _check_size(self, size: int) -> None:
+        if size < self._index_size:
+            # To look at what is missing would kill the process.
+            self._empty_index()
+            raise Changed("the -shm file beside it was cut short")
+        self._index_size = size
+
+    def _empty_index(self) -> None:
+        """Fill the index with zeros, from which SQLite knows that it has to make it anew, of the log."""
+        os.truncate(self._index, 0)
+        os.truncate(self._index, self._index_size)
+
+    def check(self, connection: apsw.Connection, index: WalIndex) -> None:
+        """Raise `Changed` where the files are not as SQLite left them. Sure only while nobody else writes."""
+        with self._lock:
+            try:
+                self._check(connection, index)
+            except OSError as error:
+                raise Changed(_MOVED) from error
+            except apsw.Error as error:
+                raise Changed(f"it cannot be looked at ({error})") from error
+
+    def _check(self, connection: apsw.Connection, index: WalIndex) -> None:
+        if self._places is None:
+            return
+        # In this order: what SQLite does meanwhile makes the log larger, and is told by the index before it is done.
+        index_status = self._index.stat()
+        state = self._read_index(index, index_status)
+        log_status, status = self._log.stat(), self.path.stat()
+        if _Places(_identity(status), _identity(log_status), _identity(index_status)) != self._places:
+            raise Changed(_MOVED)
+        if state is not None and state.frames:
+            _, header = connection.read("main", 1, 0, LOG_HEADER)
+            if log_status.st_size < state.log_size or header[SALTS] != state.salts:
+                raise Changed("the -wal file beside it was overwritten or cut short")
+        self._check_written(connection, (status.st_mtime_ns, status.st_size), state and state.without_frames())
+
+    def _check_written(self, connection: apsw.Connection, written: tuple[int, int], copied: Index | None) -> None:
+        """The database was written to, if at all, by SQLite, which copies the log into it, and to a later state."""
+        before = self._copied or copied
+        is_new_log = copied is not None and before is not None and copied.salts != before.salts
+        if written != self._written:
+            if copied is not None and copied == self._copied and not copied.is_copying:
+                raise Changed("it was written to by something other than SQLite")
+            # Whoever makes the index anew also copies the log anew, from its start: then the state may be an older one.
+            is_anew = copied is None or before is None or (not is_new_log and copied.copied < before.copied)
+            stored = self._read_stored()
+            if stored is None or not contains(stored, self._floor if is_anew else self._stored):
+                raise Changed("it was overwritten")
+            if not contains(_writers(connection), stored):
+                raise Changed("it was overwritten")
+            if is_new_log and copied is not None:
+                self._floor = self._stored if copied.copied or copied.is_copying else stored
+            self._stored, self._written = stored, written
+        elif is_new_log:
+            self._floor = self._stored
+        self._copied = copied or before
+
+    def _read_index(self, index: WalIndex, status: os.stat_result) -> Index | None:
+        if self._places is None or _identity(status) != self._places.memory:
+            return None
+        self._check_size(status.st_size)
+        state = index.read()
+        if state is not None:
+            if state.salts == self._frames[0] and state.frames < self._frames[1]:
+                self._empty_index()
+                raise Changed("the -shm file beside it was overwritten")
+            self._frames = (state.salts, state.frames)
+        return state
+
+    def heal(self, changed: Changed, seen: int) -> None:
+        """Open the connections anew, after `Changed` in the generation `seen`; nobody may have a line meanwhile.
+
+        Raises `StoreDamaged` where the files at the paths do not hold all that this process was told to be stored.
+        """
+        with self._healing, _alone_in(self.path.parent), contextlib.ExitStack() as locks:
+            if self.generation != seen and not self.is_lost:
+                return
+            with self._lock:
+                lines = list(self._lines)
+            for line in lines:
+                locks.enter_context(line.lock)
+            opened = [line for line in lines if line.connection is not None]
+            if opened and self._is_in_order(opened[0]):
+                return
+            self._heal(lines, opened, changed)
+
+    def _is_in_order(self, line: Line) -> bool:
+        """Whether the files are as they should be after all, now that nobody writes."""
+        connection = line.connection
+        assert connection is not None
+        try:
+            if self._identify() != self._places or self._index.stat().st_size < REGION:
+                return False
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                line.check()
+                self._learn(_writers(connection))
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except (Changed, apsw.Error, OSError):
+            return False
+        return True
+
+    def _heal(self, lines: list[Line], opened: list[Line], changed: Changed) -> None:
+        try:
+            database = _identity(self.path.stat())
+        except OSError as error:
+            raise self._damaged(f"{changed}, and nothing is at its path") from error
+        stored = self._read_stored()
+        places, is_same_index = self._places, False
+        with contextlib.suppress(OSError):
+            is_same_index = places is not None and _identity(self._index.stat()) == places.memory
+        if stored is None or not contains(stored, self._stored if is_same_index else self._floor):
+            raise self._damaged(f"{changed}, and what is at its path now is an older state, or another file")
+        is_same = places is not None and database == places.database
+        try:
+            if opened and places is not None and is_same and self._is_log_to_be_saved(places, opened[0]):
+                self._save_log(opened[0])
+        except apsw.Error as error:
+            raise Changed(str(changed)) from error
+        for line in opened:
+            line.close(copy_log=False)
+        self.is_lost, self.reason = True, str(changed)
+        try:
+            fresh = Line(self, lines[0].connect)
+            try:
+                connection = fresh.open()
+                self._check_whole(connection, changed)
+                for line in opened or lines[:1]:
+                    line.open()
+                assert fresh.index is not None
+                with self._lock:
+                    self._adopt(connection, fresh.index)
+            finally:
+                fresh.close(copy_log=False)
+        except (apsw.Error, Changed, StoreUnavailable, OSError) as error:
+            raise Changed(str(changed)) from error
+        self.is_lost = False
+        self.generation += 1
+
+    def _is_log_to_be_saved(self, places: _Places, line: Line) -> bool:
+        """Whether the log was deleted while it is open here, and is the one that the index is of."""
+        try:
+            status = self._log.stat()
+            # A process that opens the file meanwhile makes an empty one, and gets no further while the index is ours.
+            is_missing = not status.st_size and _identity(status) != places.log
+            is_missing = is_missing and _identity(self._index.stat()) == places.memory
+        except OSError:
+            is_missing = True
+        state = None if line.index is None else line.index.read()
+        if not is_missing or state is None or not state.frames or line.connection is None:
+            return False
+        return line.connection.read("main", 1, 0, LOG_HEADER)[1][SALTS] == state.salts
+
+    def _save_log(self, line: Line) -> None:
+        """The log has gone from its path, but is open here: bring what is in it into the database."""
+        assert line.connection is not None
+        [(is_blocked, *_)] = line.connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchall()
+        if is_blocked:
+            raise apsw.BusyError("another process reads the log that was deleted")
+
+    def _check_whole(self, connection: apsw.Connection, changed: Changed) -> None:
+        connection.execute("BEGIN")
+        try:
+            if not contains(_writers(connection), self._known):
+                raise self._damaged(f"{changed}, and what is at its path now lacks the last events")
+            status = self.path.stat()
+            state = (_identity(status), status.st_mtime_ns, status.st_size, self._log.stat().st_size)
+            if state == self._refused or connection.execute("PRAGMA integrity_check(1)").get != "ok":
+                self._refused = state
+                raise self._damaged(f"{changed}, and what is at its path now is not whole")
+        finally:
+            connection.execute("ROLLBACK")
+
+    def _damaged(self, found: str) -> StoreDamaged:
+        return StoreDamaged(
+            f"{self.path}: {found}: nothing more is written to it. Put back the files that were there; or, to go on"
+            " with what is there now, or a backup, stop all that have it open, delete the -wal and -shm files beside"
+            " it, and open the store again"
+        )
+
+    def _adopt(self, connection: apsw.Connection, index: WalIndex) -> None:
+        """Take the files for what they should be from now on."""
+        places, mapped = self._identify(), index.inode()
+        if mapped not in (None, places.memory[1]):
+            raise Changed("another connection of this process has a -shm file open that was deleted")
+        state, status = index.read(), self.path.stat()
+        self._places = places
+        self._index_size = self._index.stat().st_size
+        self._frames = (b"", 0)
+        self._written, self._copied = (status.st_mtime_ns, status.st_size), state and state.without_frames()
+        self._stored = self._read_stored() or {}
+        self._floor = self._stored if state is not None and not state.copied and not state.is_copying else {}
+        self._learn(_writers(connection))
+
+    def _learn(self, writers: Writers) -> None:
+        self._known = dict(writers)
+
+    def _read_stored(self) -> Writers | None:
+        """The writers by the database alone, without its log; None where it is no database."""
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        try:
+            connection = apsw.Connection(f"file:{quote(str(self.path))}?immutable=1", flags=flags)
+            try:
+                return _writers(connection)
+            finally:
+                connection.close()
+        except apsw.SQLError:
+            return {}  # nothing was copied into it yet
+        except apsw.Error:
+            return None
+
+    def _may_copy_log(self, line: Line) -> bool:
+        """Whether to close this connection as any other: not where that would write into another state of the file."""
+        try:
+            line.check()
+        except Changed:
+            places = self._places
+            with contextlib.suppress(OSError):
+                if places is not None and _identity(self._log.stat()) == places.log:
+                    return not self.path.exists() or _identity(self.path.stat()) != places.database
+            return False
+        except apsw.Error:
+            return False
+        return True
+
+    def _identify(self) -> _Places:
+        return _Places(*(_identity(path.stat()) for path in (self.path, self._log, self._index)))
+
+
+class _Registry:
+    """The guards of this process."""
+
+    def __init__(self) -> None:
+        self.guards: WeakValueDictionary[tuple[int, Path], Guard] = WeakValueDictionary()
+        self.lock = threading.Lock()
+
+    def renew(self) -> None:
+        """After a fork the lock may be held by a thread that is not here."""
+        self.lock = threading.Lock()
+
+
+_registry = _Registry()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_registry.renew)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Heal while no other process does, where the system can lock a folder."""
+    try:
+        flock = importlib.import_module("fcntl").flock
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        flock(descriptor, 2)  # LOCK_EX
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def contains(later: Writers, earlier: Writers) -> bool:
+    """Whether a state has all transactions of another one. Writers that the later one has forgotten count as there."""
+    forgotten = min(later.values()) if len(later) >= KEPT else 0
+    return all(later[id] >= number if id in later else number < forgotten for id, number in earlier.items())
+
+
+def _writers(connection: apsw.Connection) -> Writers:
+    rows: list[tuple[Any, ...]] = connection.execute("SELECT id, number FROM writers").fetchall()
+    return dict(rows)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,395 @@
+"""Rows E10 and E11 of the fault catalogue: the files of an open store are changed by something other than SQLite.
+
+What is whole is opened anew and goes on; what is not is refused before the next acknowledgement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from forebay import Event, EventBus, StoreDamaged
+from forebay.errors import OutcomeUnknown
+from forebay.event import Record, to_record
+from forebay.store import Reader
+from forebay.stores.sqlite import SQLiteStore
+from forebay.stores.sqlite.guard import KEPT, contains
+from forebay.testing import eventually
+
+READER = Reader("t", "g", "consumer")
+PUBLISHER = """
+import asyncio, sys
+from forebay.event import to_record
+from forebay.stores.sqlite import SQLiteStore
+async def main():
+    async with SQLiteStore(sys.argv[1]) as store:
+        print("ready", flush=True)
+        for line in sys.stdin:
+            for number in range(int(line)):
+                await store.append("t", [to_record("t", source=sys.argv[2], data=number)])
+            print("done", flush=True)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+def record(number: int, size: int = 0) -> Record:
+    return to_record("t", source="s", data=[number, "x" * size])
+
+
+def shell(command: str, path: Path) -> None:
+    """As an operator does it, in another process."""
+    subprocess.run(["sh", "-ec", command], cwd=path.parent, check=True)
+
+
+def sql(path: Path, *statements: str) -> list[tuple[object, ...]]:
+    """As another program does it, with its own copy of SQLite."""
+    script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)\n"
+    script += "for s in sys.argv[2:]: print(c.execute(s).fetchall())\n"
+    done = subprocess.run([sys.executable, "-c", script, str(path), *statements], check=True, capture_output=True)
+    return [tuple(line.split()) for line in done.stdout.decode().splitlines()]
+
+
+def back_up(path: Path, to: Path) -> None:
+    source, target = sqlite3.connect(path), sqlite3.connect(to)
+    source.backup(target)
+    target.execute("PRAGMA journal_mode = DELETE")
+    target.close()
+    source.close()
+
+
+async def stored(path: Path) -> list[int]:
+    async with SQLiteStore(path) as store:
+        found = [entry.record for entry in await store.scan("t", limit=10_000)]
+    assert "ok" == _integrity(path)
+    return [int(one.data[1:].split(b",")[0]) for one in found if isinstance(one, Record)]
+
+
+def _integrity(path: Path) -> str:
+    connection = apsw.Connection(str(path))
+    try:
+        return str(connection.execute("PRAGMA integrity_check").get)
+    finally:
+        connection.close()
+
+
+HARMLESS = {
+    "the log is deleted": "rm events.db-wal",
+    "the log is moved away": "mv events.db-wal elsewhere",
+    "the index is deleted": "rm events.db-shm",
+    "the index is moved away": "mv events.db-shm elsewhere",
+    "both are deleted": "rm events.db-wal events.db-shm",
+    "the index is emptied": ": > events.db-shm",
+    "the index is cut short": "truncate -s 100 events.db-shm",
+    "the index is overwritten with zeros": "truncate -s 0 events.db-shm; truncate -s 32768 events.db-shm",
+    "the database is replaced by a copy of itself": "cp events.db copy; mv copy events.db",
+    "the log is replaced by a copy of itself": "cp events.db-wal copy; mv copy events.db-wal",
+    "the index is overwritten by an older one": "test -f old && cp old events.db-shm || cp events.db-shm old",
+    "the index is replaced by a copy of itself": "cp events.db-shm copy; mv copy events.db-shm",
+    "all three are replaced by copies": "for f in events.db*; do cp $f copy; mv copy $f; done",
+    "the database is overwritten by a copy of itself": "cp events.db copy; cp copy events.db",
+    "the log is overwritten by a copy of itself": "cp events.db-wal copy; cp copy events.db-wal",
+    "the folder is moved away and back": "mv ../$(basename $PWD) ../gone; mv ../gone ../$(basename $PWD)",
+    "the database is touched": "touch events.db",
+}
+
+
+@pytest.mark.parametrize("size", [0, 30_000], ids=["small", "large"])
+@pytest.mark.parametrize("deed", HARMLESS.values(), ids=HARMLESS.keys())
+async def test_what_does_no_harm_is_healed_and_loses_nothing(path: Path, deed: str, size: int) -> None:
+    async with SQLiteStore(path, synchronous="normal") as store, store.twin() as twin:
+        for number in range(200):
+            await store.append("t", [record(number, size)])
+        await twin.append("t", [record(200)])
+        assert 201 == (await store.stats())[0].length
+
+        shell(deed, path)
+
+        for number in range(201, 210):
+            await (twin if number % 2 else store).append("t", [record(number, size)])
+            assert number + 1 == (await store.stats())[0].length
+        shell(deed, path)
+    assert list(range(210)) == await stored(path)
+
+
+@pytest.mark.parametrize("deed", HARMLESS.values(), ids=HARMLESS.keys())
+async def test_a_reader_that_waits_is_woken_after_the_files_were_changed(path: Path, deed: str) -> None:
+    async with SQLiteStore(path) as store:
+        await store.join("t", "g")
+        reading = asyncio.create_task(store.read(READER, limit=1, wait=60))
+        await asyncio.to_thread(sql, path, "SELECT 1")
+
+        shell(deed, path)
+        async with EventBus(f"sqlite:///{path}") as bus:
+            await bus.publish("t", source="s")
+
+        assert 1 == len(await asyncio.wait_for(reading, 20))
+
+
+LOSSES = {
+    "an older backup is copied over it": "cp older events.db",
+    "an older backup is put in its place": "mv older events.db",
+    "an older backup is put in its place, without the log": "rm events.db-wal events.db-shm; mv older events.db",
+    "an older backup is copied over it, without the log": "rm events.db-wal events.db-shm; cp older events.db",
+    "another file of forebay is copied over it": "cp other events.db",
+    "another file of forebay is put in its place": "mv other events.db",
+    "a copy that went on elsewhere is copied over it": "cp fork events.db",
+    "a copy that went on elsewhere is put in its place": "mv fork events.db",
+    "a copy that went on elsewhere takes the place of all": "rm events.db-wal events.db-shm; mv fork events.db",
+    "it is emptied": ": > events.db",
+    "it is cut short": "truncate -s 20000 events.db",
+    "its end is cut off": "truncate -s -40960 events.db",
+    "its pages are overwritten": "dd if=/dev/zero of=events.db bs=4096 seek=6 count=10 conv=notrunc 2>/dev/null",
+    "it is deleted": "rm events.db",
+    "it is moved away": "mv events.db elsewhere",
+    "all is deleted": "rm events.db events.db-wal events.db-shm",
+    "the log is emptied": ": > events.db-wal",
+    "the log is cut short": "truncate -s 200000 events.db-wal",
+    "an older log is copied over it": "cp first-log events.db-wal",
+    "an older log is put in its place": "mv first-log events.db-wal",
+    "the folder is moved away": "mv ../$(basename $PWD) ../$(basename $PWD)-gone",
+    "text is written over it": "echo hello > events.db",
+}
+
+
+@pytest.mark.parametrize("deed", LOSSES.values(), ids=LOSSES.keys())
+async def test_nothing_is_acknowledged_after_a_change_that_loses_something(path: Path, deed: str) -> None:
+    async with SQLiteStore(path.with_name("other")) as other:
+        for number in range(300):
+            await other.append("t", [record(number)])
+    path = path.with_name("data") / path.name
+    path.parent.mkdir()
+    shutil.move(path.parent.with_name("other"), path.with_name("other"))
+    async with SQLiteStore(path, synchronous="normal") as store:
+        for number in range(100):
+            await store.append("t", [record(number, 1000)])
+        shell("cp events.db-wal first-log", path)
+        back_up(path, path.with_name("older"))
+        shutil.copy(path.with_name("older"), path.with_name("fork"))
+        async with SQLiteStore(path.with_name("fork")) as fork:
+            for number in range(700):
+                await fork.append("t", [record(-number)])
+        # The first part is copied into the database, the last one stands in the log.
+        for number in range(100, 600):
+            await store.append("t", [record(number, 1000)])
+            if number == 500:
+                await asyncio.to_thread(sql, path, "PRAGMA wal_checkpoint(RESTART)")
+
+        shell(deed, path)
+
+        for _ in range(5):
+            with pytest.raises(StoreDamaged, match=r"Put back .*or.* stop all .* delete the -wal and -shm .*open"):
+                await store.append("t", [record(1000)])
+            with pytest.raises(StoreDamaged):
+                await store.stats()
+
+
+async def test_a_database_that_is_put_back_goes_on(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.append("t", [record(0)])
+        for away in ("mv events.db x", "cp events.db x; : > events.db"):
+            shell(away, path)
+            with pytest.raises(StoreDamaged):
+                await store.append("t", [record(9)])
+            shell("mv x events.db", path)
+            await store.append("t", [record(1)])
+
+    assert [0, 1, 1] == await stored(path)
+
+
+async def test_a_backup_that_is_restored_while_nobody_has_the_file_open_is_the_file(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.append("t", [record(0)])
+    shell("cp events.db backup", path)
+    async with SQLiteStore(path) as store:
+        await store.append("t", [record(1)])
+    shell("cp backup events.db", path)
+
+    async with SQLiteStore(path) as store:
+        await store.append("t", [record(2)])
+
+    assert [0, 2] == await stored(path)
+
+
+async def test_what_others_may_do_by_way_of_sqlite_is_no_change(path: Path) -> None:
+    async with SQLiteStore(path, synchronous="normal") as store:
+        guard = store._opened().writer._guard
+        await store.join("t", "g")
+        number = 0
+        for deed in (
+            lambda: sql(path, "VACUUM"),
+            lambda: sql(path, "PRAGMA wal_checkpoint(TRUNCATE)"),
+            lambda: sql(path, "PRAGMA wal_checkpoint(RESTART)"),
+            lambda: sql(path, "ANALYZE", "CREATE INDEX entries_by_id ON entries (id)", "REINDEX"),
+            lambda: sql(path, "DELETE FROM entries WHERE seq % 3 = 1", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"),
+            lambda: sql(path, "PRAGMA journal_size_limit = 0", "PRAGMA wal_checkpoint(RESTART)"),
+            lambda: sql(path, "VACUUM INTO '" + str(path) + ".copy'"),
+            lambda: shell("cp events.db events.db-wal /dev/null 2>/dev/null || cat events.db* > /dev/null", path),
+            lambda: shell("chmod 644 events.db", path),
+            lambda: sql(
+                path,
+                *["INSERT INTO entries (stream_id, type, data) VALUES (1, 't', hex(randomblob(30000)))"] * 100,
+            ),
+        ):
+            for _ in range(60):
+                number += 1
+                await store.append("t", [record(number, 2000)])
+            await asyncio.to_thread(deed)
+            await store.stats()
+        await store.append("t", [record(number)])
+
+        assert 0 == guard.generation
+    assert "ok" == _integrity(path)
+
+
+async def test_the_standard_librarys_sqlite_beside_it_loses_nothing(path: Path) -> None:
+    acknowledged = []
+    async with SQLiteStore(path, synchronous="normal") as store, store.twin() as twin:
+        for number in range(300):
+            await store.append("t", [record(number)])
+            acknowledged.append(number)
+            if number % 10 == 0:
+                connection = sqlite3.connect(path)
+                connection.execute("SELECT count(*) FROM entries").fetchall()
+                connection.close()
+            if number % 30 == 0:
+                await twin.note("t", "n", b"1")
+
+    assert acknowledged == await stored(path)
+
+
+DEEDS = [
+    "rm events.db-shm",
+    "rm events.db-wal",
+    "rm events.db-wal events.db-shm",
+    "mv events.db-shm x",
+    ": > events.db-shm",
+]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_of_several_processes_each_notices_and_none_loses(path: Path, deed: str) -> None:
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PUBLISHER, str(path), name]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert "ready\n" == process.stdout.readline()
+        return process
+
+    processes = [start("a"), start("b")]
+    for turn in range(4):
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("100\n")
+            process.stdin.flush()
+        for process in processes:
+            assert process.stdout is not None
+            assert "done\n" == process.stdout.readline()
+        if turn == 1:
+            processes.append(start("c"))
+        shell(deed, path)
+    for process in processes:
+        process.communicate()
+        assert 0 == process.returncode
+
+    connection = apsw.Connection(str(path))
+    found = connection.execute("SELECT source, count(*) FROM entries GROUP BY 1 ORDER BY 1").fetchall()
+    connection.close()
+    assert [("a", 400), ("b", 400), ("c", 200)] == found
+    assert "ok" == _integrity(path)
+
+
+async def test_a_change_between_a_commit_and_its_acknowledgement_is_resolved(path: Path) -> None:
+    deeds: list[Callable[[], None]] = [
+        lambda: shell("rm events.db-shm", path),
+        lambda: shell("rm events.db-wal", path),
+        lambda: shell("mv events.db x", path),
+    ]
+    results: list[str] = []
+    async with SQLiteStore(path) as store:
+        await store.append("t", [record(0)])
+        connection = store._opened().writer._line.connection
+        assert connection is not None
+        for number, deed in enumerate(deeds, 1):
+            connection = store._opened().writer._line.connection
+            assert connection is not None
+            pending = [deed]
+
+            def commit(_: apsw.Connection, __: str, pages: int, pending: list[Callable[[], None]] = pending) -> int:
+                if pending:
+                    pending.pop()()
+                return 0
+
+            connection.set_wal_hook(commit)
+            try:
+                await store.append("t", [record(number)])
+                results.append("stored")
+            except OutcomeUnknown as error:
+                results.append(f"unknown since {error.since}")
+        shell("mv x events.db", path)
+
+    assert ["stored", "stored", "unknown since 3"] == results
+    assert [0, 1, 2, 3] == await stored(path)
+
+
+async def test_the_next_handler_runs_after_the_log_was_deleted_under_a_running_bus(path: Path) -> None:
+    handled: list[int] = []
+    async with EventBus(f"sqlite:///{path}") as bus:
+
+        @bus.on("t", group="g")
+        async def handle(event: Event) -> None:
+            handled.append(event.data)
+
+        running = asyncio.create_task(bus.run())
+        for number, deed in enumerate(["rm events.db-wal", "rm events.db-shm", "rm events.db-wal events.db-shm"]):
+            await bus.publish("t", source="s", data=number)
+            await eventually(lambda number=number: number in handled)
+            shell(deed, path)
+        await bus.publish("t", source="s", data=3)
+        await eventually(lambda: 3 in handled)
+        bus.stop()
+        await running
+
+    assert [0, 1, 2, 3] == sorted(set(handled))
+
+
+def test_a_state_contains_another_one_or_it_does_not() -> None:
+    many = {id: id + 100 for id in range(KEPT)}
+
+    assert contains({1: 5, 2: 7}, {1: 5, 2: 6})
+    assert contains({1: 5}, {})
+    assert not contains({1: 5}, {1: 6})
+    assert not contains({1: 5}, {2: 1})
+    assert contains(many, {99: 99})
+    assert not contains(many, {99: 100})
+
+
+async def test_closing_closes_every_file_of_a_store_whose_files_were_changed(path: Path) -> None:
+    def opened() -> list[str]:
+        links = []
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                links.append(str(link.readlink()))
+        return [link for link in links if str(path) in link]
+
+    async with SQLiteStore(path) as store:
+        for _ in range(5):
+            await store.append("t", [record(1)])
+            await store.stats()
+            shell("rm events.db-shm", path)
+        few = len(opened())
+    assert few < 15
+    assert [] == opened()
