@@ -308,10 +308,10 @@ class Leases(Protocol):
         ...
 
     async def missed(self, stream: str, group: str) -> int | None:
-        """How many entries left the stream before the group could read them, trimmed by whomever.
+        """How many entries left the stream before the group could read them, removed by whomever.
 
-        Each is told once, to whoever asks first, and only before the group reads on. None where the store cannot
-        tell, or has no such group.
+        Each is reported once, to the first caller, whenever it was removed. None where the store cannot tell, or
+        has no such group.
         """
         ...
 
