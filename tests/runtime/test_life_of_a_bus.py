@@ -293,8 +293,9 @@ def in_a_fork(calls: Callable[[], list[Any]], run: Callable[[Any], object]) -> l
             os._exit(0)
     os.waitpid(child, 0)
     os.close(sending)
-    with open(receiving, "rb") as pipe:
-        return pipe.read().decode().splitlines()
+    told = os.read(receiving, 65_536).decode().splitlines()
+    os.close(receiving)
+    return told
 
 
 def _on_a_new_loop(call: Any) -> object:
