@@ -285,19 +285,20 @@ class EventBus:
         over 6.8 to 13.5 minutes unless `retry` says otherwise. For the other options, in seconds and counts,
         see `Options`.
         """
+        type_name(event)
+        options = Options(
+            start=start,
+            retry=Retry() if retry is None else retry,
+            concurrency=concurrency,
+            prefetch=prefetch,
+            batch=batch,
+            timeout=timeout,
+            lease=lease,
+            ordered=ordered,
+            dedup=dedup,
+        )
 
         def register(function: Function) -> Function:
-            options = Options(
-                start=start,
-                retry=Retry() if retry is None else retry,
-                concurrency=concurrency,
-                prefetch=prefetch,
-                batch=batch,
-                timeout=timeout,
-                lease=lease,
-                ordered=ordered,
-                dedup=dedup,
-            )
             name = group if group is not None else handler_name(function)
             subscription = EventStreamConsumer(self._engine, event, name, None, options, is_implicit=group is None)
             subscription.handler(function).close()
