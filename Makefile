@@ -3,7 +3,7 @@ BIN := .venv/bin
 PEERS := $(patsubst bench/peers/on_%.txt,.venv-peers/%/made,$(wildcard bench/peers/on_*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format bench chaos chaos-long matrix clean
+.PHONY: help demo test slow check format bench chaos chaos-long matrix lowest clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +44,11 @@ chaos-long: .venv/dev ## the same with two million events and two thousand fault
 matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
+lowest: .venv-lowest/made ## run the quick tests on the lowest versions that pyproject.toml allows
+	.venv-lowest/bin/pytest --numprocesses 2 tests/test_public.py tests/cli tests/runtime/test_bus.py tests/stores/test_contract.py
+
 clean: ## remove everything that the other targets made
-	rm -rf .venv .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml when what that file asks for is installed.
@@ -70,6 +73,13 @@ clean: ## remove everything that the other targets made
 .venv/bench: .venv/dev
 	@echo "installing what draws"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+.venv-lowest/made: pyproject.toml tests/lowest.py
+	@echo "setting up .venv-lowest"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(PYTHON) tests/lowest.py > $(@D)/lowest.txt
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(@D)/lowest.txt
 	@touch $@
 
 # What forebay is measured beside lives apart: nobody else needs it, and one asks for another redis than the next.

@@ -15,22 +15,23 @@ from urllib.parse import quote
 
 import msgspec
 
+from forebay.callables import refuse_generator
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
 from forebay.engine import Engine
-from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown
+from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown, StoreError
 from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record, to_records
 from forebay.home import running_loop
 from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
-from forebay.replay import Place, find, history, replay
+from forebay.replay import FOLLOW, Place, find, history, replay
 from forebay.retention import Retention, enforce, rule_of, set_rule
 from forebay.runtime import Options, Runnable, handler_name
-from forebay.runtime.supervise import PASSING
-from forebay.signals import Published, Signals
+from forebay.runtime.supervise import PASSING, OnOutage
+from forebay.signals import LoopFailed, Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
 from forebay.urls import check_redis_url, default_url, mask, open_store
@@ -284,19 +285,20 @@ class EventBus:
         over 6.8 to 13.5 minutes unless `retry` says otherwise. For the other options, in seconds and counts,
         see `Options`.
         """
+        type_name(event)
+        options = Options(
+            start=start,
+            retry=Retry() if retry is None else retry,
+            concurrency=concurrency,
+            prefetch=prefetch,
+            batch=batch,
+            timeout=timeout,
+            lease=lease,
+            ordered=ordered,
+            dedup=dedup,
+        )
 
         def register(function: Function) -> Function:
-            options = Options(
-                start=start,
-                retry=Retry() if retry is None else retry,
-                concurrency=concurrency,
-                prefetch=prefetch,
-                batch=batch,
-                timeout=timeout,
-                lease=lease,
-                ordered=ordered,
-                dedup=dedup,
-            )
             name = group if group is not None else handler_name(function)
             subscription = EventStreamConsumer(self._engine, event, name, None, options, is_implicit=group is None)
             subscription.handler(function).close()
@@ -420,16 +422,33 @@ class EventBus:
         end: Place = "latest",
         newest: int | None = None,
         follow: bool = False,
+        on_outage: OnOutage | None = None,
     ) -> AsyncIterator[Event | MalformedEntry]:
         """The events of a stream, oldest first, without any group.
 
         From `start` to `end` (fixed when the reading begins); with `newest`, the last so many of them.
-        With `follow` it then waits for each new one, for ever. Copies meant for one group (redriven,
-        replayed) are left out. What cannot be read as an event comes as a `MalformedEntry`.
+        With `follow` it then waits for each new one, for ever, and over outages of the store: `on_outage` is
+        called with the error when one begins, and with None when it is over; without it, the beginning is a
+        `LoopFailed` signal. Copies meant for one group (redriven, replayed) are left out. What cannot be read
+        as an event comes as a `MalformedEntry`.
         """
-        kind = kind_of(event)
-        store = await self.ready()
-        async for entry in history(store, type_name(event), start=start, end=end, newest=newest, follow=follow):
+        kind, stream = kind_of(event), type_name(event)
+        if on_outage is not None:
+            refuse_generator("on_outage", on_outage)
+
+        def outage(error: StoreError | None) -> None:
+            if error is not None:
+                self.signals.emit(LoopFailed("follow", stream, "*", error, FOLLOW))
+
+        async for entry in history(
+            await self.ready(),
+            stream,
+            start=start,
+            end=end,
+            newest=newest,
+            follow=follow,
+            on_outage=on_outage or outage,
+        ):
             try:
                 yield to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
             except MalformedEvent as error:
@@ -542,7 +561,7 @@ class EventBus:
         store = await self.ready()
         await set_rule(store, stream, rule)
         groups = {group for its, group in self._engine.runs.served() if its == stream}
-        return await enforce(store, stream, self.signals, at_work=groups)
+        return await enforce(store, stream, self.signals, attendance=self._caretaker.attendance, at_work=groups)
 
     async def retention(self, event: object) -> Retention | None:
         """How long the stream keeps its events; None: for ever."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from asyncio import _get_running_loop as running_loop  # None where no loop runs; the public one raises then
+from typing import cast
+from weakref import WeakSet
 
 from forebay.errors import ConfigurationError
 
@@ -14,7 +16,8 @@ __all__ = ["Home", "running_loop"]
 class Home:
     """The running loop and this process, at the moment when it is made.
 
-    Outside of an event loop that is a `ConfigurationError`.
+    Outside of an event loop that is a `ConfigurationError`. `loop` is no loop that could run in a fork of the process,
+    so to compare it with the running one is all that there is to check.
     """
 
     def __init__(self, what: str) -> None:
@@ -24,24 +27,25 @@ class Home:
         self.loop: asyncio.AbstractEventLoop = loop
         self.process = os.getpid()
         self._what = what
+        _homes.add(self)
 
     @property
     def is_here(self) -> bool:
         """Whether this is its loop, in its process."""
-        return running_loop() is self.loop and os.getpid() == self.process
+        return running_loop() is self.loop
 
     @property
     def is_lost(self) -> bool:
         """Whether its loop was closed, in this process: nothing can be awaited there any more."""
-        return self.loop.is_closed() and os.getpid() == self.process
+        return self.loop is not _ANOTHER_PROCESS and self.loop.is_closed()
 
     def check(self) -> None:
         """Raise `ConfigurationError` on any other loop, in any other thread, and in a fork of the process."""
-        if running_loop() is self.loop and os.getpid() == self.process:
+        if self.is_here:
             return
         if (error := self.forked()) is not None:
             raise error
-        if self.loop.is_closed():
+        if self.is_lost:
             raise ConfigurationError(f"the event loop on which {self._what} was opened is closed: open it again here")
         raise ConfigurationError(
             f"{self._what} belongs to the event loop on which it was opened, and this is another loop or thread, so"
@@ -51,9 +55,22 @@ class Home:
 
     def forked(self) -> ConfigurationError | None:
         """The error that says that this process is a fork of the one where it was opened; None where it is not."""
-        if os.getpid() == self.process:
+        if self.loop is not _ANOTHER_PROCESS:
             return None
         return ConfigurationError(
             f"{self._what} was opened by process {self.process}, and does not survive a fork: open another one here,"
             " such as its `twin()`, or with connect(...)"
         )
+
+
+_ANOTHER_PROCESS = cast("asyncio.AbstractEventLoop", object())
+_homes: WeakSet[Home] = WeakSet()
+
+
+def _forget_loops() -> None:
+    for home in _homes:
+        home.loop = _ANOTHER_PROCESS
+
+
+if hasattr(os, "register_at_fork"):  # where there are forks
+    os.register_at_fork(after_in_child=_forget_loops)

@@ -31,7 +31,7 @@ class Interrupts:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._cancelled = 0
-        self._links: list[_Link] = []
+        self._links: list[Link] = []
 
     def take(self) -> None:
         """Begin to listen, where that is possible: in the main thread, to what is not ignored."""
@@ -41,14 +41,14 @@ class Interrupts:
             with contextlib.suppress(OSError, ValueError):  # there is no such thing here, as in a subinterpreter
                 # None: a handler that is not Python's, which could not be put back.
                 if (before := signal.getsignal(number)) not in (None, signal.SIG_IGN):
-                    self._links.append(_Link(self, number, before))
+                    self._links.append(Link(self, number, before))
 
     def let_go(self) -> None:
         """Put back what handled the signals before."""
         while self._links:
             self._links.pop().remove()
 
-    def arrived(self, link: _Link, frame: FrameType | None) -> None:
+    def arrived(self, link: Link, frame: FrameType | None) -> None:
         """A signal arrived, in the main thread, between any two lines."""
         callback = self._callbacks.pop(0)
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -75,7 +75,7 @@ class Interrupts:
         return not self._task.cancelling()
 
 
-class _Link:
+class Link:
     """A handler in the chain of those that were installed one after the other.
 
     One that is in the middle of the chain cannot be taken out: it passes signals on, and is taken out when
@@ -117,13 +117,13 @@ class _Link:
         """Take it out of the chain, with those below it that are over."""
         self._owner = None
         current = signal.getsignal(self._number)
-        if isinstance(current, _Link):
+        if isinstance(current, Link):
             signal.signal(self._number, living(current))
 
 
 def living(handler: Any) -> Any:
     """The handler, or where it only passes signals on, the one that it passes them to."""
-    while isinstance(handler, _Link) and handler.is_over:
+    while isinstance(handler, Link) and handler.is_over:
         handler = handler.before
     return handler
 

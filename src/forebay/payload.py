@@ -71,7 +71,10 @@ def type_name(kind: object) -> str:
     elif isinstance(kind, type):
         kind = _name_of_class(kind)
     if not isinstance(kind, str):
-        raise ConfigurationError(f"an event type is a string, an Enum with a string value or a class, not {kind!r}")
+        hint = '; a decorator is given the type first, as in @bus.on("order_placed")' if callable(kind) else ""
+        raise ConfigurationError(
+            f"an event type is a string, an Enum with a string value or a class, not {kind!r}{hint}"
+        )
     kind = check_name("event type", kind)
     if len(_known) < _MOST_KNOWN:
         _known.add(kind)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
 from forebay.callables import completed, refuse_generator
 from forebay.errors import ConfigurationError, NotFound
 from forebay.event import Record, made_at
+from forebay.runtime.supervise import OnOutage, outlast
 from forebay.store import END, START, Entry, Log, Store, StreamStats
+
+T = TypeVar("T")
 
 CHUNK = 500
 FOLLOW = 0.1
@@ -60,19 +65,33 @@ async def last_position(log: Log, stream: str) -> str:
 
 
 async def history(
-    log: Log, stream: str, *, start: Place, end: Place, newest: int | None = None, follow: bool = False
+    log: Log,
+    stream: str,
+    *,
+    start: Place,
+    end: Place,
+    newest: int | None = None,
+    follow: bool = False,
+    on_outage: OnOutage | None = None,
 ) -> AsyncIterator[Entry]:
     """The entries from `start` to `end`; with `newest` only the last so many of them; then, with
-    `follow`, each new one. Copies meant for one group (replayed, redriven) are left out."""
-    after = await resolve(log, stream, start)
+    `follow`, each new one. Copies meant for one group (replayed, redriven) are left out.
+
+    With `follow`, transient errors of the store are waited out, and reading goes on after the last entry.
+    """
+
+    async def ask(look: Callable[[], Awaitable[T]]) -> T:
+        return await (outlast(look, on_outage) if follow else look())
+
+    after = await ask(partial(resolve, log, stream, start))
     if after == END:
-        after = await last_position(log, stream)
+        after = await ask(partial(last_position, log, stream))
     until = END if follow else await resolve(log, stream, end)
     if until == END and not follow:
         until = await last_position(log, stream)
     if newest is not None:
-        last = await last_position(log, stream) if until == END else until
-        for entry in await _newest(log, stream, after, last, newest):
+        last = await ask(partial(last_position, log, stream)) if until == END else until
+        for entry in await ask(partial(_newest, log, stream, after, last, newest)):
             yield entry
         if not follow:
             return
@@ -83,7 +102,7 @@ async def history(
     clock = asyncio.get_running_loop().time
     checked_at = clock()
     while True:
-        entries = await log.scan(stream, after=after, until=until, limit=CHUNK)
+        entries = await ask(partial(log.scan, stream, after=after, until=until, limit=CHUNK))
         for entry in entries:
             if not _is_copy(entry):
                 yield entry

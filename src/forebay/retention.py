@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import random
 import re
-import time
 from collections.abc import Callable, Collection, Iterable
 
 import msgspec
@@ -19,16 +18,20 @@ from forebay.errors import ConfigurationError, StoreDenied, StoreFull
 from forebay.event import check_seconds
 from forebay.signals import GroupGone, LoopFailed, Signals, StreamTrimmed
 from forebay.store import Store, Trimmed
+from forebay.uptime import uptime
 
 RULE = "retention"
 """The note with a stream's rule."""
-SEEN = "seen:"
-"""What the notes begin with that say when a group was last at work, in Unix time; the group's name follows.
+SILENT = "silent:"
+"""What the notes begin with that say for how many seconds a group has been silent; the group's name follows.
 
-The time is negative once it was told that the group is gone.
+Whoever serves the group puts the note back to 0. Everybody else adds the time for which it has seen the note unchanged
+by its own uptime. So no two clocks are compared. The number is negative once it was told that the group is gone.
 """
 INTERVAL = 5.0
 """Seconds, more or less, between two looks at a stream."""
+LONGEST_LOOK = 15.0
+"""Seconds that count as watched between two looks, if there were more."""
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,7 +40,8 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Events older than `max_age` seconds, and the oldest beyond `max_length`, leave the stream once every
     group has finished them. The oldest beyond `hard_length` leave it whoever has not finished them: what
     that costs is counted and told (`StreamTrimmed`). A group without a running consumer for `group_lifetime`
-    seconds is not waited for, which is told too (`GroupGone`); it keeps its place, and may come back.
+    seconds is not waited for, which is told too (`GroupGone`); it keeps its place, and may come back. Only time counts
+    in which another process that publishes to the stream, or consumes it, was there to see that.
     """
 
     max_age: float | None = None
@@ -69,15 +73,25 @@ async def set_rule(store: Store, stream: str, rule: Retention) -> None:
     await store.note(stream, RULE, None if rule == Retention() else msgspec.json.encode(rule))
 
 
-async def enforce(store: Store, stream: str, signals: Signals, *, at_work: Collection[str] = ()) -> Trimmed:
-    """Remove what the stream's rule says; `at_work` are the groups that have a running consumer here."""
+async def enforce(
+    store: Store,
+    stream: str,
+    signals: Signals,
+    *,
+    attendance: Attendance | None = None,
+    at_work: Collection[str] = (),
+) -> Trimmed:
+    """Remove what the stream's rule says; `at_work` are the groups that have a running consumer here.
+
+    `attendance` is what earlier looks have seen of the others.
+    """
     notes = await store.notes(stream)
     rule = _rule(notes.get(RULE), stream)
     if rule is None:
         return Trimmed(0, 0)
     past: list[str] = []
     if rule.group_lifetime is not None:
-        past = await _gone(store, stream, notes, rule.group_lifetime, at_work, signals)
+        past = await _gone(store, stream, notes, rule.group_lifetime, at_work, signals, attendance or Attendance())
     removed = dropped = 0
     for length, age, force in ((rule.max_length, rule.max_age, False), (rule.hard_length, None, True)):
         if length is not None or age is not None:
@@ -89,32 +103,76 @@ async def enforce(store: Store, stream: str, signals: Signals, *, at_work: Colle
     return Trimmed(removed, dropped)
 
 
+class Attendance:
+    """For how long this process has seen that a note does not change, by its own uptime."""
+
+    def __init__(self, clock: Callable[[], float] = uptime) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[str, str], _Seen] = {}
+
+    def unchanged(self, stream: str, name: str, note: bytes) -> float:
+        """The seconds in which the note had this value at every look."""
+        now = self._clock()
+        seen = self._seen.get((stream, name))
+        if seen is None or seen.note != note:
+            seen = self._seen[stream, name] = _Seen(note, 0.0, now)
+        # A process that stood still saw nothing meanwhile.
+        seen.seconds += min(now - seen.looked_at, LONGEST_LOOK)
+        seen.looked_at = now
+        return seen.seconds
+
+    def forget(self, stream: str, name: str) -> None:
+        """Begin to count anew."""
+        self._seen.pop((stream, name), None)
+
+
+class _Seen(msgspec.Struct):
+    note: bytes
+    seconds: float
+    looked_at: float
+
+
 async def _gone(
-    store: Store, stream: str, notes: dict[str, bytes], lifetime: float, at_work: Collection[str], signals: Signals
+    store: Store,
+    stream: str,
+    notes: dict[str, bytes],
+    lifetime: float,
+    at_work: Collection[str],
+    signals: Signals,
+    attendance: Attendance,
 ) -> list[str]:
-    """The groups that nobody has seen for so long. One that was never seen is seen now."""
-    now = time.time()
+    """The groups that nobody has served for so long. A group that has no note yet gets one now."""
     gone = []
-    for group in [group.group for found in await store.stats([stream]) for group in found.groups]:
-        seen = notes.get(SEEN + group)
-        seen = seen if seen is not None and _NUMBER.fullmatch(seen) else None
-        silent = now - abs(float(seen)) if seen is not None else lifetime
-        if group in at_work or seen is None:
-            # Often enough, and not more often: this is a write.
-            if silent >= min(lifetime / 4, 60.0):
-                # A store without room is to be trimmed all the more.
-                with contextlib.suppress(StoreFull):
-                    await store.note(stream, SEEN + group, f"{now:.0f}".encode())
-        elif silent > lifetime:
+    for group in await store.groups(stream):
+        name = SILENT + group
+        note = notes.get(name)
+        if note is None or not _NUMBER.fullmatch(note) or (group in at_work and note != b"0"):
+            # A store without room is to be trimmed all the more.
+            with contextlib.suppress(StoreFull):
+                await store.note(stream, name, b"0")
+            continue
+        if group in at_work:
+            continue
+        silent, unchanged = abs(float(note)), attendance.unchanged(stream, name, note)
+        # Often enough, and not more often: this is a write.
+        if unchanged >= min(lifetime / 8, 60.0):
+            # Whatever becomes of the write, these seconds do not count twice.
+            attendance.forget(stream, name)
+            more = f"{'-' if note[:1] == b'-' else ''}{silent + unchanged:.0f}".encode()
+            with contextlib.suppress(StoreFull):
+                if not await store.note(stream, name, more, expected=note):
+                    continue
+                silent, note = silent + unchanged, more
+        if silent > lifetime:
             gone.append(group)
             # Of all processes one tells it, once.
-            if seen[:1] != b"-" and await store.note(stream, SEEN + group, b"-" + seen, expected=seen):
+            if note[:1] != b"-" and await store.note(stream, name, b"-" + note, expected=note):
                 signals.emit(GroupGone(stream, group, silent))
     return gone
 
 
-_NUMBER = re.compile(rb"-?\d{1,20}(\.\d+)?")
-"""What a note may say of when a group was seen; anything else is as if it was never seen."""
+_NUMBER = re.compile(rb"-?\d{1,20}")
+"""What a note may say of how long a group was silent; anything else is as if it had none."""
 
 
 def _rule(text: bytes | None, stream: str) -> Retention | None:
@@ -134,6 +192,7 @@ class Caretaker:
 
     def __init__(self, store: Store, signals: Signals, served: Callable[[], Iterable[tuple[str, str]]]) -> None:
         self.touched: set[str] = set()
+        self.attendance = Attendance()
         self._refused: set[str] = set()
         self._store = store
         self._signals = signals
@@ -147,7 +206,7 @@ class Caretaker:
             for stream in (self.touched | {stream for stream, _ in served}) - self._refused:
                 groups = {group for its, group in served if its == stream}
                 try:
-                    await enforce(self._store, stream, self._signals, at_work=groups)
+                    await enforce(self._store, stream, self._signals, attendance=self.attendance, at_work=groups)
                 except StoreDenied:
                     # Whoever may only publish need not see to it; those who may, do.
                     self._refused.add(stream)

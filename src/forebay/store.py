@@ -308,10 +308,10 @@ class Leases(Protocol):
         ...
 
     async def missed(self, stream: str, group: str) -> int | None:
-        """How many entries left the stream before the group had read them, whoever removed them and whenever.
+        """How many entries left the stream before the group could read them, removed by whomever.
 
-        Each is told once, to the first who asks afterwards, also when the group has read on meanwhile. None where the
-        store cannot tell, or has no such group.
+        Each is reported once, to the first caller, whenever it was removed. None where the store cannot tell, or
+        has no such group.
         """
         ...
 
@@ -411,6 +411,10 @@ class Inspection(Protocol):
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         """All streams, or these, by name. An unknown stream is left out."""
+        ...
+
+    async def groups(self, stream: str) -> list[str]:
+        """The names of the stream's groups, by the alphabet. Costs as much as there are groups."""
         ...
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:

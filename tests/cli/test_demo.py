@@ -70,3 +70,19 @@ def test_a_folder_without_files_is_told_in_one_line(tmp_path: Path) -> None:
     assert 1 == done.returncode
     assert 1 == len(done.stderr.splitlines())
     assert "no files in" in done.stderr
+
+
+def test_a_demo_that_keeps_its_store_says_what_to_try_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FOREBAY_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    done = subprocess.run(
+        [*FOREBAY, "demo", "--keep"], cwd=folder, capture_output=True, text=True, check=True, timeout=60
+    )
+    groups = subprocess.run([*FOREBAY, "groups"], cwd=folder, capture_output=True, text=True, check=True)
+    again = subprocess.run([*FOREBAY, "demo", "--keep"], cwd=folder, capture_output=True, text=True, check=False)
+
+    assert "now try: forebay groups" == done.stderr.splitlines()[-1]
+    assert "published 12 events" in done.stderr, "the store's own files are none of the story's"
+    assert {"checksums", "line-counts", "catalog"} == {line.split("\t")[1] for line in groups.stdout.splitlines()[1:]}
+    assert (1, True) == (again.returncode, "is there already" in again.stderr)

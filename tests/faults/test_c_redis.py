@@ -315,3 +315,27 @@ async def test_c21_a_handler_that_never_ends_holds_no_more_than_its_prefetch(bus
     assert (await bus.stats("t"))[0].groups[0].pending <= 10
     bus.stop()
     await asyncio.wait_for(run, 20)
+
+
+@every_server
+@pytest.mark.parametrize("removal", ["XTRIM", "XDEL"])
+async def test_what_is_removed_from_under_a_running_group_is_reported_exactly_by_the_end_of_its_run(
+    bus: EventBus, server: Server, removal: str
+) -> None:
+    handled, lost = Handled(busy=0.005), list[int]()
+    bus.signals.listen(lambda signal: lost.append(signal.count), Missed)
+    bus.signals.listen(lambda signal: lost.append(1), Vanished)
+    bus.on("t", group="g", concurrency=1, prefetch=1)(handled.handle)
+    async with running(bus):
+        for start in range(0, 90, 30):
+            await bus.publish_many("t", source="s", data=range(start, start + 30))
+            await eventually(lambda start=start: any(number >= start for number in handled.times))
+            if removal == "XTRIM":
+                server.redis.xtrim("events:t", maxlen=10, approximate=False)
+            else:
+                last = [position for position, _ in server.redis.xrevrange("events:t", count=15)]
+                server.redis.xdel("events:t", *last[5:])
+            await eventually(lambda start=start: start + 29 in handled.times)
+
+    assert 90 == len(handled.times) + sum(lost)
+    assert sum(lost) >= 15

@@ -40,10 +40,10 @@ class Later:
 
 
 class CallableObject:
-    def __init__(self, call: Callable[[Event], object]) -> None:
+    def __init__(self, call: Callable[..., object]) -> None:
         self._call = call
 
-    def __call__(self, event: Event) -> object:
+    def __call__(self, event: Any) -> object:
         return self._call(event)
 
 

@@ -19,7 +19,7 @@ ONCE = Retry(attempts=1)
 @pytest.mark.parametrize("options", [{}, {"ordered": True}, {"batch": 5}, {"prefetch": 2}, {"concurrency": 1}])
 async def test_more_failures_than_a_consumer_holds_do_not_stop_it(bus: EventBus, options: dict[str, Any]) -> None:
     @bus.on("t", group="g", retry=Retry(attempts=2, base=0), **options)
-    async def handle(event: Event) -> None:
+    async def handle(taken: Event | list[Event]) -> None:
         raise ValueError
 
     await bus.publish_many("t", source="s", data=range(60))

@@ -71,8 +71,9 @@ USES: dict[str, Use] = {
     "run": _run,
     "consume_events": _consume,
 }
+RECORD = to_record("t", source="s", data=1)
 MOVES: dict[str, Callable[[Store], Awaitable[object]]] = {
-    "append": lambda store: store.append("t", [to_record("t", source="s", data=1)]),
+    "append": lambda store: store.append("t", [RECORD]),
     "scan": lambda store: store.scan("t"),
     "join": lambda store: store.join("t", "g"),
     "stats": lambda store: store.stats(),
@@ -275,37 +276,68 @@ def test_a_loop_that_was_closed_without_the_bus_does_not_keep_it(closed: EventBu
         gc.collect()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("new_loop", [False, True])
-async def test_a_fork_is_refused_in_words_that_say_so(open_bus: EventBus, *, new_loop: bool) -> None:
-    await open_bus.publish("t", "s", 1)
+def in_a_fork(calls: Callable[[], list[Any]], run: Callable[[Any], object]) -> list[str]:
+    """What comes of calls in a fork of this process, each run in this way."""
     receiving, sending = os.pipe()
-
     child = os.fork()
     if not child:
         said = []
         try:
-            for call in (open_bus.publish("t", "s", 2), open_bus.store.stats(), open_bus.open()):
+            for call in calls():
                 try:
-                    if new_loop:
-                        asyncio.events._set_running_loop(None)
-                        asyncio.run(call)
-                    else:
-                        call.send(None)
-                    said.append("done")
+                    said.append(f"{run(call)!r}")
                 except BaseException as error:  # noqa: BLE001  # it is what the test looks at
                     said.append(f"{type(error).__name__}: {error}")
             os.write(sending, "\n".join(said).encode())
         finally:
             os._exit(0)
-    os.waitpid(child, 0)  # noqa: ASYNC222  # the child has a copy of this loop, which is to stand still
-    said = os.read(receiving, 10_000).decode().splitlines()
-    os.close(receiving)
+    os.waitpid(child, 0)
     os.close(sending)
+    told = os.read(receiving, 65_536).decode().splitlines()
+    os.close(receiving)
+    return told
 
-    assert 3 == len(said)
-    assert all(line.startswith("ConfigurationError") and "does not survive a fork" in line for line in said), said
+
+def _on_a_new_loop(call: Any) -> object:
+    asyncio.events._set_running_loop(None)
+    return asyncio.run(call)
+
+
+def _refused_after_a_fork(said: list[str]) -> bool:
+    return all(line.startswith("ConfigurationError") and "does not survive a fork" in line for line in said)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("run", [lambda call: call.send(None), _on_a_new_loop], ids=["in the coroutine", "anew"])
+async def test_a_fork_is_refused_in_words_that_say_so(open_bus: EventBus, run: Callable[[Any], object]) -> None:
+    await open_bus.publish("t", "s", 1)
+
+    said = in_a_fork(
+        lambda: [
+            open_bus.publish("t", "s", 2),
+            open_bus.store.append("t", [RECORD]),
+            open_bus.stats(),
+            open_bus.open(),
+        ],
+        run,
+    )
+
+    assert 4 == len(said)
+    assert _refused_after_a_fork(said), said
     assert [1] == [event.data for event in await _listed(open_bus)]  # type: ignore[attr-defined]  # events
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_is_refused_on_the_loop_that_it_inherited(closed: EventBus) -> None:
+    with asyncio.Runner() as runner:
+        runner.run(closed.open())
+
+        said = in_a_fork(lambda: [closed.publish("t", "s", 2), closed.store.append("t", [RECORD])], runner.run)
+
+        assert 2 == len(said)
+        assert _refused_after_a_fork(said), said
+        assert [] == runner.run(_listed(closed))
+        runner.run(closed.close())
 
 
 # It is closed.

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from forebay import ConfigurationError, Event, EventBus, Retention, StoreUnavailable, Trimmed
-from forebay.retention import RULE, SEEN, Caretaker
-from forebay.signals import GroupGone, LoopFailed, StreamTrimmed
+from forebay.retention import RULE, Caretaker
+from forebay.signals import LoopFailed, StreamTrimmed
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 
@@ -63,40 +63,6 @@ async def test_events_leave_when_they_are_too_old(bus: EventBus) -> None:
         return 3 == (await bus.retain("t", max_age=1)).removed
 
     await eventually(gone)
-
-
-async def test_a_group_that_is_gone_for_long_is_waited_for_no_longer_and_keeps_its_place(bus: EventBus) -> None:
-    gone = heard(bus, GroupGone)
-    for group in ("here", "away"):
-        await bus.store.join("t", group)
-    await bus.publish_many("t", source="s", data=range(4))
-    handled: list[int] = []
-
-    @bus.on("t", group="here")
-    async def handle(event: Event) -> None:
-        handled.append(event.data)
-
-    run = asyncio.create_task(bus.run())
-    await eventually(lambda: len(handled) == 4)
-    await eventually(lambda: _finished(bus, "here"))
-    assert Trimmed(0, 0) == await bus.retain("t", max_length=0, group_lifetime=3600)
-    # Both were seen by now; what follows is an hour and a minute later.
-    for group in ("here", "away"):
-        seen = float((await bus.store.notes("t"))[SEEN + group])
-        await bus.store.note("t", SEEN + group, f"{seen - 3660:.0f}".encode())
-
-    assert Trimmed(4, 4) == await bus.retain("t", max_length=0, group_lifetime=3600)
-
-    await bus.retain("t", max_length=0, group_lifetime=3600)
-    assert ["away"] == [signal.group for signal in gone]
-    assert {"here", "away"} == {group.group for group in (await bus.stats("t"))[0].groups}
-    bus.stop()
-    await run
-
-
-async def _finished(bus: EventBus, group: str) -> bool:
-    [stream] = await bus.stats("t")
-    return not any(found.pending or found.lag for found in stream.groups if found.group == group)
 
 
 async def test_a_rule_holds_for_every_process_and_until_it_is_taken_away() -> None:

@@ -14,8 +14,9 @@ from forebay.bus import EventBus
 from forebay.callables import completed, is_async, module_of, refuse_generator
 from forebay.errors import ConfigurationError, Reject
 from forebay.event import Event, TypeName, check_seconds
-from forebay.payload import check_name, type_name
+from forebay.payload import check_name, kind_of, type_name
 from forebay.runtime import Options, Runnable
+from forebay.runtime.annotations import taken_by
 from forebay.subscription import EventStreamConsumer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -53,7 +54,9 @@ def handles(event: object, **options: Any) -> Callable[[Method], Method]:
     parsed = Options.parse(options)
 
     def mark(method: Method) -> Method:
-        refuse_generator("handler", getattr(method, "__func__", method))
+        function = getattr(method, "__func__", method)
+        refuse_generator("handler", function)
+        taken_by(function, kind=kind_of(event), batch=parsed.batch is not None, skip=_own_parameters(method))
         marks = getattr(method, _MARKS, ())
         setattr(method, _MARKS, (*marks, (event, parsed)))
         return method
@@ -213,6 +216,14 @@ class BaseAgent(ABC):
 
     async def _handle_event(self, event: Event) -> None:
         await completed(self.process_event(TypeName(event.type), event.data))
+
+
+def _own_parameters(method: Any) -> int:
+    """How many parameters stand before the event: the object's or the class's, unless the method is static."""
+    parameters = list(inspect.signature(getattr(method, "__func__", method)).parameters.values())
+    # A function that is to become a static method has a type for its first parameter, or no other one.
+    is_static = len(parameters) < 2 or parameters[0].annotation is not inspect.Parameter.empty
+    return 0 if isinstance(method, staticmethod) or is_static else 1
 
 
 def _marks(agent: type[BaseAgent], name: str) -> Iterable[tuple[object, Options]]:

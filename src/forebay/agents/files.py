@@ -21,6 +21,9 @@ BLOCK = 1024 * 1024
 """Bytes of a file that are in memory at a time."""
 UNSURE = 2_000_000_000
 """Nanoseconds within which two changes of a file may bear the same time (FAT: two seconds)."""
+_FLAGS = os.O_RDONLY
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    _FLAGS |= getattr(os, _name, 0)  # each system has its own of them
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -87,7 +90,7 @@ def untouched(known: Content, status: os.stat_result) -> bool:
 
 def _digest(path: str, stop: threading.Event) -> Content | None:
     # What took the file's place since may be a link, or a pipe that nobody writes to.
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(path, _FLAGS)
     with open(handle, "rb", buffering=0) as file:  # noqa: PTH123  # by its handle
         before = os.fstat(handle)
         if not stat.S_ISREG(before.st_mode):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -201,6 +203,16 @@ def _stop_with_parent(bus: EventBus) -> None:
 
     try:
         loop.add_reader(0, look)
+    except NotImplementedError:
+
+        def wait() -> None:
+            while os.read(0, 1024):
+                pass
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(bus.stop)
+
+        # The loop of Windows watches no pipe.
+        threading.Thread(target=wait, name="forebay-parent", daemon=True).start()
     except PermissionError as error:
         raise ConfigurationError("--attached needs a pipe or a socket for stdin, whose other end may close") from error
 

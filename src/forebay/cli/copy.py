@@ -17,6 +17,7 @@ from forebay.cli.loop import run_to_the_end
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.progress import progress
 from forebay.cli.text import count
+from forebay.cli.watch import Outage
 from forebay.interrupts import interrupted_by_signals
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
@@ -92,7 +93,13 @@ async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> N
         source, target = await stack.enter_async_context(_opened(ends, follow=follow))
         with _switch(asked=follow and not ends.dry_run) as switch:
             copied = await copy_streams(
-                source, target, origin=identity(ends.source), switch=switch, progress=bar, dry_run=ends.dry_run
+                source,
+                target,
+                origin=identity(ends.source),
+                switch=switch,
+                progress=bar,
+                on_outage=Outage(),
+                dry_run=ends.dry_run,
             )
         different: Mapping[str, Sequence[str]] | None = None
         if verify and not ends.dry_run:

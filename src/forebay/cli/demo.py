@@ -3,50 +3,83 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from forebay.cli.commands import refuses, warn_of_password
-from forebay.cli.demo_story import GROUPS, Story, Tally
+from forebay import ConfigurationError
+from forebay.cli.commands import refuses, talk
+from forebay.cli.demo_story import GROUPS, Story, Tally, Teller
 from forebay.cli.output import echo
 from forebay.cli.text import count
 from forebay.printable import printable
+from forebay.urls import DEFAULT_URL, default_url, file_of, mask
 
 
 @click.command()
 @refuses(namespace="the demo takes a namespace of its own.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
 @click.option("--files", default=400, show_default=True, type=click.IntRange(1, 10_000), help="The most files to take.")
+@click.option("--keep", is_flag=True, help="Keep the store, to look at it: forebay.db here, unless --url names one.")
 @click.pass_context
-def demo(context: click.Context, folder: Path, files: int) -> None:
+def demo(context: click.Context, folder: Path, files: int, keep: bool) -> None:
     """Publish, handle, fail, crash, recover, redrive and replay.
 
     One event is published for each file in FOLDER (here, by default). Three groups handle them in
     four processes; one process is killed, one event becomes a dead letter, and in the end every event
     is accounted for, by its id. The events go to a store of the demo's own, unless --url names one.
     """
+    root = context.find_root()
     with tempfile.TemporaryDirectory(prefix="forebay-demo-") as room:
-        source = context.find_root().get_parameter_source("url")
-        given = source is not None and source.name == "COMMANDLINE"
-        url = context.find_root().params["url"] if given else f"sqlite:///{room}/demo.db"
-        warn_of_password()
-        if context.find_root().params.get("json"):
-            tally = asyncio.run(Story(url, folder.resolve(), Path(room), Silent(), most=files).tell())
+        stage = _stage(root, Path(room), keep=keep)
+
+        def tell(teller: Teller) -> Tally:
+            story = Story(
+                stage.url, folder.resolve(), Path(room), teller, namespace=stage.namespace, keep=keep, most=files
+            )
+            return asyncio.run(story.tell())
+
+        if root.params.get("json"):
+            tally = tell(Silent())
             echo(_as_json(tally))
         else:
-            talk = Console(stderr=True, highlight=False)
-            with _Shown(talk) as shown:
-                tally = asyncio.run(Story(url, folder.resolve(), Path(room), shown, most=files).tell())
+            with _Shown(Console(stderr=True, highlight=False)) as shown:
+                tally = tell(shown)
             Console(highlight=False).print(_table(tally))
+    if keep:
+        talk(f"now try: {stage.next}")
     if any(tally.lost.values()):
         context.exit(1)
+
+
+class _Stage(NamedTuple):
+    """Where the story is told, and the command that then shows what is there."""
+
+    url: str
+    namespace: str
+    next: str
+
+
+def _stage(root: click.Context, room: Path, *, keep: bool) -> _Stage:
+    own = f"demo-{secrets.token_hex(4)}"
+    if root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        url = root.params["url"]
+        return _Stage(url, own, f"forebay --url {mask(url)} --namespace {own} groups")
+    if not keep:
+        return _Stage(f"sqlite:///{room}/demo.db", own, "")
+    file = file_of(DEFAULT_URL)
+    if file is not None and file.exists():
+        raise ConfigurationError(f"{file} is there already: keep the demo in another folder, or in a store of --url")
+    is_default = default_url() == DEFAULT_URL
+    return _Stage(DEFAULT_URL, "events", "forebay groups" if is_default else f"forebay --url {DEFAULT_URL} groups")
 
 
 class Silent:

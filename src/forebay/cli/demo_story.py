@@ -7,8 +7,6 @@ import contextlib
 import itertools
 import json
 import os
-import secrets
-import signal
 import sys
 import time
 from collections import Counter
@@ -19,6 +17,7 @@ from typing import Protocol
 
 from forebay import EventBus, ForebayError
 from forebay.cli.demo_worker import EVENT, LEASE
+from forebay.urls import file_of
 
 GROUPS = ("checksums", "line-counts", "catalog")
 WATCH = 0.25
@@ -61,8 +60,11 @@ class Tally:
         return {group: [id for id in self.published if id not in self.handled[group]] for group in GROUPS}
 
 
-def real_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Path and size of each file in a folder and its subfolders, but for hidden and installed ones."""
+def real_files(folder: Path, *, store: Path | None = None) -> Iterator[tuple[str, int]]:
+    """Path and size of each file in a folder and its subfolders, but for hidden and installed ones.
+
+    The files of the `store` are left out: who opens and closes one drops the locks that SQLite has on it.
+    """
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
         for name in sorted(files):
@@ -70,6 +72,8 @@ def real_files(folder: Path) -> Iterator[tuple[str, int]]:
             # A file may go while it is looked at; a name that is no text cannot be told in an event.
             with contextlib.suppress(OSError, UnicodeEncodeError):
                 str(path).encode()
+                if store is not None and str(path.resolve()).startswith(str(store)):
+                    continue
                 if not name.startswith(".") and path.is_file():
                     yield str(path), path.stat().st_size
 
@@ -77,9 +81,13 @@ def real_files(folder: Path) -> Iterator[tuple[str, int]]:
 class Story:
     """Publishes the files, runs and kills workers, puts right what went wrong, and counts."""
 
-    def __init__(self, url: str, folder: Path, room: Path, teller: Teller, *, most: int = 400) -> None:
+    def __init__(
+        self, url: str, folder: Path, room: Path, teller: Teller, *, namespace: str, keep: bool = False, most: int = 400
+    ) -> None:
         self._url = url
-        self._namespace = f"demo-{secrets.token_hex(4)}"
+        self._store = file_of(url)
+        self._namespace = namespace
+        self._keep = keep
         self._folder = folder
         self._room = room
         self._teller = teller
@@ -106,13 +114,15 @@ class Story:
                 await self._replay(bus)
             finally:
                 await self._stop_workers()
-                await self._clean(bus)
+                if not self._keep:
+                    await self._clean(bus)
         self._tally.seconds = time.monotonic() - started
         return self._tally
 
     async def _publish_new(self, bus: EventBus) -> None:
         """Publish an event for each file not seen before."""
-        files = await asyncio.to_thread(lambda: list(itertools.islice(real_files(self._folder), self._most)))
+        there = real_files(self._folder, store=self._store)
+        files = await asyncio.to_thread(lambda: list(itertools.islice(there, self._most)))
         new = [(path, size) for path, size in files if path not in self._known][: self._most - len(self._known)]
         self._known.update(path for path, _ in new)
         self._tally.published += await bus.publish_many(
@@ -152,7 +162,7 @@ class Story:
         for name, group in (("checksums", "checksums"), ("line-counts", "line-counts"), ("catalog", "catalog")):
             await self._start(name, group)
         victim = self._workers.pop("victim")
-        victim.send_signal(signal.SIGKILL)
+        victim.kill()
         await victim.wait()
         held = len(set(self._facts("victim", "begun")) - set(self._facts("victim", "handled")))
         self._teller.step(f"killed a worker of 'checksums' (kill -9) in the middle of {held} events")
@@ -241,7 +251,7 @@ class Story:
     async def _stop_workers(self) -> None:
         for worker in self._workers.values():
             if worker.returncode is None:
-                worker.send_signal(signal.SIGTERM)
+                worker.terminate()
         for worker in self._workers.values():
             try:
                 async with asyncio.timeout(15):

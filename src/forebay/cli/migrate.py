@@ -13,9 +13,10 @@ from forebay import EventBus
 from forebay.cli.commands import talk, with_bus_to_change, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, echo, spans
 from forebay.cli.text import count
-from forebay.cli.watch import watch_options
+from forebay.cli.watch import Outage, watch_options
 from forebay.migration.parity import Member, Parity, members, parity
 from forebay.migration.routes import Route, routes, switch
+from forebay.runtime.supervise import outlast
 
 PATIENCE = 10.0
 """Seconds to wait until every process has seen a switch."""
@@ -46,9 +47,13 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     unlike     handled differently by the shadow run
     p50, p99   from publish to handled, exact to a factor of two
     """
+
+    async def look() -> tuple[Parity, dict[str, Route]]:
+        return await parity(bus.store), await routes(bus.store)
+
+    outage = Outage()
     while True:
-        report = await parity(bus.store)
-        table = await routes(bus.store)
+        report, table = await (look() if every is None else outlast(look, outage))
         if every is not None and output.terminal:
             click.clear()
         _show(output, report, table)

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from forebay.replay import Place
+
+__all__ = ["Duration", "Moment", "ParamType", "Rate", "StreamPlace"]
+
+if TYPE_CHECKING:
+    from click import ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """click's own, which may be given its type only from 8.4 on."""
+
+        def __class_getitem__(cls, kind: object) -> type:
+            return cls
+
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _PART = r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)"
 _POSITION = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 
-class Duration(click.ParamType[float]):
+class Duration(ParamType[float]):
     """A length of time, as seconds: 30s, 10m, 1h30m, 2d; a bare number is in seconds."""
 
     name = "duration"
@@ -31,7 +44,7 @@ class Duration(click.ParamType[float]):
         return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, value))
 
 
-class Moment(click.ParamType[datetime]):
+class Moment(ParamType[datetime]):
     """A time: ISO 8601, or how long ago. Without a zone it is in that of this machine."""
 
     name = "time"
@@ -48,7 +61,7 @@ class Moment(click.ParamType[datetime]):
             self.fail(f"{value!r} is not a time; write e.g. 2026-01-31T12:00:00Z, or 1h for an hour ago", param, ctx)
 
 
-class StreamPlace(click.ParamType[Place]):
+class StreamPlace(ParamType[Place]):
     """A place in a stream: earliest, latest, a position, or a time."""
 
     name = "place"
@@ -64,7 +77,7 @@ class StreamPlace(click.ParamType[Place]):
             self.fail(f"{value!r} is no place in a stream; write a position, earliest, latest, or a time", param, ctx)
 
 
-class Rate(click.ParamType[float]):
+class Rate(ParamType[float]):
     """Events a second: 100 or 100/s."""
 
     name = "rate"

@@ -17,6 +17,7 @@ from forebay.cli.output import Output
 from forebay.cli.parameters import Moment, StreamPlace
 from forebay.cli.records import event_as_json, malformed_as_json
 from forebay.cli.text import as_json, moment
+from forebay.cli.watch import Outage
 from forebay.cli.where import Condition, all_hold, where_option
 from forebay.payload import type_name
 from forebay.printable import printable
@@ -84,9 +85,10 @@ async def _tail(
         show(type, entry)
     if follow:
         try:
+            outage = Outage()
             async with asyncio.TaskGroup() as group:
                 for stream in streams:
-                    group.create_task(_follow(bus, stream, show))
+                    group.create_task(_follow(bus, stream, show, outage))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -143,8 +145,8 @@ def _time(found: Found, otherwise: datetime) -> datetime:
     return entry.timestamp if isinstance(entry, Event) else otherwise
 
 
-async def _follow(bus: EventBus, stream: _Stream, show: _Shown) -> None:
-    async for entry in bus.events(stream.type, start=stream.now, follow=True):
+async def _follow(bus: EventBus, stream: _Stream, show: _Shown, outage: Outage) -> None:
+    async for entry in bus.events(stream.type, start=stream.now, follow=True, on_outage=outage):
         if stream.wants(entry):
             show(stream.type, entry)
 

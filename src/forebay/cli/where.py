@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from forebay import Event
+from forebay.cli.parameters import ParamType
 
 _INDEX = re.compile(r"[0-9]{1,18}")
 FIELDS = ("id", "type", "source", "key", "data", "headers")
@@ -45,7 +46,7 @@ class Condition:
         return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)
 
 
-class Where(click.ParamType[Condition]):
+class Where(ParamType[Condition]):
     """PATH=VALUE, the path beginning with a field of the event."""
 
     name = "path=value"

@@ -182,7 +182,9 @@ class DualBus:
         async def consume() -> None:
             await self._ready.wait()
             await introduce(self.new.store, name)
-            await consumer.consume_events(subscription.on_new)
+            # A run that begins after the stop would have nobody to end it.
+            if not self._stopped.is_set():
+                await consumer.consume_events(subscription.on_new)
 
         subscription.consume = consume
         if self._is_open:

@@ -8,6 +8,7 @@ lease keeper (a thread): renews what the intake holds
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from forebay.cleanup import finish
-from forebay.errors import OutcomeUnknown
+from forebay.errors import ForebayError, OutcomeUnknown
 from forebay.event import Record
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed
@@ -232,6 +233,8 @@ class Consumer:
         self._settler.close()
         # Acks that the store does not take by now lapse with their leases: handled again, not lost.
         await leave([giving_back, acks, *workers, *loops], after=_until(end + LAST))
+        if self._gaps_at:
+            await leave([asyncio.create_task(self._look_for_gaps_at_last())], after=_until(end + LAST))
 
     # The loops.
 
@@ -251,8 +254,13 @@ class Consumer:
         await self._look_for_gaps()
         self._joined.set()
 
+    async def _look_for_gaps_at_last(self) -> None:
+        # Where it fails, the next consumer of the group reports them.
+        with contextlib.suppress(ForebayError):
+            await self._look_for_gaps()
+
     async def _look_for_gaps(self) -> None:
-        """Tell what was trimmed from under the group, before it reads on and nobody can know any more."""
+        """Report what others removed from under the group since the last look."""
         if missed := await self._store.missed(self.reader.stream, self.reader.group):
             self._signals.emit(Missed(self.reader.stream, self.reader.group, missed))
         self._gaps_at = time.monotonic() + GAPS

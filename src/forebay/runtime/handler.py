@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from forebay.callables import completed, discard, is_async, module_of, name_of, refuse_generator, unwrapped
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
+from forebay.runtime.annotations import taken_by
 from forebay.threads import Outcome, Threads
 
 Around = Callable[[Any], AbstractContextManager[None]]
@@ -23,12 +23,12 @@ Around = Callable[[Any], AbstractContextManager[None]]
 class Handler:
     """Calls a function with an event, a payload object, or a list of them.
 
-    `kind` is the class that the payload is decoded as, or `Any` for plain events. With a class the
-    function gets the object, and the event as well if it takes a second argument. A plain function
-    runs in a thread, of which there are as many as the consumer's `concurrency`; when it exceeds its
-    `timeout` it counts as failed, but nothing can stop the thread, and its place is taken until it ends.
-    It does not keep the process from ending. An awaitable that a call returns is awaited on the loop, as
-    a part of the call. `around` makes a context for each call.
+    `kind` is the class that the payload is decoded as, or `Any` for plain events; then the function's
+    annotation may name a class. With a class the function gets the object, and the event as well if it
+    takes a second argument. A plain function runs in a thread, of which there are as many as the consumer's
+    `concurrency`; when it exceeds its `timeout` it counts as failed, but nothing can stop the thread, and its
+    place is taken until it ends. It does not keep the process from ending. An awaitable that a call returns is
+    awaited on the loop, as a part of the call. `around` makes a context for each call.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class Handler:
         threads: int,
         around: Around | None = None,
     ) -> None:
-        self.kind = kind
+        taken = taken_by(function, kind=kind, batch=batch)
+        refuse_generator("handler", function)
+        self.kind = kind = taken.kind
+        self._with_event = taken.with_event
         self._function = function
         self._batch = batch
         self._timeout = timeout
         self._around = around
-        self._with_event = _takes_event(function, kind, batch)
         self._threads = None if is_async(function) else Threads(threads)
         # The plainest case has no wrapper at all: this is the hot path. Its result is the caller's to complete.
         self.call: Callable[[Any], Awaitable[Any]] = (
@@ -135,26 +137,3 @@ def handler_name(function: Callable[..., Any]) -> str:
 def _discard(running: asyncio.Future[Outcome]) -> None:
     if not running.cancelled():
         discard(running.result().returned)
-
-
-def _takes_event(function: Callable[..., Any], kind: Any, batch: bool) -> bool:
-    """Whether the function wants the event beside the object; ConfigurationError if it cannot be called."""
-    what = (
-        ("a list of events" if batch else "the event")
-        if kind is Any
-        else ("a list of objects" if batch else "the object")
-    )
-    if not callable(function):
-        raise ConfigurationError(f"a handler is a function that takes {what}, not {function!r}")
-    refuse_generator("handler", function)
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return False
-    for arguments in ((None, None), (None,)) if kind is not Any else ((None,),):
-        try:
-            signature.bind(*arguments)
-        except TypeError:
-            continue
-        return len(arguments) == 2
-    raise ConfigurationError(f"handler {name_of(function)}{signature} must be callable with one argument, {what}")

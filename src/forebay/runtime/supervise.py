@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from forebay.errors import NotFound, OutcomeUnknown, StoreFull, StoreUnavailable
+from forebay.callables import completed
+from forebay.errors import NotFound, OutcomeUnknown, StoreError, StoreFull, StoreUnavailable
+
+T = TypeVar("T")
+OnOutage = Callable[[StoreError | None], object]
+"""It is called with the error when an outage of the store begins, and with None when it is over."""
 
 PASSING = (StoreUnavailable, OutcomeUnknown, StoreFull)
 """Errors of a store that time may heal."""
@@ -57,6 +63,24 @@ async def repeat(
             delay = backoff.next()
             on_error(error, delay)
             await wait_for(stop, delay)
+
+
+async def outlast(ask: Callable[[], Awaitable[T]], on_outage: OnOutage | None = None) -> T:
+    """Return the answer of a call that only reads. Repeat it over transient errors, for ever."""
+    backoff = Backoff()
+    is_out = False
+    while True:
+        try:
+            answer = await ask()
+        except PASSING as error:
+            if not is_out and on_outage is not None:
+                await completed(on_outage(error))
+            is_out = True
+            await asyncio.sleep(backoff.next())
+        else:
+            if is_out and on_outage is not None:
+                await completed(on_outage(None))
+            return answer
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> bool:

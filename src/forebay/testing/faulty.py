@@ -53,6 +53,7 @@ Move = Literal[
     "redrive",
     "discard",
     "stats",
+    "groups",
     "pending",
     "strays",
     "durability",
@@ -260,6 +261,9 @@ class FaultyStore:
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         return await self._call("stats", lambda: self.store.stats(streams))
+
+    async def groups(self, stream: str) -> list[str]:
+        return await self._call("groups", lambda: self.store.groups(stream))
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         return await self._call("pending", lambda: self.store.pending(stream, group, after=after, limit=limit))

@@ -11,7 +11,6 @@ small: it is dropped and loaded anew, however far an earlier copy came with it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import secrets
 from collections import Counter
@@ -23,7 +22,8 @@ from typing import TypeVar
 import msgspec
 
 from forebay.callables import completed, refuse_generator
-from forebay.errors import NotFound, TransferRefused
+from forebay.errors import NotFound, StoreError, TransferRefused
+from forebay.runtime.supervise import PASSING, Backoff, OnOutage, wait_for
 from forebay.store import START, Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
 from forebay.transfer.marks import PREFIX, Mark, Marks, Place
 from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, place, remembered_of, streams_of
@@ -64,14 +64,15 @@ async def copy(
     origin: str,
     switch: asyncio.Event | None = None,
     progress: Callable[[int, int], object] | None = None,
+    on_outage: OnOutage | None = None,
     dry_run: bool = False,
 ) -> Copied:
     """Copy all streams of `source` into `target`, which is empty or holds an unfinished copy of this very source.
 
     `origin` names the source in the target, and in messages. With `switch`, go on copying new entries until
-    it is set. `progress` hears how many entries are copied, and of how many. With `dry_run` only look at
-    both. Raises `TransferRefused` where the target holds something else, or where the source was changed
-    meanwhile; run again, it goes on.
+    it is set, over outages of both stores, of which `on_outage` hears. `progress` hears how many entries are
+    copied, and of how many. With `dry_run` only look at both. Raises `TransferRefused` where the target holds
+    something else, or where the source was changed meanwhile; run again, it goes on.
     """
     if progress is not None:
         refuse_generator("progress", progress)
@@ -89,7 +90,7 @@ async def copy(
         raise TransferRefused(_OVERTAKEN)
     work = _Copy(source, target, mine, progress)
     if switch is not None:
-        await work.follow(switch)
+        await work.follow(switch, on_outage)
     found = await streams_of(source)
     work.check_source(found)
     await work.copy_entries(found)
@@ -184,20 +185,30 @@ class _Copy:
             lengths = [stats.length for stats in streams]
             await completed(self._progress(sum(numbers), sum(map(max, numbers, lengths))))
 
-    async def follow(self, switch: asyncio.Event) -> None:
-        """Copy entries as they come, until it is set."""
+    async def follow(self, switch: asyncio.Event, on_outage: OnOutage | None) -> None:
+        """Copy entries as they come, until it is set; outages of either store are waited out."""
         clock = asyncio.get_running_loop().time
         streams: list[StreamStats] = []
         look_at = clock()
+        backoff = Backoff()
+        is_out = False
         while not switch.is_set():
-            if clock() >= look_at:
-                streams = await streams_of(self._source)
-                self.check_source(streams)
-                look_at = clock() + NEW_STREAMS
-            await self.copy_entries(streams)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
-                    await switch.wait()
+            error: StoreError | None = None
+            try:
+                if clock() >= look_at:
+                    streams = await streams_of(self._source)
+                    self.check_source(streams)
+                    look_at = clock() + NEW_STREAMS
+                await self.copy_entries(streams)
+                backoff.reset()
+            except PASSING as transient:
+                error = transient
+                # What the target has of this page is in doubt: its own marks say how far it is.
+                self._marks.clear()
+            if is_out != (error is not None) and on_outage is not None:
+                await completed(on_outage(error))
+            is_out = error is not None
+            await wait_for(switch, backoff.next() if is_out else INTERVAL)
 
     async def _begin(self, stream: str) -> None:
         # First this: from now on no other run writes to the stream.

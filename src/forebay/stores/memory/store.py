@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -88,7 +87,7 @@ class MemoryStore:
     def _lock(self) -> threading.Lock:
         """The lock on the state, for moves on the event loop where the store was opened."""
         home = self._home
-        if home is not None and (running_loop() is not home.loop or os.getpid() != home.process):
+        if home is not None and running_loop() is not home.loop:
             home.check()
         return self._state.lock
 
@@ -97,7 +96,10 @@ class MemoryStore:
     async def append(
         self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
     ) -> list[str]:
-        with self._lock:
+        # The hot path: without the detour by way of `_lock`.
+        if (home := self._home) is not None and running_loop() is not home.loop:
+            home.check()
+        with self._state.lock:
             log = self._make(stream)
             now = self._clock()
             if unless_seen is None and since is None:
@@ -365,6 +367,10 @@ class MemoryStore:
             names = self._state.streams.keys() if streams is None else self._state.streams.keys() & set(streams)
             now = self._clock()
             return [stream_stats(name, self._state.streams[name], now) for name in sorted(names)]
+
+    async def groups(self, stream: str) -> list[str]:
+        with self._lock:
+            return sorted(self._find(stream).groups)
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         with self._lock:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from forebay.errors import ConfigurationError, NotFound, StoreDamaged, StoreDenied, StoreError
+from forebay.errors import ConfigurationError, NotFound, OutcomeUnknown, StoreDamaged, StoreError, StoreUnavailable
 from forebay.payload import is_name
 from forebay.store import Durability, GroupStats, StreamStats
 from forebay.stores.redis.client import Client
@@ -65,6 +65,12 @@ async def find_strays(client: Client, namespace: str) -> list[str]:
         for sort, names in (("group", groups), ("note", notes)):
             found += [f"{stream}: another program made the {sort} {_shown(name)}; it is left out" for name in names]
     return found
+
+
+async def find_groups(client: Client, keys: Keys) -> list[str]:
+    """The names of a stream's groups."""
+    names = [_text(name) for name in await _group_names(client, keys)]
+    return sorted(name for name in names if name is not None and is_name(name))
 
 
 async def _group_names(client: Client, keys: Keys) -> list[bytes]:
@@ -193,10 +199,11 @@ _POSITION = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 async def check_eviction(client: Client) -> None:
     """Refuse a master that deletes whole streams when it is full; believe those that do not tell."""
     for node in await client.masters():
+        # One that is away now is not asked; the move that needs it will say so.
         with contextlib.suppress(StoreError):
             limit = await _setting(client, node, "maxmemory")
             policy = await _setting(client, node, "maxmemory-policy")
-            if limit != "0" and policy.startswith("allkeys-"):
+            if limit != "0" and (policy or "").startswith("allkeys-"):
                 raise ConfigurationError(
                     f"{node.name} deletes whole streams when it is full (maxmemory-policy is {policy}): "
                     "set it to noeviction; or say ?allow_eviction=true in the URL, where events may be lost"
@@ -204,7 +211,7 @@ async def check_eviction(client: Client) -> None:
 
 
 async def durability(client: Client) -> Durability:
-    """The worst that any master would do."""
+    """The worst that any master would do; "unknown" where a server does not tell."""
     found = [await _durability_of(client, node) for node in await client.masters()]
     order = ("lost", "at risk", "unknown", "kept")
     return Durability(
@@ -215,18 +222,35 @@ async def durability(client: Client) -> Durability:
     )
 
 
-async def _setting(client: Client, node: Node, name: str) -> str:
-    pair: list[bytes] = await client.ask(node, "CONFIG", "GET", name)
-    return pair[1].decode() if pair else ""
+async def _setting(client: Client, node: Node, name: str) -> str | None:
+    """The value of a server's setting; None if it does not tell: managed servers, users without the right to it."""
+    reply = await _told(client, node, "CONFIG", "GET", name)
+    return reply[1].decode(errors="replace") if isinstance(reply, list) and len(reply) == 2 else None
+
+
+async def _told(client: Client, node: Node, *command: str) -> Any:
+    """The reply of a node; None if it refuses the command."""
+    try:
+        return await client.ask(node, *command)
+    except (StoreUnavailable, OutcomeUnknown):
+        raise
+    except (StoreError, NotFound):
+        return None
 
 
 async def _durability_of(client: Client, node: Node) -> Durability:
+    names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
     try:
-        names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
-        settings = {name: await _setting(client, node, name) for name in names}
-        replication = (await client.ask(node, "INFO", "replication")).decode()
-    except StoreDenied:
-        note = "The user may not read the server's settings (CONFIG GET, INFO); allow both to learn what it keeps."
+        told = {name: await _setting(client, node, name) for name in names}
+        replication = await _told(client, node, "INFO", "replication")
+    except (StoreUnavailable, OutcomeUnknown) as error:
+        return Durability("unknown", "unknown", "unknown", (f"{node.name} cannot be asked now: {error}",))
+    settings = {name: value for name, value in told.items() if value is not None}
+    if len(settings) < len(names):
+        note = (
+            f"{node.name} does not tell its settings (CONFIG GET): a managed server, or a user without the right to "
+            "it. Look them up where the server is managed, or allow CONFIG GET."
+        )
         return Durability("unknown", "unknown", "unknown", (note,))
     notes = []
     client_killed = "kept"
@@ -254,7 +278,9 @@ async def _durability_of(client: Client, node: Node) -> Durability:
         case _:
             store_killed = power_lost = "lost"
             notes.append("Nothing is written to disk (appendonly is no, and no save points). Set appendonly to yes.")
-    if "connected_slaves:0" not in replication:
+    if not isinstance(replication, bytes):
+        notes.append("The server does not tell whether it has replicas (INFO): a failover to one can lose events.")
+    elif b"connected_slaves:0" not in replication:
         notes.append("Replicas follow with a delay: a failover can lose the last moments before it.")
     order = ("lost", "at risk", "kept")
     return Durability(

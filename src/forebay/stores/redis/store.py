@@ -512,6 +512,9 @@ class RedisStore:
         found = [await inspection.stream_stats(self._client, self._keys(name), name, guessed=guessed) for name in names]
         return [stats for stats in found if stats is not None]
 
+    async def groups(self, stream: str) -> list[str]:
+        return await inspection.find_groups(self._client, self._keys(stream))
+
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         keys = self._keys(stream)
         own = keys.group(group)

@@ -36,6 +36,8 @@ class MachineClock:
             self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         except OSError:
             self.boot_id = ""
+        if not hasattr(time, "CLOCK_BOOTTIME") or not hasattr(time, "clock_gettime"):
+            self.boot_id = ""
 
     def now(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) if self.boot_id else time.time()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from forebay.payload import is_name
 from forebay.store import END, DeadLetter, Entry, GroupStats, Pending, StreamStats
 from forebay.stores.sqlite.leases import failure
+from forebay.stores.sqlite.log import UNFINISHED
 from forebay.stores.sqlite.rows import NAME, as_text, select
 from forebay.stores.sqlite.turn import LAST, Turn, parse
 
@@ -54,20 +56,74 @@ def locate(turn: Turn, stream: str, moment: float) -> int:
     return low
 
 
-def trim_limit(turn: Turn, stream: str, *, max_length: int | None, max_age: float | None) -> int:
-    """The last position that a trim is to remove; 0 for none."""
+class Counted(NamedTuple):
+    """What a look has counted: so many `entries` stand behind `mark` and up to `head`, the first of them at `first`."""
+
+    mark: int
+    first: int
+    head: int
+    entries: int
+
+
+def trim_limit(
+    turn: Turn, stream: str, *, max_length: int | None, max_age: float | None, known: Counted | None
+) -> tuple[int, Counted | None]:
+    """The last position that a trim is to remove, 0 for none, and what was counted to find it.
+
+    With what the look before has `known`, it costs as much as was changed since.
+    """
     stream_id = turn.stream(stream)
     if stream_id is None:
-        return 0
-    beyond = None
-    if max_length is not None:
-        beyond = turn.value(
-            "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ?"
-            " ORDER BY seq DESC LIMIT 1 OFFSET ?",
-            (stream_id, max_length),
-        )
+        return 0, None
+    counted = None if max_length is None else _newest(turn, stream_id, max_length, known)
     older = 0 if max_age is None else locate(turn, stream, turn.wall - max_age)
-    return max(beyond or 0, older)
+    return max(counted.mark if counted else 0, older), counted
+
+
+def _newest(turn: Turn, stream_id: int, length: int, known: Counted | None) -> Counted | None:
+    """The newest `length` entries; None where there are surely no more of them."""
+    first, head = _first(turn, stream_id, 0), turn.head(stream_id)
+    # Positions are counted over all streams, so there may be fewer entries than that, and never more.
+    if first is None or head - first < length:
+        return None
+    if known is None or first > known.first:
+        # A trim went further than what was counted: of all that stands behind it nothing is known.
+        known = _count(turn, stream_id, length)
+    else:
+        behind = "SELECT count(*) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+        known = known._replace(head=head, entries=known.entries + turn.value(behind, (stream_id, known.head)))
+    excess = known.entries - length
+    if excess <= 0:
+        return known
+    mark = turn.value(
+        "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+        " ORDER BY seq LIMIT 1 OFFSET ?",
+        (stream_id, known.mark, excess - 1),
+    )
+    return Counted(mark, _first(turn, stream_id, mark) or head + 1, head, length)
+
+
+def _count(turn: Turn, stream_id: int, length: int) -> Counted:
+    """The newest `length` entries, or all where there are fewer."""
+    newest = "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? ORDER BY seq DESC"
+    mark = turn.value(f"{newest} LIMIT 1 OFFSET ?", (stream_id, length))
+    count = length if mark is not None else turn.value(f"SELECT count(*) FROM ({newest})", (stream_id,))
+    return Counted(mark or 0, _first(turn, stream_id, mark or 0) or 0, turn.head(stream_id), count)
+
+
+def _first(turn: Turn, stream_id: int, behind: int) -> int | None:
+    """The first entry behind a position."""
+    first = "SELECT min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+    found: int | None = turn.value(first, (stream_id, behind))
+    return found
+
+
+def begins_unfinished(turn: Turn, stream: str, *, past: Collection[str]) -> bool:
+    """Whether the first entry of a stream is one that a group has not finished, other than those in `past`."""
+    stream_id = turn.stream(stream)
+    first = None if stream_id is None else _first(turn, stream_id, 0)
+    unfinished = f"SELECT 1 {UNFINISHED} AND e.seq = ?"
+    return turn.value(unfinished, (stream_id, json.dumps(list(past)), first)) is not None
 
 
 def handled(turn: Turn, stream: str, group: str, ids: Sequence[str]) -> set[str]:
@@ -121,6 +177,12 @@ _FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 def _readable(text: bytes | None) -> str:
     return (text or b"").decode(errors="replace")
+
+
+def groups(turn: Turn, stream: str) -> list[str]:
+    """The names of a stream's groups."""
+    rows = turn.rows(f"SELECT {NAME} FROM groups WHERE stream_id = ? ORDER BY name", (turn.stream(stream),))
+    return [name for (raw,) in rows if is_name(name := as_text(raw))]
 
 
 def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> list[Pending]:

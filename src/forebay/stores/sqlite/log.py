@@ -115,15 +115,15 @@ def trim(turn: Turn, stream: str, *, until: int, force: bool, past: Collection[s
     dropped = 0
     if not force:
         names = json.dumps(list(past))
-        first = turn.value(f"SELECT min(e.seq) {_UNFINISHED} AND e.seq <= ?", (stream_id, names, last))
+        first = turn.value(f"SELECT min(e.seq) {UNFINISHED} AND e.seq <= ?", (stream_id, names, last))
         last = last if first is None else first - 1
     if force or past:
-        dropped = turn.value(f"SELECT count(*) {_UNFINISHED} AND e.seq <= ?", (stream_id, "[]", last))
+        dropped = turn.value(f"SELECT count(*) {UNFINISHED} AND e.seq <= ?", (stream_id, "[]", last))
     removed = turn.run("DELETE FROM entries WHERE stream_id = ? AND seq <= ?", (stream_id, last))
     return Trimmed(removed, dropped)
 
 
-_UNFINISHED = """
+UNFINISHED = """
     FROM entries e INDEXED BY entries_by_stream
     WHERE e.stream_id = ? AND EXISTS (
         SELECT 1 FROM groups g

@@ -78,6 +78,7 @@ class SQLiteStore:
         self._read_only = read_only
         self._clock = clock or MachineClock()
         self._open: Opened | None = None
+        self._counted: dict[tuple[str, int | None], inspection.Counted | None] = {}
 
     def twin(self) -> SQLiteStore:
         return SQLiteStore(
@@ -168,7 +169,11 @@ class SQLiteStore:
         force: bool = False,
         past: Collection[str] = (),
     ) -> Trimmed:
-        until = await self._look(partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age))
+        place = (stream, max_length)
+        limit = partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age)
+        until, self._counted[place] = await self._look(partial(limit, known=self._counted.get(place)))
+        if not force and await self._look(partial(inspection.begins_unfinished, stream=stream, past=past)):
+            return Trimmed(0, 0)
         removed = dropped = 0
         while until:
             part = await self._move(partial(log.trim, stream=stream, until=until, force=force, past=past))
@@ -262,6 +267,9 @@ class SQLiteStore:
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         return await self._look(partial(inspection.stats, streams=streams))
+
+    async def groups(self, stream: str) -> list[str]:
+        return await self._look(partial(inspection.groups, stream=stream))
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         return await self._look(partial(inspection.pending, stream=stream, group=group, after=after, limit=limit))

@@ -37,6 +37,7 @@ class InspectionContract(Contract):
             await store.append(stream, orders(1))
         for group in ("two", "one"):
             await store.join("a", group)
+        assert [["one", "two"], [], []] == [await store.groups(stream) for stream in ("a", "b", "unknown")]
 
         assert ["a", "b", "c"] == [stats.stream for stats in await store.stats()]
         assert ["a", "c"] == sorted(stats.stream for stats in await store.stats(["c", "nothing_here", "a"]))
