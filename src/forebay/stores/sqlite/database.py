@@ -54,6 +54,7 @@ class Database:
         self._busy_timeout = busy_timeout
         self._any_file_system = any_file_system
         self._read_only = read_only
+        self.epoch = clock.wall() - clock.now()
 
     def create(self) -> Line:
         """Open the file for writing, making it and its tables where there are none yet; or only to read it."""
@@ -128,6 +129,8 @@ class Database:
                 connection.execute("ROLLBACK")
         if self._read_only:
             self._check_readable(version)
+            if _boot_id(connection) == self.clock.boot_id:
+                self._take_epoch(connection)
             return
         mode = self._insist(lambda: connection.pragma("journal_mode", "wal"))
         if mode != "wal":
@@ -136,7 +139,8 @@ class Database:
                 " use a local disk"
             )
         boot_id = self.clock.boot_id
-        if connection.pragma("user_version") == VERSION and _boot_id(connection) == boot_id:
+        is_known = connection.pragma("user_version") == VERSION and _boot_id(connection) == boot_id
+        if is_known and self._take_epoch(connection):
             return
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -145,6 +149,8 @@ class Database:
                 connection.execute(files(__package__).joinpath(f"schema-{version}.sql").read_text("utf-8"))
             if _boot_id(connection) != boot_id:
                 self._begin_anew(connection)
+            elif not self._take_epoch(connection):
+                self._set_epoch(connection)
             connection.execute("COMMIT")
             # The database by itself, without its log, is to say which file it is.
             connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
@@ -170,6 +176,20 @@ class Database:
         delayed = "UPDATE scheduled SET due = ? + at - ? WHERE due < ?"
         connection.execute(delayed, (self.clock.now(), self.clock.wall(), MOMENTS))
         connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('boot_id', ?)", (self.clock.boot_id,))
+        self._set_epoch(connection)
+
+    def _set_epoch(self, connection: apsw.Connection) -> None:
+        """The first process after a start of the machine says which Unix time it is; all others count on from there."""
+        self.epoch = self.clock.wall() - self.clock.now()
+        connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('epoch', ?)", (repr(self.epoch),))
+
+    def _take_epoch(self, connection: apsw.Connection) -> bool:
+        """Go by the epoch in the file; False if there is none yet."""
+        sql = "SELECT CAST(value AS REAL) FROM meta WHERE name = 'epoch'"
+        rows: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
+        if rows:
+            self.epoch = rows[0][0]
+        return bool(rows)
 
     def _check_origin(self, connection: apsw.Connection) -> int:
         """The version of forebay's tables in the file, 0 where it is empty."""

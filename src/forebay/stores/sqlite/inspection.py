@@ -30,13 +30,20 @@ def scan(turn: Turn, stream: str, *, after: str, until: str, limit: int, newest:
         f" ORDER BY e.seq {'DESC' if newest else 'ASC'} LIMIT ?",
         (stream_id, turn.place(after, stream_id), LAST if until == END else parse(until), limit),
     )
-    return [Entry(str(seq), record, appended) for seq, appended, record in (reversed(rows) if newest else rows)]
+    return [
+        Entry(str(seq), record, appended + turn.shift) for seq, appended, record in (reversed(rows) if newest else rows)
+    ]
 
 
 def locate(turn: Turn, stream: str, moment: float) -> int:
-    """The position just before the first entry appended at or after a moment of Unix time.
+    """The position just before the first entry appended at or after a moment of Unix time."""
+    return _locate(turn, stream, moment - turn.shift)
 
-    A search by halves: where the clock was set back while entries came in, it is that far off.
+
+def _locate(turn: Turn, stream: str, moment: float) -> int:
+    """The same for a moment by the file's own time.
+
+    A search by halves: where that went back while entries came in, over a restart of the machine, it is that far off.
     """
     stream_id = turn.stream(stream)
     if stream_id is None:
@@ -76,7 +83,7 @@ def trim_limit(
     if stream_id is None:
         return 0, None
     counted = None if max_length is None else _newest(turn, stream_id, max_length, known)
-    older = 0 if max_age is None else locate(turn, stream, turn.wall - max_age)
+    older = 0 if max_age is None else _locate(turn, stream, turn.time - max_age)
     return max(counted.mark if counted else 0, older), counted
 
 
@@ -133,7 +140,7 @@ def handled(turn: Turn, stream: str, group: str, ids: Sequence[str]) -> set[str]
         return set()
     rows = turn.rows(
         "SELECT id FROM handled WHERE group_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
-        (found.id, turn.wall, json.dumps(list(ids))),
+        (found.id, turn.time, json.dumps(list(ids))),
     )
     return {id for (id,) in rows}
 
@@ -271,5 +278,5 @@ def _group_stats(turn: Turn, stream_id: int, group_id: int, name: str, cursor: i
         "    WHERE p.group_id = :group ORDER BY p.seq LIMIT 1)",
         {"stream": stream_id, "group": group_id, "name": name, "cursor": cursor},
     )
-    age = None if oldest is None else max(turn.wall - oldest, 0.0)
+    age = None if oldest is None else max(turn.time - oldest, 0.0)
     return GroupStats(name, str(cursor), lag, pending, waiting, dead, age, consumers)

@@ -232,12 +232,12 @@ def _finish(turn: Turn, group_id: int, seqs: list[int]) -> int:
 def _remember(turn: Turn, group_id: int, ids: list[str], span: float) -> None:
     turn.run(
         "INSERT OR REPLACE INTO handled (group_id, id, expires) SELECT ?, value, ? FROM json_each(?) WHERE value <> ''",
-        (group_id, turn.wall + span, json.dumps(ids)),
+        (group_id, turn.time + span, json.dumps(ids)),
     )
     turn.run(
         "DELETE FROM handled WHERE (group_id, id) IN"
         " (SELECT group_id, id FROM handled INDEXED BY handled_by_expiry WHERE expires <= ? LIMIT ?)",
-        (turn.wall, FORGOTTEN_AT_ONCE),
+        (turn.time, FORGOTTEN_AT_ONCE),
     )
 
 

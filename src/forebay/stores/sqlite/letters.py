@@ -29,7 +29,7 @@ def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
     count = turn.run(
         f"INSERT INTO entries (appended, stream_id, only_group, checksum, {', '.join(FOREIGN)})"
         f" SELECT ?, stream_id, group_name, checksum, {', '.join(FOREIGN)} {_WITH_A_GROUP} ORDER BY number",
-        (turn.wall, *chosen),
+        (turn.time, *chosen),
     )
     if count:
         turn.news[stream] = turn.connection.last_insert_rowid()

@@ -42,7 +42,7 @@ def append(turn: Turn, moves: Sequence[Append]) -> list[list[str]]:
     """Carry out several appends in their order; return the positions of each."""
     ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys([move.stream for move in moves])}
     rows = [(ids[move.stream], *row) for move in moves for row in move.rows]
-    last = insert(turn.connection, turn.wall, rows)
+    last = insert(turn.connection, turn.time, rows)
     # This transaction is the only writer, so that its positions follow one another.
     before = last - len(rows)
     turn.before = before if turn.before is None else turn.before
@@ -83,14 +83,14 @@ def schedule(
     if unless_seen is not None:
         rows = _fresh(rows, _seen(turn, stream_id, rows))
         _remember(turn, stream_id, dict.fromkeys((row[ID] for row in rows if row[ID]), None), unless_seen)
-    times = (turn.now + (delay or 0.0), turn.wall + (delay or 0.0)) if at is None else (MOMENTS + at, at)
+    times = (turn.now + (delay or 0.0), turn.time + (delay or 0.0)) if at is None else (MOMENTS + at, at)
     turn.connection.executemany(_SCHEDULE, [(stream_id, *times, *row) for row in rows])
 
 
 def launch(turn: Turn, stream: str, stream_id: int) -> None:
     """Append the scheduled events of a stream that are due, in the order of their times."""
     ripe = {"stream": stream_id, "now": turn.now, "wall": turn.wall}
-    count = turn.run(_LAUNCH, {**ripe, "time": turn.wall})
+    count = turn.run(_LAUNCH, {**ripe, "time": turn.time})
     if not count:
         return
     turn.run(f"DELETE FROM scheduled WHERE {IS_RIPE}", ripe)  # noqa: S608  # constants
@@ -148,7 +148,7 @@ def _seen(turn: Turn, stream_id: int, rows: Sequence[Row]) -> dict[str, str]:
     """The position of each remembered id; START for one that is only scheduled."""
     found = turn.rows(
         "SELECT id, seq FROM seen WHERE stream_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
-        (stream_id, turn.wall, _ids(rows)),
+        (stream_id, turn.time, _ids(rows)),
     )
     return {id: START if seq is None else str(seq) for id, seq in found}
 
@@ -165,12 +165,12 @@ def _fresh(rows: Sequence[Row], known: dict[str, str]) -> list[Row]:
 def _remember(turn: Turn, stream_id: int, ids: dict[str, int] | dict[str, None], span: float) -> None:
     turn.connection.executemany(
         "INSERT OR REPLACE INTO seen (stream_id, id, seq, expires) VALUES (?, ?, ?, ?)",
-        [(stream_id, id, seq, turn.wall + span) for id, seq in ids.items()],
+        [(stream_id, id, seq, turn.time + span) for id, seq in ids.items()],
     )
     turn.run(
         "DELETE FROM seen WHERE (stream_id, id) IN"
         " (SELECT stream_id, id FROM seen INDEXED BY seen_by_expiry WHERE expires <= ? LIMIT ?)",
-        (turn.wall, FORGOTTEN_AT_ONCE),
+        (turn.time, FORGOTTEN_AT_ONCE),
     )
 
 

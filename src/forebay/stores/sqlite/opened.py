@@ -63,7 +63,7 @@ class Opened:
             self._line.check()
             connection.execute("BEGIN")
             try:
-                return look(Turn(connection, self._namespace, clock.now(), clock.wall()))
+                return look(Turn(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch))
             except SUSPICIOUS:
                 self._line.check()
                 raise

@@ -4,8 +4,9 @@
 -- Where a row stands is its state: an entry of a group is unread (behind the group's cursor), pending
 -- (a row in `pending` with a consumer), waiting (one without), dead (a copy in `dead`), or done (no row).
 --
--- Times are seconds. `appended`, `at`, `expires` and `failed_at` are Unix time. `leased_at` and `due`
--- count from the start of the machine, whose boot id is in `meta`; but what is scheduled for a moment is due at
+-- Times are seconds. `appended`, `at`, `expires` and `failed_at` are Unix time. That is the file's own: the time since
+-- the start of the machine plus the `epoch` in `meta`, which the first process after that start has set, so that no
+-- other one's wall clock changes it. `leased_at` and `due` count from the start of the machine, whose boot id is in `meta`; but what is scheduled for a moment is due at
 -- 1e12 + `at`, and comes when the machine's wall clock says `at`.
 
 CREATE TABLE meta (

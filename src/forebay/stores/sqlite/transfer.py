@@ -74,13 +74,13 @@ class _Restoring:
         return positions
 
     def _restore_entry(self, entry: Entry) -> str:
-        values = (self._id, entry.appended, *to_fields(entry.record))
+        values = (self._id, entry.appended - self._turn.shift, *to_fields(entry.record))
         self._last = self._insert(_ENTRY, _number(entry.position, self._last), values)
         return str(self._last)
 
     def _restore_scheduled(self, item: Scheduled) -> None:
         if item.at is None:
-            due, at = self._turn.now + item.delay, self._turn.wall + item.delay
+            due, at = self._turn.now + item.delay, self._turn.time + item.delay
         else:
             at = item.at.timestamp()
             due = MOMENTS + at
@@ -117,7 +117,7 @@ class _Restoring:
         self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *history, leased, due))
 
     def _restore_remembered(self, item: Remembered) -> None:
-        expires = self._turn.wall + item.left
+        expires = self._turn.time + item.left
         if item.group is None:
             position = None if item.position is None else parse(item.position)
             self._turn.run(
@@ -181,12 +181,12 @@ def remembered(turn: Turn, stream: str, *, group: str | None, after: str, limit:
     if group is None:
         rows = turn.rows(
             "SELECT id, expires, seq FROM seen WHERE stream_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",
-            (turn.stream(stream), after, turn.wall, limit),
+            (turn.stream(stream), after, turn.time, limit),
         )
     else:
         found = turn.find_group(stream, group)
         rows = turn.rows(
             "SELECT id, expires, NULL FROM handled WHERE group_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",
-            (found and found.id, after, turn.wall, limit),
+            (found and found.id, after, turn.time, limit),
         )
-    return [Remembered(id, expires - turn.wall, None if seq is None else str(seq), group) for id, expires, seq in rows]
+    return [Remembered(id, expires - turn.time, None if seq is None else str(seq), group) for id, expires, seq in rows]

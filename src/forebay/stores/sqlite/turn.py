@@ -26,16 +26,31 @@ class Group(NamedTuple):
 
 @dataclass(slots=True)
 class Turn:
-    """One transaction, or one look without. Both clocks are read once, at its beginning."""
+    """One transaction, or one look without. Both clocks are read once, at its beginning.
+
+    `epoch` is Unix time at the 0 of `now`, as all who use the file took it from the file.
+    """
 
     connection: apsw.Connection
     namespace: str
     now: float
     wall: float
+    epoch: float
     news: dict[str, int] = field(default_factory=dict)
     """The streams whose readers may find something now, with their last positions."""
     before: int | None = None
     """The last position of all before the first one that this turn made."""
+
+    @property
+    def time(self) -> float:
+        """The file's own time: Unix time that no process's wall clock changes while the machine runs."""
+        return self.now + self.epoch
+
+    @property
+    def shift(self) -> float:
+        """What has to be added to the file's own time to show it: the wall clock may have been set since."""
+        shift = self.wall - self.time
+        return shift if abs(shift) > 1.0 else 0.0
 
     def run(self, sql: str, bindings: Sequence[Any] | Mapping[str, Any] = ()) -> int:
         """Run one writing statement; return how many rows it changed."""

@@ -261,7 +261,7 @@ class Writer:
 
     def _turn(self, connection: apsw.Connection) -> Turn:
         clock = self._database.clock
-        return Turn(connection, self._namespace, clock.now(), clock.wall())
+        return Turn(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         # SQLite itself has rolled back after some errors, such as a full disk.
