@@ -155,7 +155,8 @@ class EventBus:
         duration, whatever becomes of the clocks, and `at` is a moment by the store's wall clock.
 
         Raises `InvalidEvent` for a payload that breaks the limits, `StoreError` where surely nothing
-        was stored, and `PublishUnknown` where the answer was lost: publish again with its `id`.
+        was stored, and `PublishUnknown` where the answer was lost: publish again with its `id`. Where it is
+        cancelled, the event may be stored or not: with an `id` of your own, publish again, or ask `get`.
         """
         stream, payload = (type_name(event), data) if type(event) is str else self._type_and_payload(event, data)
         headers = with_cause(headers)

@@ -194,8 +194,11 @@ class Signals:
 
     async def drain(self) -> None:
         """Wait for what listeners still do, at most `DRAIN_SECONDS`."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
+        loop = asyncio.get_running_loop()
+        # The others are of a loop that was closed before they were done.
+        running = {task for task in self._running if task.get_loop() is loop}
+        if running:
+            _, late = await asyncio.wait(running, timeout=DRAIN_SECONDS)
             for task in late:
                 task.cancel()
 

@@ -506,7 +506,11 @@ class Transfer(Protocol):
 
 
 class Store(Log, Leases, DeadLetters, Inspection, Notes, Transfer, Protocol):
-    """All of it. Used by one event loop, inside `async with`."""
+    """All of it. Used by one event loop, inside `async with`.
+
+    A call on another loop, in another thread or in a fork of the process raises `ConfigurationError` before anything is
+    done. One that was closed may be opened again, on any loop.
+    """
 
     def twin(self) -> Store:
         """Another, unopened store on the same state, for use on another event loop."""

@@ -392,6 +392,8 @@ class MemoryStore:
         return []
 
     async def durability(self) -> Durability:
+        if self._home is not None:
+            self._home.check()
         note = "Events are kept in this process's memory and end with it. Use sqlite:/// or redis:// to keep them."
         return Durability(client_killed="lost", store_killed="lost", power_lost="lost", notes=(note,))
 

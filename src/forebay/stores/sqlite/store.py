@@ -278,6 +278,7 @@ class SQLiteStore:
         return await self._look(inspection.strays)
 
     async def durability(self) -> Durability:
+        self._opened()
         if self._synchronous == "full":
             note = "every commit is flushed to the disk (synchronous=full) before it is acknowledged"
             return Durability("kept", "kept", "kept", (note,))

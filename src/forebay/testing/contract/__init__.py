@@ -18,6 +18,7 @@ the import makes their failures tell more. Nothing in them sleeps; what takes ti
 from __future__ import annotations
 
 from forebay.testing.contract.base import Fields, Plant
+from forebay.testing.contract.home import HomeContract
 from forebay.testing.contract.inspection import InspectionContract
 from forebay.testing.contract.leases import LeasesContract
 from forebay.testing.contract.letters import DeadLettersContract
@@ -41,5 +42,6 @@ class StoreContract(
     NotesContract,
     TextsContract,
     TransferContract,
+    HomeContract,
 ):
     """Every promise of the `Store` protocol."""
