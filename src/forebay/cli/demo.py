@@ -107,11 +107,13 @@ class _Shown:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._progress.console.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._progress.stop()
+        if self._progress.console.is_terminal:
+            self._progress.stop()
 
     def step(self, text: str) -> None:
         self._progress.console.print(Text.assemble(("•", "green"), " ", printable(text)))

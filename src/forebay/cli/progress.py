@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -20,6 +21,16 @@ class Report(Protocol):
 @contextmanager
 def progress(task: str, *, total: int | None = None, stopped: Callable[[int], str]) -> Iterator[Report]:
     """A bar behind the verb `task`, if stderr is a terminal; broken off, it prints how far it came: `stopped`."""
+    with stoppable(stopped) as note:
+        if sys.stderr.isatty():
+            with _bar(task, total, note) as report:
+                yield report
+        else:
+            yield note
+
+
+@contextmanager
+def _bar(task: str, total: int | None, note: Report) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -28,12 +39,8 @@ def progress(task: str, *, total: int | None = None, stopped: Callable[[int], st
         def render(self, task: Task) -> Text:
             return Text(f"{task.completed:,.0f}/{'?' if task.total is None else f'{task.total:,.0f}'}")
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeRemainingColumn())
-    with (
-        stoppable(stopped) as note,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-    ):
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         drawn = bar.add_task(task, total=total)
 
         def report(done: int, total: int | None = None, /) -> None:
