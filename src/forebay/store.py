@@ -233,7 +233,7 @@ class Log(Protocol):
         that many seconds before is not appended again: the earlier position is returned in its
         place. The id is remembered for that long from now. `since` widens the search to the entries
         behind that position, however they were appended.
-        Raises `OutcomeUnknown`, with `since`, where the answer was lost.
+        Raises `OutcomeUnknown`, with a `since` for this very store, where the answer was lost.
         """
         ...
 
