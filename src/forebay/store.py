@@ -316,8 +316,9 @@ class Leases(Protocol):
         ...
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
-        """Lease unread entries, in order; wait up to `wait` seconds for the first.
+        """Lease unread entries, in order, at most `limit`; wait up to `wait` seconds for the first.
 
+        A store may return fewer where they are large, so that a read takes no more memory than some tens of MiB.
         Never cancel it: a cancelled read may leave leases that nobody knows of. Raises `NotFound`
         where the group does not exist. Entries meant for another group are passed over.
         """

@@ -29,6 +29,7 @@ from forebay.runtime.intake import Intake, Lane
 from forebay.runtime.lease import LeaseKeeper
 from forebay.runtime.options import READ_AHEAD, Options
 from forebay.runtime.settle import Settler
+from forebay.runtime.sizes import AT_ONCE, Sizes
 from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
 from forebay.runtime.together import leave
@@ -109,6 +110,8 @@ class Consumer:
         self._largest = options.prefetch or READ_AHEAD // batch * batch or READ_AHEAD
         self._smallest = min(self._hands, self._largest) if options.prefetch is None else options.prefetch
         self._window = self._smallest
+        self._at_once = max(AT_ONCE, batch)
+        self._sizes = Sizes()
         self._read_at = 0.0
         # What was in hand after the last read, what was finished since `_measured_at`: the speed of the handlers.
         self._load = 0
@@ -282,21 +285,23 @@ class Consumer:
         return found[0].position if found else START
 
     async def _read(self) -> None:
-        part = -(-self._window // PARTS)
+        window = self._sizes.most(self._window, least=self._options.concurrency)
+        part = min(-(-window // PARTS), self._at_once)
         load = len(self.held) + self._settler.unacked
-        room = self._window - load
+        room = window - load
         least = part if time.monotonic() < self._read_at + SOON else 1
         if room < least or self._workers.all_hang:
             self._room.clear()
             await wait_for(self._room, SOON if room > 0 else self._wait)
             self.last_read = time.monotonic()
             return
-        limit = min(room, max(part, self._hands))
+        limit = min(room, max(part, self._hands), self._at_once)
         asked = uptime()
         deliveries = await self._lease(self._store.read(self.reader, limit=limit, wait=self._wait))
         self.last_read = time.monotonic()
         self._empty = not deliveries
         if deliveries:
+            self._sizes.seen(deliveries)
             self._forget_finished_reads()
             self._reads.append((self._position, [delivery.position for delivery in deliveries]))
             self._position = deliveries[-1].position
@@ -338,11 +343,15 @@ class Consumer:
     async def _claim(self) -> None:
         if self._intake.is_shaken:
             await self._give_back()
-        room = 0 if self._workers.all_hang else self._window - len(self.held)
+        window = self._sizes.most(self._window, least=self._options.concurrency)
+        room = 0 if self._workers.all_hang else window - len(self.held)
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
             asked = uptime()
-            await self._take(await self._lease(self._store.due(self.reader, limit=room)), asked)
+            due = await self._lease(self._store.due(self.reader, limit=min(room, self._at_once)))
+            if due:
+                self._sizes.seen(due)
+            await self._take(due, asked)
         may_claim = self._suspects.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
         if may_claim and not self._stop.is_set():
             asked = uptime()
