@@ -34,7 +34,7 @@ from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
 from forebay.runtime.together import leave
 from forebay.runtime.workers import Workers
-from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Signals
+from forebay.signals import Joined, LeaseLost, LoopFailed, LoopRecovered, Missed, Recovered, Signals
 from forebay.store import END, START, Delivery, Leases, Log, Reader
 from forebay.uptime import uptime
 
@@ -111,7 +111,7 @@ class Consumer:
         self._smallest = min(self._hands, self._largest) if options.prefetch is None else options.prefetch
         self._window = self._smallest
         self._at_once = max(AT_ONCE, batch)
-        self._sizes = Sizes()
+        self._sizes = Sizes(batch=batch)
         self._read_at = 0.0
         # What was in hand after the last read, what was finished since `_measured_at`: the speed of the handlers.
         self._load = 0
@@ -247,7 +247,10 @@ class Consumer:
         def failed(error: BaseException, delay: float) -> None:
             self._signals.emit(LoopFailed(name, self.reader.stream, self.reader.group, error, delay))
 
-        await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed)
+        def recovered() -> None:
+            self._signals.emit(LoopRecovered(name, self.reader.stream, self.reader.group))
+
+        await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed, on_recovery=recovered)
 
     async def _join(self) -> None:
         end = await self._last_until(END) if self._start == END else None

@@ -21,10 +21,14 @@ SAMPLED = 4
 
 
 class Sizes:
-    """The mean size of the latest events: it rises at once, and falls by a tenth with each read."""
+    """The mean size of the latest events: it rises at once, and falls by a tenth with each read.
 
-    def __init__(self) -> None:
+    Until a size is known, a `batch` is read, or UNKNOWN events where those are more.
+    """
+
+    def __init__(self, *, batch: int = 1) -> None:
         self._mean = 0.0
+        self._first = max(UNKNOWN, batch)
 
     def seen(self, deliveries: Sequence[Delivery]) -> None:
         """Measure these events."""
@@ -33,7 +37,7 @@ class Sizes:
 
     def most(self, wanted: int, *, least: int) -> int:
         """As many of the `wanted` events as fit into READ_AHEAD_BYTES, but `least` at any rate."""
-        fit = int(READ_AHEAD_BYTES // self._mean) if self._mean else UNKNOWN
+        fit = int(READ_AHEAD_BYTES // self._mean) if self._mean else self._first
         return min(wanted, max(least, fit))
 
 

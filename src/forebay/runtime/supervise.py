@@ -43,12 +43,14 @@ async def repeat(
     before: Callable[[], Awaitable[object]],
     heal: Callable[[], Awaitable[None]],
     on_error: Callable[[BaseException, float], None],
+    on_recovery: Callable[[], None],
 ) -> None:
     """Take turns until `stop`, after `before` has succeeded once.
 
     After `NotFound` the group is healed first; passing errors are waited out.
     """
     backoff = Backoff()
+    failing = False
     first: Callable[[], Awaitable[object]] | None = before
     while not stop.is_set():
         try:
@@ -56,10 +58,14 @@ async def repeat(
                 await first()
                 first = None
             await turn()
-            backoff.reset()
+            if failing:
+                failing = False
+                backoff.reset()
+                on_recovery()
         except (NotFound, *PASSING) as error:
             if isinstance(error, NotFound):
                 first = heal
+            failing = True
             delay = backoff.next()
             on_error(error, delay)
             await wait_for(stop, delay)
