@@ -389,9 +389,9 @@ class EventBus:
     def stop(self) -> None:
         """Let every `run` and `consume_events` of this bus end in its orderly way.
 
-        Those too that were called and have not begun yet.
+        Those too that were called and have not begun yet. May be called from any thread, and from a signal handler.
         """
-        self._engine.runs.stop()
+        self._engine.stop()
 
     @property
     def last_read(self) -> float | None:

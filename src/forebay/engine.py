@@ -110,6 +110,18 @@ class Engine:
         if not session.task.cancelled() and (error := session.task.exception()) is not None:
             raise error
 
+    def stop(self) -> None:
+        """Let every run end in its orderly way. From any thread."""
+        session = self.session
+        stop = self.runs.stop
+        if session is None or session.is_over or session.home.is_here:
+            stop()
+            # A signal handler does not end the wait of a loop that has nothing else to do.
+            stop = _nothing
+        if session is not None and not session.is_over and not session.home.forked():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and so its runs have ended
+                session.home.loop.call_soon_threadsafe(stop)
+
     def _take(self, *, is_asked: bool) -> Session:
         """The session of the running loop, a new one where the bus is closed."""
         with self._gate:
@@ -130,6 +142,10 @@ class Engine:
             session.forget()
             session = self.session = None
         return None if session is None or session.is_over else session
+
+
+def _nothing() -> None:
+    pass
 
 
 class Session:

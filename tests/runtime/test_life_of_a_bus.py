@@ -340,6 +340,27 @@ def test_a_fork_is_refused_on_the_loop_that_it_inherited(closed: EventBus) -> No
         runner.run(closed.close())
 
 
+async def test_a_run_is_stopped_from_another_thread(open_bus: EventBus) -> None:
+    open_bus.on("t", group="g")(_ignore)
+    run = asyncio.create_task(open_bus.run(handle_signals=False))
+    await eventually(lambda: open_bus.last_read is not None)
+
+    await asyncio.to_thread(open_bus.stop)
+
+    await asyncio.wait_for(run, 5)
+
+
+async def test_a_run_that_is_called_after_a_stop_goes_on(open_bus: EventBus) -> None:
+    open_bus.on("t", group="g")(_ignore)
+    open_bus.stop()
+    run = asyncio.create_task(open_bus.run(handle_signals=False))
+    await eventually(lambda: open_bus.last_read is not None)
+
+    assert not run.done()
+    open_bus.stop()
+    await asyncio.wait_for(run, 5)
+
+
 # It is closed.
 
 
