@@ -97,7 +97,7 @@ async def history(
             return
         after = last
     if follow:
-        after = await _last_until(log, stream, after)
+        after = await ask(partial(_last_until, log, stream, after))
     passed = deque([(after, "")], maxlen=PASSED)
     clock = asyncio.get_running_loop().time
     checked_at = clock()
@@ -113,7 +113,7 @@ async def history(
                 return
             await asyncio.sleep(FOLLOW)
             if clock() - checked_at >= CHECK_SECONDS:
-                after = await _standing(log, stream, passed)
+                after = await ask(partial(_standing, log, stream, passed))
                 checked_at = clock()
 
 
