@@ -15,11 +15,14 @@ from tests.stores.redis_servers import Server, binaries
 SECRET = "hunter2xyz"
 
 AGENT = """
+from forebay import Event
 from forebay.agents import BaseAgent, handles
 
 class Billing(BaseAgent):
+    name = "billing"
+
     @handles("order_placed")
-    async def bill(self, event): ...
+    async def bill(self, event: Event) -> None: ...
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from forebay import Event, EventBus, StoreDenied, StoreError, StoreFull, StoreUnavailable
+from forebay import Event, EventBus, StoreDenied, StoreError, StoreFull, StoreUnavailable, replay
 from forebay.errors import ConfigurationError, OutcomeUnknown
 from forebay.event import to_record
 from forebay.signals import LoopFailed
@@ -82,6 +82,22 @@ async def test_a_follower_waits_out_each_transient_error_and_says_so_once(error:
 
     assert [1, 2] == seen
     assert [("follow", "t", error)] * 2 == [(each.loop, each.stream, each.error) for each in failures]
+
+
+async def test_a_follower_waits_out_an_outage_in_whatever_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(replay, "FOLLOW", 0.001)
+    store = FaultyStore(MemoryStore())
+    outages: list[StoreError | None] = []
+    async with EventBus(store) as bus, following(bus, start="latest", on_outage=outages.append) as seen:
+        for number in range(12):
+            # Each look for new events is followed by one for what was passed: every second outage meets the other.
+            store.fail_before("scan")
+            await eventually(lambda number=number: len(outages) >= 2 * number + 2)
+            await bus.publish("t", "s", number)
+            await eventually(lambda number=number: number in seen)
+
+    assert list(range(12)) == seen
 
 
 async def test_any_other_error_ends_a_follower_and_whoever_reads_once_hears_of_each() -> None:
