@@ -692,9 +692,8 @@ async def test_a_sign_of_life_with_a_strange_time_does_no_harm(timestamp: str) -
         record = to_record("agent_heartbeat", source="a", data=beat)
         await bus.store.append("agent_heartbeat", [msgspec.structs.replace(record, timestamp=timestamp)])
 
-        assert {"yesterday": [], "2024-01-31T12:00:00": ["silent"]}[timestamp] == [
-            status.status for status in await roster(bus)
-        ]
+        # How old it is says the store.
+        assert ["started"] == [status.status for status in await roster(bus)]
 
 
 async def _started(bus: EventBus, *names: str) -> bool:
