@@ -79,7 +79,11 @@ class Engine:
         self.signals = signals
         self.limits = limits
         self.runs = Runs()
-        self.keeper = LeaseKeeper(store.twin, lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)))
+        self.keeper = LeaseKeeper(
+            store.twin,
+            lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)),
+            on_blocked=signals.emit,
+        )
         self.caretaker = Caretaker(store, signals, self.runs.served)
         self.session: Session | None = None
         self._gate = threading.Lock()

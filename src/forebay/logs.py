@@ -222,11 +222,13 @@ def _joined(signal: Joined) -> None:
 
 def _loop_blocked(signal: LoopBlocked) -> None:
     then = "its leases are renewed no more, so that others take its events over" if signal.yielding else "it still does"
+    if signal.handler:
+        who = f"{signal.stream} for {signal.group}: {signal.handler}, with event {_short(signal.event_id)},"
+    else:
+        who = "code outside of any handler"
     logger.warning(
-        "%s for %s: %s has blocked the event loop for %.1f s with event %s; %s%s",
-        signal.stream, signal.group, signal.handler, signal.seconds, _short(signal.event_id), then,
-        _Below(signal.traceback),
-    )  # fmt: skip
+        "%s has blocked the event loop for %.1f s; %s%s", who, signal.seconds, then, _Below(signal.traceback)
+    )
 
 
 def _stream_trimmed(signal: StreamTrimmed) -> None:

@@ -150,6 +150,11 @@ class Consumer:
         """What is leased and not yet handled, by position."""
         return self._intake.held
 
+    def blocking(self, task: object) -> tuple[str, Delivery] | None:
+        """The handler that this task runs, and the first event that it was given. From any thread."""
+        begun = self._workers.begun_by(task)
+        return (self._handler.name, begun[0]) if begun else None
+
     @property
     def leased(self) -> dict[str, Delivery]:
         """What is leased, by position; also what is handled while the store does not take the acks.
