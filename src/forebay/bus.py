@@ -27,11 +27,11 @@ from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
-from forebay.replay import FOLLOW, Place, find, history, replay
+from forebay.replay import Place, find, history, replay
 from forebay.retention import Retention, enforce, rule_of, set_rule
 from forebay.runtime import Options, Runnable, handler_name
 from forebay.runtime.supervise import PASSING, OnOutage
-from forebay.signals import LoopFailed, Published, Signals
+from forebay.signals import LoopFailed, LoopRecovered, Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
 from forebay.urls import check_redis_url, default_url, mask, open_store
@@ -429,17 +429,20 @@ class EventBus:
 
         From `start` to `end` (fixed when the reading begins); with `newest`, the last so many of them.
         With `follow` it then waits for each new one, for ever, and over outages of the store: `on_outage` is
-        called with the error when one begins, and with None when it is over; without it, the beginning is a
-        `LoopFailed` signal. Copies meant for one group (redriven, replayed) are left out. What cannot be read
-        as an event comes as a `MalformedEntry`.
+        called with the error when one begins, and with None when it is over; without it, there are the signals
+        `LoopFailed` and `LoopRecovered`. Copies meant for one group (redriven, replayed) are left out. What
+        cannot be read as an event comes as a `MalformedEntry`.
         """
         kind, stream = kind_of(event), type_name(event)
         if on_outage is not None:
             refuse_generator("on_outage", on_outage)
 
+        def failed(error: StoreError, delay: float) -> None:
+            self.signals.emit(LoopFailed("follow", stream, "*", error, delay))
+
         def outage(error: StoreError | None) -> None:
-            if error is not None:
-                self.signals.emit(LoopFailed("follow", stream, "*", error, FOLLOW))
+            if error is None:
+                self.signals.emit(LoopRecovered("follow", stream, "*"))
 
         async for entry in history(
             await self.ready(),
@@ -449,6 +452,7 @@ class EventBus:
             newest=newest,
             follow=follow,
             on_outage=on_outage or outage,
+            on_failure=None if on_outage else failed,
         ):
             try:
                 yield to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)

@@ -139,7 +139,7 @@ class _Lines:
                                 describe(signal.error))  # fmt: skip
             logger.log(level, "%s %s loop failed: %s%s", *arguments)
         elif self._outage.failed(
-            (signal.loop, signal.stream, signal.group), signal.delay, tells=signal.loop in _HEALING
+            (signal.loop, signal.stream, signal.group), signal.delay, tells=signal.loop in _TELLING
         ):
             logger.warning("%s %s loop failed: %s%s; until it works all loops try on, told at DEBUG", *arguments)
         else:
@@ -186,7 +186,9 @@ _OUTAGE = (StoreUnavailable, OutcomeUnknown, StoreFull)
 
 
 _HEALING = ("read", "claim")
-"""Loops that make a lost group again, and tell that (`Joined`), and when they work again (`LoopRecovered`)."""
+"""Loops that make a lost group again, and tell that (`Joined`)."""
+_TELLING = (*_HEALING, "follow")
+"""Loops that tell when they work again (`LoopRecovered`)."""
 
 
 def _when(delay: float) -> str:
