@@ -169,6 +169,7 @@ class Session:
         self._runs, self._keeper = engine.runs, engine.keeper
         self._signals, self._caretaker = engine.signals, engine.caretaker
         self.task = self.home.loop.create_task(self._live(engine.store), name="forebay-bus")
+        self.task.add_done_callback(self._ended)
 
     async def opened(self) -> bool:
         """Wait until the bus can be used; False where it is being closed. Raises what the opening raised."""
@@ -202,23 +203,26 @@ class Session:
             await store.__aenter__()
         except BaseException as error:
             self.is_over = True
-            if isinstance(error, Exception):
-                self._opened.set_exception(error)
-                self._opened.exception()  # whoever asked may wait no more
-                return
-            self._opened.set_result(False)
-            raise
+            if not isinstance(error, Exception):
+                raise
+            self._opened.set_exception(error)
+            self._opened.exception()  # whoever asked may wait no more
+            return
         self.loop = self.home.loop
         self._opened.set_result(True)
         caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
         with contextlib.suppress(asyncio.CancelledError):
             await self.closing.wait()
-        try:
-            await finish(self._shut(store, caring))
-        finally:
-            self.is_over = True
+        await finish(self._shut(store, caring))
         if not self.closing.is_set():
             warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        """The task is done; or it was cancelled before it began."""
+        self.is_over = True
+        self.loop = None
+        if not self._opened.done():
+            self._opened.set_result(False)
 
     async def _shut(self, store: Store, caring: asyncio.Task[None]) -> None:
         try:

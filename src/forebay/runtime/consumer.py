@@ -237,12 +237,16 @@ class Consumer:
         # A handler that goes on, though it was cancelled, keeps its events until their leases run out.
         for delivery in self._workers.unended():
             self._intake.forget(delivery)
-        await leave([asyncio.create_task(self._settler.release(list(self.held.values())))], after=_until(end + LAST))
+        rest = asyncio.create_task(self._settler.release(list(self.held.values())))
+        await leave([rest], after=_until(end + LAST))
         self._settler.close()
         # Acks that the store does not take by now lapse with their leases: handled again, not lost.
         await leave([giving_back, acks, *workers, *loops], after=_until(end + LAST))
         if self._gaps_at:
             await leave([asyncio.create_task(self._look_for_gaps_at_last())], after=_until(end + LAST))
+        for task in (giving_back, rest):
+            if task.done() and not task.cancelled():
+                task.result()
 
     # The loops.
 
