@@ -73,7 +73,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             near = difflib.get_close_matches(unknown[0], cls.__struct_fields__, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.__struct_fields__)}"
             raise ConfigurationError(f"unknown option {unknown[0]!r}; {hint}")
-        return cls(**options)
+        return cls(**{name: value for name, value in options.items() if name != "retry" or value is not None})
 
     def given(self) -> dict[str, Any]:
         """The options by their names, as `parse` takes them."""
