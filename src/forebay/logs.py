@@ -115,7 +115,8 @@ def _lease_lost(signal: LeaseLost) -> None:
 
 
 def _late_ack(signal: LateAck) -> None:
-    logger.info("%s for %s: %d acks came late", signal.stream, signal.group, signal.count)
+    acks = "1 ack" if signal.count == 1 else f"{signal.count} acks"
+    logger.info("%s for %s: %s came after the lease had run out", signal.stream, signal.group, acks)
 
 
 def _joined(signal: Joined) -> None:
@@ -133,8 +134,8 @@ def _joined(signal: Joined) -> None:
 
 def _loop_failed(signal: LoopFailed) -> None:
     logger.warning(
-        "%s loop of %s for %s: %s; again in %.1f s",
-        signal.loop, signal.stream, signal.group, describe(signal.error), signal.delay,
+        "%s loop of %s%s: %s; again in %.1f s",
+        signal.loop, signal.stream, "" if signal.group == "*" else f" for {signal.group}", describe(signal.error), signal.delay,
     )  # fmt: skip
 
 
