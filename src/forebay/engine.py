@@ -79,7 +79,11 @@ class Engine:
         self.signals = signals
         self.limits = limits
         self.runs = Runs()
-        self.keeper = LeaseKeeper(store.twin, lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)))
+        self.keeper = LeaseKeeper(
+            store.twin,
+            lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)),
+            on_blocked=signals.emit,
+        )
         self.caretaker = Caretaker(store, signals, self.runs.served)
         self.session: Session | None = None
         self._gate = threading.Lock()
@@ -110,6 +114,18 @@ class Engine:
         if not session.task.cancelled() and (error := session.task.exception()) is not None:
             raise error
 
+    def stop(self) -> None:
+        """Let every run end in its orderly way. From any thread."""
+        session = self.session
+        stop = self.runs.stop
+        if session is None or session.is_over or session.home.is_here:
+            stop()
+            # A signal handler does not end the wait of a loop that has nothing else to do.
+            stop = _nothing
+        if session is not None and not session.is_over and not session.home.forked():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and so its runs have ended
+                session.home.loop.call_soon_threadsafe(stop)
+
     def _take(self, *, is_asked: bool) -> Session:
         """The session of the running loop, a new one where the bus is closed."""
         with self._gate:
@@ -132,6 +148,10 @@ class Engine:
         return None if session is None or session.is_over else session
 
 
+def _nothing() -> None:
+    pass
+
+
 class Session:
     """The time in which a bus is open. Its task opens the store, and closes it: also where it is cancelled.
 
@@ -149,6 +169,7 @@ class Session:
         self._runs, self._keeper = engine.runs, engine.keeper
         self._signals, self._caretaker = engine.signals, engine.caretaker
         self.task = self.home.loop.create_task(self._live(engine.store), name="forebay-bus")
+        self.task.add_done_callback(self._ended)
 
     async def opened(self) -> bool:
         """Wait until the bus can be used; False where it is being closed. Raises what the opening raised."""
@@ -182,23 +203,26 @@ class Session:
             await store.__aenter__()
         except BaseException as error:
             self.is_over = True
-            if isinstance(error, Exception):
-                self._opened.set_exception(error)
-                self._opened.exception()  # whoever asked may wait no more
-                return
-            self._opened.set_result(False)
-            raise
+            if not isinstance(error, Exception):
+                raise
+            self._opened.set_exception(error)
+            self._opened.exception()  # whoever asked may wait no more
+            return
         self.loop = self.home.loop
         self._opened.set_result(True)
         caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
         with contextlib.suppress(asyncio.CancelledError):
             await self.closing.wait()
-        try:
-            await finish(self._shut(store, caring))
-        finally:
-            self.is_over = True
+        await finish(self._shut(store, caring))
         if not self.closing.is_set():
             warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        """The task is done; or it was cancelled before it began."""
+        self.is_over = True
+        self.loop = None
+        if not self._opened.done():
+            self._opened.set_result(False)
 
     async def _shut(self, store: Store, caring: asyncio.Task[None]) -> None:
         try:

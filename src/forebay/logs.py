@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from forebay.errors import NotFound, OutcomeUnknown, StoreFull, StoreUnavailable
 from forebay.event import Foreign
 from forebay.policy import last_frames
 from forebay.printable import printable
@@ -20,7 +21,9 @@ from forebay.signals import (
     Joined,
     LateAck,
     LeaseLost,
+    LoopBlocked,
     LoopFailed,
+    LoopRecovered,
     Missed,
     Recovered,
     Retried,
@@ -29,6 +32,7 @@ from forebay.signals import (
     Vanished,
 )
 from forebay.store import Delivery
+from forebay.storms import INTERVAL, Outage, Storm
 
 logger = logging.getLogger("forebay")
 
@@ -67,38 +71,131 @@ logger.addFilter(_escape)
 
 
 def log(signals: Signals) -> None:
-    """Write the rarer signals to the log; nothing per event that goes well."""
-    signals.listen(_retried, Retried)
-    signals.listen(_dead_lettered, DeadLettered)
-    signals.listen(_recovered, Recovered)
-    signals.listen(_vanished, Vanished)
+    """Write the rarer signals to the log; nothing per event that goes well.
+
+    The first loop of a bus that meets a store which does not work is told of at WARNING, and so is the end of
+    the outage; all other failures between them are told at DEBUG. Lines about single events of a group are
+    written in full ten times in ten seconds, then counted.
+    """
+    lines = _Lines()
+    signals.listen(lines.retried, Retried)
+    signals.listen(lines.dead_lettered, DeadLettered)
+    signals.listen(lines.recovered, Recovered)
+    signals.listen(lines.vanished, Vanished)
+    signals.listen(lines.lease_lost, LeaseLost)
+    signals.listen(lines.loop_failed, LoopFailed)
+    signals.listen(lines.loop_recovered, LoopRecovered)
+    signals.listen(lines.agent_failed, AgentFailed)
     signals.listen(_missed, Missed)
-    signals.listen(_lease_lost, LeaseLost)
     signals.listen(_late_ack, LateAck)
-    signals.listen(_joined, Joined)
-    signals.listen(_loop_failed, LoopFailed)
+    signals.listen(lines.joined, Joined)
+    signals.listen(_loop_blocked, LoopBlocked)
     signals.listen(_stream_trimmed, StreamTrimmed)
     signals.listen(_group_gone, GroupGone)
-    signals.listen(_agent_failed, AgentFailed)
     signals.listen(_agent_changed, AgentChanged)
 
 
-def _retried(signal: Retried) -> None:
-    logger.warning("%s failed: %s; again in %.1f s", _name(signal.delivery), describe(signal.error), signal.delay)
-    if logger.isEnabledFor(logging.DEBUG) and (traceback := last_frames(signal.error)):
-        logger.debug("%s failed at%s", _name(signal.delivery), _Below(traceback))
+class _Lines:
+    """The lines that one bus may write very often."""
+
+    def __init__(self) -> None:
+        self._outage = Outage()
+        self._storms: dict[tuple[str, ...], Storm] = {}
+
+    def retried(self, signal: Retried) -> None:
+        what = describe(signal.error)
+        level = self._level(logging.WARNING, "failed tries", signal.delivery, what)
+        logger.log(level, "%s failed: %s; again %s", _name(signal.delivery), what, _when(signal.delay))
+        if logger.isEnabledFor(logging.DEBUG) and (traceback := last_frames(signal.error)):
+            logger.debug("%s failed at%s", _name(signal.delivery), _Below(traceback))
+
+    def dead_lettered(self, signal: DeadLettered) -> None:
+        level = self._level(logging.ERROR, "dead letters", signal.delivery, signal.reason)
+        below = _Below(signal.traceback)
+        logger.log(level, "%s is a dead letter: %s%s", _name(signal.delivery), signal.reason, below)
+
+    def recovered(self, signal: Recovered) -> None:
+        level = self._level(logging.INFO, "events taken over", signal.delivery, "")
+        logger.log(level, "%s was taken over, its lease had run out", _name(signal.delivery))
+
+    def vanished(self, signal: Vanished) -> None:
+        level = self._level(logging.WARNING, "events gone from the stream", signal.delivery, "")
+        name = _name(signal.delivery)
+        logger.log(level, "%s is no longer in its stream: trimmed or deleted before it was handled", name)
+
+    def lease_lost(self, signal: LeaseLost) -> None:
+        level = self._level(logging.WARNING, "leases lost", signal.delivery, "")
+        logger.log(level, "%s is no longer ours: its lease ran out", _name(signal.delivery))
+
+    def loop_failed(self, signal: LoopFailed) -> None:
+        where = "the" if signal.stream == "*" else f"{signal.stream} for {signal.group}: the"
+        again = f"; again {_when(signal.delay)}" if signal.delay else ""
+        arguments = (where, signal.loop, describe(signal.error), again)
+        if isinstance(signal.error, NotFound) and signal.loop in _HEALING:
+            logger.debug("%s %s loop failed: %s%s", *arguments)
+        elif not isinstance(signal.error, _OUTAGE):
+            key = (signal.loop, signal.stream, signal.group)
+            level = self._storm(logging.WARNING, key, f"{signal.stream} for {signal.group}", "failures of this loop",
+                                describe(signal.error))  # fmt: skip
+            logger.log(level, "%s %s loop failed: %s%s", *arguments)
+        elif self._outage.failed(
+            (signal.loop, signal.stream, signal.group), signal.delay, tells=signal.loop in _TELLING
+        ):
+            logger.warning("%s %s loop failed: %s%s; until it works all loops try on, told at DEBUG", *arguments)
+        else:
+            logger.debug("%s %s loop failed: %s%s", *arguments)
+
+    def loop_recovered(self, signal: LoopRecovered) -> None:
+        if (over := self._outage.worked((signal.loop, signal.stream, signal.group))) is not None:
+            logger.warning("the store works again, after %.1f s and %d failed tries", *over)
+
+    def joined(self, signal: Joined) -> None:
+        if signal.healed:
+            level = self._storm(logging.WARNING, ("healed",), "this bus", "lost groups made again", signal.stream)
+            logger.log(level, "%s lost its group %s; made it again", signal.stream, signal.group)
+        else:
+            _joined(signal)
+
+    def agent_failed(self, signal: AgentFailed) -> None:
+        again = "given up" if signal.delay is None else f"started again {_when(signal.delay)}"
+        of_outage = signal.delay is not None and isinstance(signal.error, _OUTAGE) and self._outage.is_on
+        logger.log(
+            logging.DEBUG if of_outage else logging.ERROR,
+            "agent %s failed: %s; %s%s",
+            signal.agent, describe(signal.error), again, _Below(last_frames(signal.error)),
+        )  # fmt: skip
+
+    def _level(self, level: int, kind: str, delivery: Delivery, what: str) -> int:
+        """The level, or DEBUG where so many of this kind were written that they are only counted."""
+        reader = delivery.reader
+        return self._storm(
+            level, (kind, reader.stream, reader.group), f"{reader.stream} for {reader.group}", kind, what
+        )
+
+    def _storm(self, level: int, key: tuple[str, ...], where: str, kind: str, what: str) -> int:
+        def summary(count: int, last: str) -> None:
+            of = f", the last one: {last}" if last else ""
+            logger.log(level, "%s: %d more %s within %g s%s", where, count, kind, INTERVAL, of)
+
+        storm = self._storms.get(key) or self._storms.setdefault(key, Storm(summary))
+        return level if storm.passes(what) else logging.DEBUG
 
 
-def _dead_lettered(signal: DeadLettered) -> None:
-    logger.error("%s is a dead letter: %s%s", _name(signal.delivery), signal.reason, _Below(signal.traceback))
+_OUTAGE = (StoreUnavailable, OutcomeUnknown, StoreFull)
+"""Errors that say the store does not work, to all loops alike."""
 
 
-def _recovered(signal: Recovered) -> None:
-    logger.info("%s was taken over, its lease had run out", _name(signal.delivery))
+_HEALING = ("read", "claim")
+"""Loops that make a lost group again, and tell that (`Joined`)."""
+_TELLING = (*_HEALING, "follow")
+"""Loops that tell when they work again (`LoopRecovered`)."""
 
 
-def _vanished(signal: Vanished) -> None:
-    logger.warning("%s is no longer in its stream: trimmed or deleted before it was handled", _name(signal.delivery))
+def _when(delay: float) -> str:
+    """When something is tried again, to be read behind "again"."""
+    if delay < 0.001:
+        return "at once"
+    return f"in {delay * 1000:.0f} ms" if delay < 1 else f"in {delay:.1f} s"
 
 
 def _missed(signal: Missed) -> None:
@@ -110,19 +207,13 @@ def _missed(signal: Missed) -> None:
     )
 
 
-def _lease_lost(signal: LeaseLost) -> None:
-    logger.warning("%s is no longer ours: its lease ran out", _name(signal.delivery))
-
-
 def _late_ack(signal: LateAck) -> None:
     acks = "1 ack" if signal.count == 1 else f"{signal.count} acks"
     logger.info("%s for %s: %s came after the lease had run out", signal.stream, signal.group, acks)
 
 
 def _joined(signal: Joined) -> None:
-    if signal.healed:
-        logger.warning("%s lost its group %s; made it again", signal.stream, signal.group)
-    elif signal.history:
+    if signal.history:
         logger.warning(
             "%s has a new group %s, named after its function: it begins with the %s events that are there; "
             "to keep the group when the function is renamed or moved, give group=...",
@@ -132,11 +223,15 @@ def _joined(signal: Joined) -> None:
         logger.info("%s has a new group %s", signal.stream, signal.group)
 
 
-def _loop_failed(signal: LoopFailed) -> None:
+def _loop_blocked(signal: LoopBlocked) -> None:
+    then = "its leases are renewed no more, so that others take its events over" if signal.yielding else "it still does"
+    if signal.handler:
+        who = f"{signal.stream} for {signal.group}: {signal.handler}, with event {_short(signal.event_id)},"
+    else:
+        who = "code outside of any handler"
     logger.warning(
-        "%s loop of %s%s: %s; again in %.1f s",
-        signal.loop, signal.stream, "" if signal.group == "*" else f" for {signal.group}", describe(signal.error), signal.delay,
-    )  # fmt: skip
+        "%s has blocked the event loop for %.1f s; %s%s", who, signal.seconds, then, _Below(signal.traceback)
+    )
 
 
 def _stream_trimmed(signal: StreamTrimmed) -> None:
@@ -154,11 +249,6 @@ def _group_gone(signal: GroupGone) -> None:
     )  # fmt: skip
 
 
-def _agent_failed(signal: AgentFailed) -> None:
-    again = "given up" if signal.delay is None else f"started again in {signal.delay:.1f} s"
-    logger.error("agent %s failed: %s; %s", signal.agent, describe(signal.error), again)
-
-
 def _agent_changed(signal: AgentChanged) -> None:
     logger.info("agent %s: %s", signal.agent, signal.status)
 
@@ -166,6 +256,9 @@ def _agent_changed(signal: AgentChanged) -> None:
 def _name(delivery: Delivery) -> str:
     record = delivery.record
     id = delivery.position if record is None or isinstance(record, Foreign) else record.id or delivery.position
+    return f"{delivery.reader.stream} for {delivery.reader.group}: event {_short(id)}, attempt {delivery.attempt},"
+
+
+def _short(id: str) -> str:
     # A foreign entry may carry an id of any length.
-    short = id if len(id) <= MOST_OF_AN_ID else f"{id[:MOST_OF_AN_ID]}…"
-    return f"{delivery.reader.stream} for {delivery.reader.group}: event {short}, attempt {delivery.attempt},"
+    return id if len(id) <= MOST_OF_AN_ID else f"{id[:MOST_OF_AN_ID]}…"

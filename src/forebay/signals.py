@@ -147,6 +147,31 @@ class LoopFailed(msgspec.Struct, frozen=True):
     delay: float
 
 
+class LoopRecovered(msgspec.Struct, frozen=True):
+    """A loop that had failed works again."""
+
+    loop: str
+    stream: str
+    group: str
+
+
+class LoopBlocked(msgspec.Struct, frozen=True):
+    """A handler has blocked its event loop for `seconds`, and still does.
+
+    `handler` is its name, `traceback` the last frames of the loop's thread. With `yielding`, its consumer's
+    leases are renewed no more, so that another one takes its events over. Emitted once a blocking, and once more
+    with `yielding`, from another thread than the loop's.
+    """
+
+    handler: str
+    stream: str
+    group: str
+    event_id: str
+    seconds: float
+    traceback: str
+    yielding: bool
+
+
 class AgentFailed(msgspec.Struct, frozen=True):
     """An agent failed; it is started again in `delay` seconds, or, with None, no more."""
 

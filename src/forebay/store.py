@@ -233,7 +233,7 @@ class Log(Protocol):
         that many seconds before is not appended again: the earlier position is returned in its
         place. The id is remembered for that long from now. `since` widens the search to the entries
         behind that position, however they were appended.
-        Raises `OutcomeUnknown`, with `since`, where the answer was lost.
+        Raises `OutcomeUnknown`, with a `since` for this very store, where the answer was lost.
         """
         ...
 
@@ -316,8 +316,9 @@ class Leases(Protocol):
         ...
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
-        """Lease unread entries, in order; wait up to `wait` seconds for the first.
+        """Lease unread entries, in order, at most `limit`; wait up to `wait` seconds for the first.
 
+        A store may return fewer where they are large, so that a read takes no more memory than some tens of MiB.
         Never cancel it: a cancelled read may leave leases that nobody knows of. Raises `NotFound`
         where the group does not exist. Entries meant for another group are passed over.
         """
@@ -411,6 +412,10 @@ class Inspection(Protocol):
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         """All streams, or these, by name. An unknown stream is left out."""
+        ...
+
+    async def time(self, stream: str) -> float:
+        """Unix time now, by the clock that says when the stream's entries were appended."""
         ...
 
     async def groups(self, stream: str) -> list[str]:

@@ -29,7 +29,7 @@ from forebay.errors import StoreError
 from forebay.event import Record, to_record
 from forebay.store import Reader
 from forebay.stores.sqlite import SQLiteStore, filesystem
-from forebay.stores.sqlite.database import VERSION
+from forebay.stores.sqlite.schema import VERSION
 from forebay.testing import eventually
 from tests.crash.processes import History, Process, publish
 from tests.faults.disk import watched_disk

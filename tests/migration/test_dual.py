@@ -769,7 +769,7 @@ async def test_a_timeout_is_for_the_handler_and_not_for_what_the_old_bus_takes(m
 
 
 async def test_a_batch_is_refused() -> None:
-    dual = DualBus(PlainBus(), EventBus("memory://"), batch=10)
+    dual = DualBus(PlainBus(), EventBus("memory://"), batch=10)  # type: ignore[call-arg]  # the mistake that is tested
     with pytest.raises(ConfigurationError, match="one by one"):
         dual.subscribe("order", Agent("billing").handle)
 

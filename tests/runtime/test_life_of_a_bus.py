@@ -340,6 +340,27 @@ def test_a_fork_is_refused_on_the_loop_that_it_inherited(closed: EventBus) -> No
         runner.run(closed.close())
 
 
+async def test_a_run_is_stopped_from_another_thread(open_bus: EventBus) -> None:
+    open_bus.on("t", group="g")(_ignore)
+    run = asyncio.create_task(open_bus.run(handle_signals=False))
+    await eventually(lambda: open_bus.last_read is not None)
+
+    await asyncio.to_thread(open_bus.stop)
+
+    await asyncio.wait_for(run, 5)
+
+
+async def test_a_run_that_is_called_after_a_stop_goes_on(open_bus: EventBus) -> None:
+    open_bus.on("t", group="g")(_ignore)
+    open_bus.stop()
+    run = asyncio.create_task(open_bus.run(handle_signals=False))
+    await eventually(lambda: open_bus.last_read is not None)
+
+    assert not run.done()
+    open_bus.stop()
+    await asyncio.wait_for(run, 5)
+
+
 # It is closed.
 
 
@@ -437,6 +458,17 @@ async def test_a_timeout_around_a_block_is_still_a_timeout(closed: EventBus) -> 
 
     async with closed:
         assert await closed.publish("t", "s", 1)
+
+
+async def test_an_opening_that_was_cancelled_before_it_began_is_begun_again(closed: EventBus) -> None:
+    opening = asyncio.create_task(closed.publish("t", "s", 1))
+    await asyncio.sleep(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.wait([opening])
+
+    assert await asyncio.wait_for(closed.publish("t", "s", 1), 5)
+    await closed.close()
 
 
 async def test_an_opening_that_is_cancelled_leaves_nothing_open(closed: EventBus) -> None:

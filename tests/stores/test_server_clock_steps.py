@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from forebay import Event, EventBus, RetryAfter
+from forebay import Event, EventBus, OutcomeUnknown, RetryAfter
 from forebay.event import Record, to_record
 from forebay.store import Delivery, Reader
 from forebay.stores.redis import RedisStore
 from forebay.stores.redis.pace import TOLERANCE, Pace, Step
 from forebay.testing import eventually
 from tests.faults.clocks import WallClock
-from tests.stores.redis_servers import Server, binaries, version
+from tests.stores.redis_servers import Proxy, Server, binaries, version
 
 HOUR = 3600.0
 A, B = Reader("t", "g", "a"), Reader("t", "g", "b")
@@ -236,3 +236,26 @@ async def test_a_store_that_was_frozen_without_its_clock_sets_nothing(store: Red
         return bool(await store.due(B, limit=1))
 
     await eventually(came, within=2.0)
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+@steps
+async def test_a_repeated_publish_is_found_whatever_the_clock_was_set_to(
+    server: Server, clock: WallClock, step: float, when: str
+) -> None:
+    proxy = Proxy(server.port)
+    async with proxy.listen() as url, RedisStore(url) as store:
+        await store.append("other", [to_record("other", source="s", data=0)])
+        record = to_record("t", source="s", data=1)
+        if when == "before":
+            clock.shift(step)
+        proxy.swallow = True
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await store.append("t", [record])
+        proxy.swallow = False
+        if when == "between":
+            clock.shift(step)
+
+        [position] = await store.append("t", [record], since=unknown.value.since)
+
+        assert [(position, record)] == [(entry.position, entry.record) for entry in await store.scan("t")]

@@ -38,8 +38,8 @@ from forebay.errors import (
 from forebay.event import Foreign, Record, to_event, to_record
 from forebay.store import END, START, Reader
 from forebay.stores.sqlite import SQLiteStore
-from forebay.stores.sqlite.database import VERSION
 from forebay.stores.sqlite.rows import _step, select
+from forebay.stores.sqlite.schema import VERSION
 from forebay.testing import eventually
 
 READER = Reader("order_placed", "billing", "worker-1")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 from forebay.bus import EventBus
 from forebay.callables import completed, discard, refuse_generator
@@ -38,6 +38,7 @@ from forebay.reason import describe
 from forebay.runtime import Options, handler_name
 from forebay.runtime.supervise import wait_for
 from forebay.subscription import consumer_name
+from forebay.typed import Settings
 
 logger = logging.getLogger("forebay")
 
@@ -76,7 +77,12 @@ class DualBus:
     """
 
     def __init__(
-        self, old: OldBus | EventBus, new: EventBus, *, primary: Literal["old", "new"] = "old", **options: Any
+        self,
+        old: OldBus | EventBus,
+        new: EventBus,
+        *,
+        primary: Literal["old", "new"] = "old",
+        **options: Unpack[Settings],
     ) -> None:
         if primary not in ("old", "new"):
             raise ConfigurationError(f"primary={primary!r}: give 'old' or 'new'")
@@ -148,7 +154,7 @@ class DualBus:
         *,
         agent: str | None = None,
         shadow: OldHandler | None = None,
-        **options: Any,
+        **options: Unpack[Settings],
     ) -> None:
         """Let an agent handle events of a type, on the bus that the switch says.
 

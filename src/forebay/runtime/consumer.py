@@ -29,11 +29,12 @@ from forebay.runtime.intake import Intake, Lane
 from forebay.runtime.lease import LeaseKeeper
 from forebay.runtime.options import READ_AHEAD, Options
 from forebay.runtime.settle import Settler
+from forebay.runtime.sizes import AT_ONCE, Sizes
 from forebay.runtime.supervise import PASSING, repeat, wait_for
 from forebay.runtime.suspects import Suspects
 from forebay.runtime.together import leave
 from forebay.runtime.workers import Workers
-from forebay.signals import Joined, LeaseLost, LoopFailed, Missed, Recovered, Signals
+from forebay.signals import Joined, LeaseLost, LoopFailed, LoopRecovered, Missed, Recovered, Signals
 from forebay.store import END, START, Delivery, Leases, Log, Reader
 from forebay.uptime import uptime
 
@@ -109,6 +110,8 @@ class Consumer:
         self._largest = options.prefetch or READ_AHEAD // batch * batch or READ_AHEAD
         self._smallest = min(self._hands, self._largest) if options.prefetch is None else options.prefetch
         self._window = self._smallest
+        self._at_once = max(AT_ONCE, batch)
+        self._sizes = Sizes(batch=batch)
         self._read_at = 0.0
         # What was in hand after the last read, what was finished since `_measured_at`: the speed of the handlers.
         self._load = 0
@@ -146,6 +149,11 @@ class Consumer:
     def held(self) -> dict[str, Delivery]:
         """What is leased and not yet handled, by position."""
         return self._intake.held
+
+    def blocking(self, task: object) -> tuple[str, Delivery] | None:
+        """The handler that this task runs, and the first event that it was given. From any thread."""
+        begun = self._workers.begun_by(task)
+        return (self._handler.name, begun[0]) if begun else None
 
     @property
     def leased(self) -> dict[str, Delivery]:
@@ -229,12 +237,16 @@ class Consumer:
         # A handler that goes on, though it was cancelled, keeps its events until their leases run out.
         for delivery in self._workers.unended():
             self._intake.forget(delivery)
-        await leave([asyncio.create_task(self._settler.release(list(self.held.values())))], after=_until(end + LAST))
+        rest = asyncio.create_task(self._settler.release(list(self.held.values())))
+        await leave([rest], after=_until(end + LAST))
         self._settler.close()
         # Acks that the store does not take by now lapse with their leases: handled again, not lost.
         await leave([giving_back, acks, *workers, *loops], after=_until(end + LAST))
         if self._gaps_at:
             await leave([asyncio.create_task(self._look_for_gaps_at_last())], after=_until(end + LAST))
+        for task in (giving_back, rest):
+            if task.done() and not task.cancelled():
+                task.result()
 
     # The loops.
 
@@ -244,7 +256,10 @@ class Consumer:
         def failed(error: BaseException, delay: float) -> None:
             self._signals.emit(LoopFailed(name, self.reader.stream, self.reader.group, error, delay))
 
-        await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed)
+        def recovered() -> None:
+            self._signals.emit(LoopRecovered(name, self.reader.stream, self.reader.group))
+
+        await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed, on_recovery=recovered)
 
     async def _join(self) -> None:
         end = await self._last_until(END) if self._start == END else None
@@ -282,21 +297,23 @@ class Consumer:
         return found[0].position if found else START
 
     async def _read(self) -> None:
-        part = -(-self._window // PARTS)
+        window = self._sizes.most(self._window, least=self._options.concurrency)
+        part = min(-(-window // PARTS), self._at_once)
         load = len(self.held) + self._settler.unacked
-        room = self._window - load
+        room = window - load
         least = part if time.monotonic() < self._read_at + SOON else 1
         if room < least or self._workers.all_hang:
             self._room.clear()
             await wait_for(self._room, SOON if room > 0 else self._wait)
             self.last_read = time.monotonic()
             return
-        limit = min(room, max(part, self._hands))
+        limit = min(room, max(part, self._hands), self._at_once)
         asked = uptime()
         deliveries = await self._lease(self._store.read(self.reader, limit=limit, wait=self._wait))
         self.last_read = time.monotonic()
         self._empty = not deliveries
         if deliveries:
+            self._sizes.seen(deliveries)
             self._forget_finished_reads()
             self._reads.append((self._position, [delivery.position for delivery in deliveries]))
             self._position = deliveries[-1].position
@@ -338,11 +355,15 @@ class Consumer:
     async def _claim(self) -> None:
         if self._intake.is_shaken:
             await self._give_back()
-        room = 0 if self._workers.all_hang else self._window - len(self.held)
+        window = self._sizes.most(self._window, least=self._options.concurrency)
+        room = 0 if self._workers.all_hang else window - len(self.held)
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
             asked = uptime()
-            await self._take(await self._lease(self._store.due(self.reader, limit=room)), asked)
+            due = await self._lease(self._store.due(self.reader, limit=min(room, self._at_once)))
+            if due:
+                self._sizes.seen(due)
+            await self._take(due, asked)
         may_claim = self._suspects.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
         if may_claim and not self._stop.is_set():
             asked = uptime()

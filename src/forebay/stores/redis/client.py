@@ -146,10 +146,18 @@ class Client:
         return self.topology.masters()
 
     def server_time(self, key: str, moment: float | None = None) -> float:
-        """The time at the server of `key`, in seconds, now or at a monotonic `moment`; about right."""
+        """The time at the server of `key`, in seconds, now or at a moment of `uptime`.
+
+        About right, if its clock was not set since it was last asked.
+        """
         node = self.topology.find(key)
-        clock = node.clock if node else time.time() - time.monotonic()
-        return clock + (time.monotonic() if moment is None else moment)
+        clock = node.clock if node else time.time() - uptime()
+        return clock + (uptime() if moment is None else moment)
+
+    async def ask_time(self, key: str) -> float:
+        """Seconds to add to `uptime` for the time at the server of `key`, as it tells it now; never too many."""
+        seconds, micros = await self.call(key, "TIME")
+        return int(seconds) + int(micros) / 1e6 - uptime()
 
     async def close(self) -> None:
         """Close all connections."""

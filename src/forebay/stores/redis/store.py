@@ -49,6 +49,7 @@ from forebay.stores.redis.codec import (
 )
 from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part
+from forebay.uptime import uptime
 
 CHUNK = 500
 """Entries that one script call handles at most; a server does nothing else meanwhile."""
@@ -141,7 +142,7 @@ class RedisStore:
         self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
     ) -> list[str]:
         client, keys = self._client, self._keys(stream)
-        started = time.monotonic()
+        started = uptime()
         try:
             if len(records) == 1 and unless_seen is None and since is None:
                 key, command = keys.stream, add(keys.stream, records[0])
@@ -165,13 +166,22 @@ class RedisStore:
                     "append",
                     (keys.stream, keys.ids, keys.ids_expiry),
                     "" if unless_seen is None else _ms(unless_seen),
-                    "" if since is None else _position(since),
+                    "" if since is None else await self._since(keys, since),
                     *_packed(records),
                 )
         except OutcomeUnknown as error:
             sent = client.server_time(keys.stream, started) - MARGIN
-            raise OutcomeUnknown(str(error), since=f"{_ms(sent)}-0") from error.__cause__
+            # Also when that was by the clock of this process, as the server's may be set until it is asked again.
+            raise OutcomeUnknown(str(error), since=f"{_ms(sent)}-0@{started!r}") from error.__cause__
         return [position.decode() for position in positions]
+
+    async def _since(self, keys: Keys, since: str) -> str:
+        """The position to search behind; for what an append has left unknown, by the server's clock then and now."""
+        position, _, started = since.partition("@")
+        if not started:
+            return _position(position)
+        by_now = await self._client.ask_time(keys.stream) + float(started) - MARGIN
+        return f"{max(0, min(int(position.partition('-')[0]), _ms(by_now)))}-0"
 
     async def schedule(
         self,
@@ -511,6 +521,9 @@ class RedisStore:
         names = await inspection.find_streams(self._client, self._namespace) if streams is None else streams
         found = [await inspection.stream_stats(self._client, self._keys(name), name, guessed=guessed) for name in names]
         return [stats for stats in found if stats is not None]
+
+    async def time(self, stream: str) -> float:
+        return await self._client.ask_time(self._keys(stream).stream) + uptime()
 
     async def groups(self, stream: str) -> list[str]:
         return await inspection.find_groups(self._client, self._keys(stream))

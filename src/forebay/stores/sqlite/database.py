@@ -8,22 +8,20 @@ import stat
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import apsw
 
-from forebay.errors import ConfigurationError, NotFound, StoreDenied, StoreError
+from forebay.errors import ConfigurationError, NotFound, StoreDamaged, StoreDenied, StoreError
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
-from forebay.stores.sqlite.filesystem import far_type
+from forebay.stores.sqlite.filesystem import far_type, is_mount_point
 from forebay.stores.sqlite.guard import Guard, Line
 from forebay.stores.sqlite.log import MOMENTS
+from forebay.stores.sqlite.schema import VERSION, check_schema, script
 
 APPLICATION = 0x666F7265
-VERSION = 5
-"""Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
 WAL_LIMIT = 64 * 1024 * 1024
 """The size in bytes that the write-ahead log is cut back to once it was larger."""
 
@@ -62,6 +60,11 @@ class Database:
         is_new = not _exists(self.path)
         if is_new and self._read_only:
             raise NotFound(f"{self.path} does not exist: nothing was ever published there; name the store's own file")
+        if is_mount_point(self.path):
+            raise ConfigurationError(
+                f"{self.path} is itself a mount point, and SQLite keeps a part of the events in files beside it, which"
+                f" are not mounted: mount the folder, here {self.path.parent}, in its place"
+            )
         if not self._any_file_system and (kind := far_type(self.path)) is not None:
             raise ConfigurationError(
                 f"{self.path} is on a file system of type {kind}, where several processes can damage a database:"
@@ -80,6 +83,8 @@ class Database:
             return self._watch(connection)
         except apsw.Error as error:
             raise self._explain(error) from error
+        except UnicodeDecodeError as error:
+            raise StoreDamaged(f"{self.path}: it is damaged: restore a backup ({error})") from error
 
     def line(self, *, query_only: bool = False) -> Line:
         """Another connection to the file that `create` opened, made when it is first used."""
@@ -117,6 +122,9 @@ class Database:
         connection.pragma("trusted_schema", False)
         connection.pragma("cell_size_check", True)
         connection.pragma("synchronous", self._synchronous)
+        # macOS keeps what is flushed in the disk's own memory, unless it is asked twice. Elsewhere it changes nothing.
+        connection.pragma("fullfsync", True)
+        connection.pragma("checkpoint_fullfsync", True)
         connection.pragma("journal_size_limit", WAL_LIMIT)
         return connection
 
@@ -146,7 +154,7 @@ class Database:
         try:
             # Somebody else may have been first.
             for version in range(self._check_origin(connection) + 1, VERSION + 1):
-                connection.execute(files(__package__).joinpath(f"schema-{version}.sql").read_text("utf-8"))
+                connection.execute(script(version))
             if _boot_id(connection) != boot_id:
                 self._begin_anew(connection)
             elif not self._take_epoch(connection):
@@ -200,8 +208,12 @@ class Database:
                     f"{self.path} was written by a newer forebay (format {version}, this one knows {VERSION}):"
                     " upgrade forebay"
                 )
+            check_schema(connection, version, str(self.path))
             return version
-        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' LIMIT 4").fetchall()
+        tables = connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite^_%' ESCAPE '^'"
+            " LIMIT 4"
+        ).fetchall()
         if ("events",) in tables:
             raise ConfigurationError(
                 f"{self.path} is another program's database, with a table 'events': give forebay a file of its own, and"

@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 
 MOUNTS = Path("/proc/self/mountinfo")
-"""What is mounted where, by Linux. Elsewhere nothing is known, and nothing refused."""
+"""What is mounted where, by Linux. On macOS and other systems nothing is known, and nothing refused."""
 
-FAR = frozenset(
-    "9p afs beegfs ceph cifs coda glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 gfs2 smb2 smb3 smbfs".split()  # noqa: SIM905  # shorter
+_NETWORK = (
+    "9p acfs afp afpfs afs auristorfs beegfs beegfs_nodev ceph cifs coda cvfs davfs fhgfs gfarm gfs gfs2 glusterfs gpfs"
+    " ibrix kafs lustre lustre_lite mmfs ncp ncpfs nfs nfs3 nfs4 ocfs2 orangefs panfs pohmelfs pvfs2 quobyte scoutfs"
+    " smb smb2 smb3 smbfs snfs sshfs wekafs"
 )
+_SHARED_WITH_A_VIRTUAL_MACHINE = (
+    "drvfs fakeowner grpcfuse hgfs hostfs osxfs prl_fs prl_vtfs vboxfs vboxsf virtiofs virtio_fs vmhgfs"
+)
+FAR = frozenset(f"{_NETWORK} {_SHARED_WITH_A_VIRTUAL_MACHINE}".split())
 """Types whose locks and shared memory other machines do not see, or see late. All of FUSE counts as well."""
+
+_DRIVE_REMOTE = 4
 
 
 def far_type(path: Path) -> str | None:
     """The type of the file system that holds `path`, where SQLite cannot trust it; else None."""
-    try:
-        table = MOUNTS.read_text("utf-8", "surrogateescape")
-    except OSError:
-        return None
-    found = _type_at(path, table)
+    if path.drive:
+        return _far_drive(path)
+    found = ""
+    longest = -1
+    for mount, kind in _mounts():
+        if len(mount.parts) >= longest and path.is_relative_to(mount):
+            found, longest = kind, len(mount.parts)
     return found if found in FAR or found.startswith("fuse") else None
 
 
-def _type_at(path: Path, table: str) -> str:
-    """The type of the last mount on the longest part of `path`."""
-    kind, longest = "", -1
+def is_mount_point(path: Path) -> bool:
+    """Whether the file itself is mounted, without the folder that holds it."""
+    return any(mount == path for mount, _ in _mounts())
+
+
+def _mounts() -> list[tuple[Path, str]]:
+    """The mount points, each with the type of what is mounted there, in their order."""
+    try:
+        table = MOUNTS.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    mounts = []
     for line in table.splitlines():
         place, _, device = line.partition(" - ")
         fields = place.split(" ")
-        if len(fields) < 5 or not device:
-            continue
-        mount = Path(re.sub(r"\\(\d{3})", lambda digits: chr(int(digits[1], 8)), fields[4]))
-        if len(mount.parts) >= longest and path.is_relative_to(mount):
-            kind, longest = device.split(" ")[0], len(mount.parts)
-    return kind
+        if len(fields) >= 5 and device:
+            mount = re.sub(r"\\(\d{3})", lambda digits: chr(int(digits[1], 8)), fields[4])
+            mounts.append((Path(mount), device.split(" ")[0].lower()))
+    return mounts
+
+
+def _far_drive(path: PurePath) -> str | None:
+    """The same on Windows, whose paths have drives."""
+    drive = PureWindowsPath(path).drive
+    if drive.startswith("\\\\"):
+        return "network share"
+    system = getattr(ctypes, "windll", None)
+    is_remote = system is not None and system.kernel32.GetDriveTypeW(f"{drive}\\") == _DRIVE_REMOTE
+    return "network drive" if is_remote else None

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import apsw
@@ -487,7 +486,7 @@ class Guard:
         """The writers by the database alone, without its log; None where it is no database."""
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         try:
-            connection = apsw.Connection(f"file:{quote(str(self.path))}?immutable=1", flags=flags)
+            connection = apsw.Connection(f"{self.path.as_uri()}?immutable=1", flags=flags)
             try:
                 return _writers(connection)
             finally:

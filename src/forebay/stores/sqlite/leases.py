@@ -23,6 +23,15 @@ _BURY = f"""
     WHERE p.group_id = ? AND p.seq = ?"""  # noqa: S608  # constants
 _BURY_COPY = f"UPDATE dead SET ({COLUMNS}) = ({MARKS}) WHERE number = ?"  # noqa: S608  # constants
 
+READ_BYTES = 16 * 1024 * 1024
+"""Bytes of data that one read or `due` leases at most, though one entry at any rate."""
+_UNREAD = "WHERE e.stream_id = ? AND e.seq > ? AND (e.only_group IS NULL OR e.only_group = ?) ORDER BY e.seq LIMIT ?"
+# The length of a text is in its row's head: nothing of the text itself is read for it.
+_UNREAD_SIZES = f"""
+    SELECT e.seq AS place, octet_length(e.data) AS size FROM entries e INDEXED BY entries_by_stream {_UNREAD}"""  # noqa: S608  # constants
+_CHOSEN_SIZES = """
+    SELECT c.key AS place, octet_length(e.data) AS size FROM json_each(?) c LEFT JOIN entries e ON e.seq = c.value"""
+
 
 def join(turn: Turn, stream: str, group: str, *, start: str) -> bool:
     """Make a group; False where it exists."""
@@ -84,11 +93,11 @@ def read(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
     group = turn.group(reader.stream, reader.group)
     if limit < 1 or (reader.ordered and _must_wait(turn, reader, group)):
         return []
+    limit = _fitting(turn, _UNREAD_SIZES, (group.stream_id, group.cursor, reader.group, limit), limit=limit)
     rows = select(
         turn.connection,
         ["e.seq"],
-        "FROM entries e INDEXED BY entries_by_stream WHERE e.stream_id = ? AND e.seq > ?"
-        " AND (e.only_group IS NULL OR e.only_group = ?) ORDER BY e.seq LIMIT ?",
+        f"FROM entries e INDEXED BY entries_by_stream {_UNREAD}",
         (group.stream_id, group.cursor, reader.group, limit),
     )
     turn.run(
@@ -114,7 +123,18 @@ def due(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
     """Append what was scheduled for now, and lease what waits and is due."""
     group = turn.group(reader.stream, reader.group)
     launch(turn, reader.stream, group.stream_id)
-    return _lease(turn, reader, group, _due(turn, reader, group, limit=limit))
+    seqs = _due(turn, reader, group, limit=limit)
+    return _lease(turn, reader, group, seqs[: _fitting(turn, _CHOSEN_SIZES, (json.dumps(seqs),), limit=limit)])
+
+
+def _fitting(turn: Turn, sizes: str, bindings: Sequence[object], *, limit: int) -> int:
+    """The limit; where the entries with these sizes hold more than READ_BYTES, how many do not, at least 1."""
+    [(count, fitting)] = turn.rows(
+        "SELECT count(*), count(*) FILTER (WHERE coalesce(total, 0) <= ?)"  # noqa: S608  # constants
+        f" FROM (SELECT sum(size) OVER (ORDER BY place) AS total FROM ({sizes}))",
+        (READ_BYTES, *bindings),
+    )
+    return limit if fitting == count else max(fitting, 1)
 
 
 def _due(turn: Turn, reader: Reader, group: Group, *, limit: int, whoever_holds: bool = False) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -268,6 +269,9 @@ class SQLiteStore:
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         return await self._look(partial(inspection.stats, streams=streams))
 
+    async def time(self, stream: str) -> float:
+        return await self._look(lambda turn: turn.time + turn.shift)
+
     async def groups(self, stream: str) -> list[str]:
         return await self._look(partial(inspection.groups, stream=stream))
 
@@ -280,7 +284,8 @@ class SQLiteStore:
     async def durability(self) -> Durability:
         self._opened()
         if self._synchronous == "full":
-            note = "every commit is flushed to the disk (synchronous=full) before it is acknowledged"
+            how = ", by F_FULLFSYNC" if sys.platform == "darwin" else ""
+            note = f"every commit is flushed to the disk (synchronous=full{how}) before it is acknowledged"
             return Durability("kept", "kept", "kept", (note,))
         note = (
             "commits are flushed to the disk now and then (synchronous=normal), so a power failure may take the"

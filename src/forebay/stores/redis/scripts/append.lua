@@ -6,8 +6,7 @@ local stream, ids, expiry = KEYS[1], KEYS[2], KEYS[3]
 local window, since = tonumber(ARGV[1]), ARGV[2]
 need({'XADD', stream, 'TIME', false})
 if window then
-  need({'HGET', ids, 'HSET', ids, 'HDEL', ids,
-    'ZRANGEBYSCORE', expiry, 'ZSCORE', expiry, 'ZADD', expiry, 'ZREM', expiry})
+  need({'HGET', ids, 'HSET', ids, 'ZRANGEBYSCORE', expiry, 'ZSCORE', expiry, 'ZADD', expiry})
 end
 if since ~= '' then
   need({'XRANGE', stream})

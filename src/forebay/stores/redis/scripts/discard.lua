@@ -12,6 +12,7 @@ for _, letter in ipairs(ARGV) do
   local fields = fields_at(dead_letter, letter)
   if fields then
     removed = removed + redis.call('XDEL', dead_letter, letter)
+    count_up(counts, '*', -1)
     local id = named(fields)['id']
     -- An event that is only scheduled under this id is another one.
     local known = id and redis.call('HGET', ids, id)

@@ -121,6 +121,7 @@ end
 function restore.letter()
   local position, ms, group, count = take(4)
   redis.call('XADD', dead_letter, place(dead_letter, position, ms), take(count))
+  count_up(counts, '*', 1)
   if group ~= '' then
     count_up(counts, group, 1)
   end
