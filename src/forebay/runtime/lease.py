@@ -86,8 +86,11 @@ class LeaseKeeper:
             shift, self._shift = self._shift, None
             shift.end()
             threads = Threads(1, name="forebay-leases-end")
-            await asyncio.wait([threads.run(shift.join)], timeout=END_SECONDS)
-            threads.close()
+            ended, _ = await asyncio.wait([threads.run(shift.join)], timeout=END_SECONDS)
+            if ended:
+                threads.end()
+            else:
+                threads.close()
 
     def drop(self) -> None:
         """Keep nothing more for anybody: their event loop is gone. From any thread."""
