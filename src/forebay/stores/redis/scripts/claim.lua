@@ -22,7 +22,7 @@ redis.call('GET', finished)
 begin_without_memory(stream, group)
 
 local time, shows = now(), shown()
-local since, seen = redis.call('HGET', clock, 'since'), redis.call('HGET', clock, 'seen')
+local since, seen = kept('since'), kept('seen')
 if ARGV[9] == 'sure' and time == shows and math.abs(wall() - (seen or 0)) > 10000 then
   -- For stores that were frozen without their clock: to them the server's clock seems to have been set.
   redis.call('HSET', clock, 'seen', string.format('%.0f', wall()))
