@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from datetime import datetime
 from enum import Enum
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, Unpack, overload
 from urllib.parse import quote
 
 import msgspec
@@ -27,13 +27,14 @@ from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
 from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
-from forebay.replay import FOLLOW, Place, find, history, replay
+from forebay.replay import Place, find, history, replay
 from forebay.retention import Retention, enforce, rule_of, set_rule
 from forebay.runtime import Options, Runnable, handler_name
 from forebay.runtime.supervise import PASSING, OnOutage
-from forebay.signals import LoopFailed, Published, Signals
+from forebay.signals import LoopFailed, LoopRecovered, Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
+from forebay.typed import HandlesEventBatches, HandlesEvents, HandlesObjectBatches, HandlesObjects, Settings, T
 from forebay.urls import check_redis_url, default_url, mask, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -95,7 +96,7 @@ class EventBus:
         self._caretaker = self._engine.caretaker
         self._limits = limits
         self._window = check_seconds("idempotency_window", idempotency_window)
-        self._subscriptions: list[tuple[EventStreamConsumer, Callable[..., Any]]] = []
+        self._subscriptions: list[tuple[EventStreamConsumer[Any], Callable[..., Any]]] = []
         self._unsure: dict[str, str | None] = {}
 
     def __repr__(self) -> str:
@@ -261,6 +262,26 @@ class EventBus:
 
     # Handling.
 
+    @overload
+    def on(
+        self, event: str | Enum, *, group: str | None = None, batch: None = None, **options: Unpack[Settings]
+    ) -> HandlesEvents: ...
+    @overload
+    def on(
+        self, event: str | Enum, *, group: str | None = None, batch: int, **options: Unpack[Settings]
+    ) -> HandlesEventBatches: ...
+    @overload
+    def on(
+        self, event: type[T], *, group: str | None = None, batch: None = None, **options: Unpack[Settings]
+    ) -> HandlesObjects[T]: ...
+    @overload
+    def on(
+        self, event: type[T], *, group: str | None = None, batch: int, **options: Unpack[Settings]
+    ) -> HandlesObjectBatches[T]: ...
+    @overload
+    def on(
+        self, event: str | Enum | type, *, group: str | None = None, batch: int | None, **options: Unpack[Settings]
+    ) -> Any: ...
     def on(
         self,
         event: object,
@@ -275,16 +296,29 @@ class EventBus:
         lease: float = 30.0,
         ordered: bool = False,
         dedup: bool | float = False,
-    ) -> Callable[[Function], Function]:
+    ) -> Any:
         """Let the decorated function handle events of this type, as the group `group`.
 
-        `event` is a type name, an `Enum` member, or a payload class, and then the function gets the
-        decoded object (and the `Event` beside it, if it takes two arguments). The function may be
-        `async def`, or plain: then it runs in a thread. The group's default name is the function's
-        module and qualified name, however the process is started; a function that is renamed or moved
-        has another one, and handles all events again. An event whose handler keeps failing is tried 12 times
-        over 6.8 to 13.5 minutes unless `retry` says otherwise. For the other options, in seconds and counts,
-        see `Options`.
+        `event` is a type name, an `Enum` member, or a payload class: a msgspec.Struct, dataclass, attrs class,
+        pydantic model or pydantic dataclass. For a class, or a name and an annotation with a class, the
+        function gets the decoded object, and the `Event` beside it if it takes two arguments. A name and no such
+        annotation give it the `Event`. The function may be `async def`, or plain: then it runs in a thread. Refused
+        with `ConfigurationError` are generators, annotations that contradict all this, and classes that
+        cannot be read back from JSON.
+
+        `group`: the group that handles the events; by default the function's module and qualified name,
+        however the process is started. A function that is renamed or moved has another one, and handles all
+        events again.
+        `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime.
+        `retry`: how often, and how far apart, a failing event is tried: by default 12 times over 6.8 to 13.5 minutes.
+        `concurrency`: handlers running at once.
+        `prefetch`: the most events read ahead; by default it follows the speed of the handler, up to 1,500.
+        `batch`: hand over lists of up to so many events or objects.
+        `timeout`: the longest that the handler may run, in seconds; then the attempt has failed.
+        `lease`: for how many seconds a silent consumer keeps its events before another one takes them over.
+        `ordered`: events of one key one after the other, in the order of the stream; events without a key count
+        as one key, and one consumer of the group works at a time.
+        `dedup`: skip an event whose id this group handled within the last `dedup` seconds (True: a day).
         """
         type_name(event)
         options = Options(
@@ -301,7 +335,7 @@ class EventBus:
 
         def register(function: Function) -> Function:
             name = group if group is not None else handler_name(function)
-            subscription = EventStreamConsumer(self._engine, event, name, None, options, is_implicit=group is None)
+            subscription = EventStreamConsumer[Any](self._engine, event, name, None, options, is_implicit=group is None)
             subscription.handler(function).close()
             name = subscription.group
             if any(s.stream == subscription.stream and s.group == name for s, _ in self._subscriptions):
@@ -313,15 +347,73 @@ class EventBus:
 
         return register
 
+    @overload
     def subscribe_to_stream(
-        self, event_type: object, consumer_group: str, consumer_name: str | None = None, **options: Any
-    ) -> EventStreamConsumer:
+        self,
+        event_type: str | Enum,
+        consumer_group: str,
+        consumer_name: str | None = None,
+        *,
+        batch: None = None,
+        **options: Unpack[Settings],
+    ) -> EventStreamConsumer[Event]: ...
+    @overload
+    def subscribe_to_stream(
+        self,
+        event_type: str | Enum,
+        consumer_group: str,
+        consumer_name: str | None = None,
+        *,
+        batch: int,
+        **options: Unpack[Settings],
+    ) -> EventStreamConsumer[list[Event]]: ...
+    @overload
+    def subscribe_to_stream(
+        self,
+        event_type: type[T],
+        consumer_group: str,
+        consumer_name: str | None = None,
+        *,
+        batch: None = None,
+        **options: Unpack[Settings],
+    ) -> EventStreamConsumer[T]: ...
+    @overload
+    def subscribe_to_stream(
+        self,
+        event_type: type[T],
+        consumer_group: str,
+        consumer_name: str | None = None,
+        *,
+        batch: int,
+        **options: Unpack[Settings],
+    ) -> EventStreamConsumer[list[T]]: ...
+    @overload
+    def subscribe_to_stream(
+        self,
+        event_type: str | Enum | type,
+        consumer_group: str,
+        consumer_name: str | None = None,
+        *,
+        batch: int | None,
+        **options: Unpack[Settings],
+    ) -> EventStreamConsumer[Any]: ...
+    def subscribe_to_stream(
+        self,
+        event_type: object,
+        consumer_group: str,
+        consumer_name: str | None = None,
+        *,
+        batch: int | None = None,
+        **options: Unpack[Settings],
+    ) -> EventStreamConsumer[Any]:
         """A consumer for one group of a stream; `consume_events` starts it. Options as for `on`.
 
         `consumer_name` is the beginning of the consumer's name (host and process by default), which is
         made unique: what a dead consumer left pending is taken over when its lease runs out, by whatever name.
         """
-        return EventStreamConsumer(self._engine, event_type, consumer_group, consumer_name, Options.parse(options))
+        return EventStreamConsumer(
+            self._engine, event_type, consumer_group, consumer_name, Options.parse({**options, "batch": batch})
+        )
 
     def run(
         self,
@@ -429,17 +521,20 @@ class EventBus:
 
         From `start` to `end` (fixed when the reading begins); with `newest`, the last so many of them.
         With `follow` it then waits for each new one, for ever, and over outages of the store: `on_outage` is
-        called with the error when one begins, and with None when it is over; without it, the beginning is a
-        `LoopFailed` signal. Copies meant for one group (redriven, replayed) are left out. What cannot be read
-        as an event comes as a `MalformedEntry`.
+        called with the error when one begins, and with None when it is over; without it, there are the signals
+        `LoopFailed` and `LoopRecovered`. Copies meant for one group (redriven, replayed) are left out. What
+        cannot be read as an event comes as a `MalformedEntry`.
         """
         kind, stream = kind_of(event), type_name(event)
         if on_outage is not None:
             refuse_generator("on_outage", on_outage)
 
+        def failed(error: StoreError, delay: float) -> None:
+            self.signals.emit(LoopFailed("follow", stream, "*", error, delay))
+
         def outage(error: StoreError | None) -> None:
-            if error is not None:
-                self.signals.emit(LoopFailed("follow", stream, "*", error, FOLLOW))
+            if error is None:
+                self.signals.emit(LoopRecovered("follow", stream, "*"))
 
         async for entry in history(
             await self.ready(),
@@ -449,6 +544,7 @@ class EventBus:
             newest=newest,
             follow=follow,
             on_outage=on_outage or outage,
+            on_failure=None if on_outage else failed,
         ):
             try:
                 yield to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
@@ -616,22 +712,38 @@ def connect(
 class RedisEventBus(EventBus):
     """The bus on Redis or Valkey Streams, by its URL."""
 
-    def __init__(self, redis_url: str = "redis://localhost:6379", **options: Any) -> None:
-        super().__init__(check_redis_url(redis_url), **options)
+    def __init__(
+        self,
+        redis_url: str = "redis://localhost:6379",
+        *,
+        namespace: str = "events",
+        limits: Limits = LIMITS,
+        idempotency_window: float = DAY,
+    ) -> None:
+        url = check_redis_url(redis_url)
+        super().__init__(url, namespace=namespace, limits=limits, idempotency_window=idempotency_window)
 
 
 class PersistentEventBus(EventBus):
     """The bus on a SQLite file, by its path."""
 
-    def __init__(self, db_path: str | os.PathLike[str] = "events.db", **options: Any) -> None:
-        super().__init__(f"sqlite:///{quote(os.fspath(db_path))}", **options)
+    def __init__(
+        self,
+        db_path: str | os.PathLike[str] = "events.db",
+        *,
+        namespace: str = "events",
+        limits: Limits = LIMITS,
+        idempotency_window: float = DAY,
+    ) -> None:
+        url = f"sqlite:///{quote(os.fspath(db_path))}"
+        super().__init__(url, namespace=namespace, limits=limits, idempotency_window=idempotency_window)
 
 
 class InMemoryEventBus(EventBus):
     """The bus in this process's memory: for tests, and as the old in-process bus."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__("memory://", **options)
+    def __init__(self, *, namespace: str = "events", limits: Limits = LIMITS, idempotency_window: float = DAY) -> None:
+        super().__init__("memory://", namespace=namespace, limits=limits, idempotency_window=idempotency_window)
 
 
 def _require_different(parts: Sequence[Runnable]) -> None:

@@ -79,7 +79,11 @@ class Engine:
         self.signals = signals
         self.limits = limits
         self.runs = Runs()
-        self.keeper = LeaseKeeper(store.twin, lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)))
+        self.keeper = LeaseKeeper(
+            store.twin,
+            lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)),
+            on_blocked=signals.emit,
+        )
         self.caretaker = Caretaker(store, signals, self.runs.served)
         self.session: Session | None = None
         self._gate = threading.Lock()
@@ -158,13 +162,19 @@ class Session:
         self.home = Home("this bus")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_asked = is_asked
-        self.is_over = False
+        self._is_lost = False
         self.closing = asyncio.Event()
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
         # What the task holds lives as long as its loop, so this is not the engine.
         self._runs, self._keeper = engine.runs, engine.keeper
         self._signals, self._caretaker = engine.signals, engine.caretaker
         self.task = self.home.loop.create_task(self._live(engine.store), name="forebay-bus")
+        self.task.add_done_callback(self._ended)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is closed, or the loop that could close it is gone."""
+        return self._is_lost or self.task.done()
 
     async def opened(self) -> bool:
         """Wait until the bus can be used; False where it is being closed. Raises what the opening raised."""
@@ -189,7 +199,7 @@ class Session:
             with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
                 self.home.loop.call_soon_threadsafe(self.task.cancel)
             return
-        self.is_over = True
+        self._is_lost = True
         self._runs.forget()
         warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
 
@@ -197,24 +207,25 @@ class Session:
         try:
             await store.__aenter__()
         except BaseException as error:
-            self.is_over = True
-            if isinstance(error, Exception):
-                self._opened.set_exception(error)
-                self._opened.exception()  # whoever asked may wait no more
-                return
-            self._opened.set_result(False)
-            raise
+            if not isinstance(error, Exception):
+                raise
+            self._opened.set_exception(error)
+            self._opened.exception()  # whoever asked may wait no more
+            return
         self.loop = self.home.loop
         self._opened.set_result(True)
         caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
         with contextlib.suppress(asyncio.CancelledError):
             await self.closing.wait()
-        try:
-            await finish(self._shut(store, caring))
-        finally:
-            self.is_over = True
+        await finish(self._shut(store, caring))
         if not self.closing.is_set():
             warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        """The task is done: perhaps it was cancelled before the bus was open."""
+        self.loop = None
+        if not self._opened.done():
+            self._opened.set_result(False)
 
     async def _shut(self, store: Store, caring: asyncio.Task[None]) -> None:
         try:

@@ -139,7 +139,7 @@ class _Lines:
                                 describe(signal.error))  # fmt: skip
             logger.log(level, "%s %s loop failed: %s%s", *arguments)
         elif self._outage.failed(
-            (signal.loop, signal.stream, signal.group), signal.delay, tells=signal.loop in _HEALING
+            (signal.loop, signal.stream, signal.group), signal.delay, tells=signal.loop in _TELLING
         ):
             logger.warning("%s %s loop failed: %s%s; until it works all loops try on, told at DEBUG", *arguments)
         else:
@@ -186,7 +186,9 @@ _OUTAGE = (StoreUnavailable, OutcomeUnknown, StoreFull)
 
 
 _HEALING = ("read", "claim")
-"""Loops that make a lost group again, and tell that (`Joined`), and when they work again (`LoopRecovered`)."""
+"""Loops that make a lost group again, and tell that (`Joined`)."""
+_TELLING = (*_HEALING, "follow")
+"""Loops that tell when they work again (`LoopRecovered`)."""
 
 
 def _when(delay: float) -> str:
@@ -206,7 +208,8 @@ def _missed(signal: Missed) -> None:
 
 
 def _late_ack(signal: LateAck) -> None:
-    logger.info("%s for %s: %d acks came late", signal.stream, signal.group, signal.count)
+    acks = "1 ack" if signal.count == 1 else f"{signal.count} acks"
+    logger.info("%s for %s: %s came after the lease had run out", signal.stream, signal.group, acks)
 
 
 def _joined(signal: Joined) -> None:
@@ -222,11 +225,13 @@ def _joined(signal: Joined) -> None:
 
 def _loop_blocked(signal: LoopBlocked) -> None:
     then = "its leases are renewed no more, so that others take its events over" if signal.yielding else "it still does"
+    if signal.handler:
+        who = f"{signal.stream} for {signal.group}: {signal.handler}, with event {_short(signal.event_id)},"
+    else:
+        who = "code outside of any handler"
     logger.warning(
-        "%s for %s: %s has blocked the event loop for %.1f s with event %s; %s%s",
-        signal.stream, signal.group, signal.handler, signal.seconds, _short(signal.event_id), then,
-        _Below(signal.traceback),
-    )  # fmt: skip
+        "%s has blocked the event loop for %.1f s; %s%s", who, signal.seconds, then, _Below(signal.traceback)
+    )
 
 
 def _stream_trimmed(signal: StreamTrimmed) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from forebay.callables import completed, refuse_generator
 from forebay.errors import ConfigurationError, NotFound
 from forebay.event import Record, made_at
-from forebay.runtime.supervise import OnOutage, outlast
+from forebay.runtime.supervise import OnFailure, OnOutage, outlast
 from forebay.store import END, START, Entry, Log, Store, StreamStats
 
 T = TypeVar("T")
@@ -73,6 +73,7 @@ async def history(
     newest: int | None = None,
     follow: bool = False,
     on_outage: OnOutage | None = None,
+    on_failure: OnFailure | None = None,
 ) -> AsyncIterator[Entry]:
     """The entries from `start` to `end`; with `newest` only the last so many of them; then, with
     `follow`, each new one. Copies meant for one group (replayed, redriven) are left out.
@@ -81,7 +82,7 @@ async def history(
     """
 
     async def ask(look: Callable[[], Awaitable[T]]) -> T:
-        return await (outlast(look, on_outage) if follow else look())
+        return await (outlast(look, on_outage, on_failure) if follow else look())
 
     after = await ask(partial(resolve, log, stream, start))
     if after == END:

@@ -414,6 +414,10 @@ class Inspection(Protocol):
         """All streams, or these, by name. An unknown stream is left out."""
         ...
 
+    async def time(self, stream: str) -> float:
+        """Unix time now, by the clock that says when the stream's entries were appended."""
+        ...
+
     async def groups(self, stream: str) -> list[str]:
         """The names of the stream's groups, by the alphabet. Costs as much as there are groups."""
         ...

@@ -6,23 +6,25 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from msgspec.structs import replace
 
 from forebay.engine import Engine
+from forebay.event import Event
 from forebay.payload import check_name, kind_of, type_name
 from forebay.replay import check_place, last_position, resolve
 from forebay.runtime import Around, Handler, Options
 from forebay.runtime.supervise import PASSING
 from forebay.store import END, Reader
+from forebay.typed import Item, P, T
 
 if TYPE_CHECKING:
     from forebay.runtime.consumer import Consumer
 
 
-class EventStreamConsumer:
-    """One group's share of a stream, on one bus."""
+class EventStreamConsumer(Generic[T]):
+    """One group's share of a stream, on one bus. Its handler takes a `T`."""
 
     def __init__(
         self,
@@ -46,6 +48,36 @@ class EventStreamConsumer:
     def __repr__(self) -> str:
         return f"<EventStreamConsumer {self.stream} for {self.group}>"
 
+    @overload
+    def consume_events(
+        self: EventStreamConsumer[Event],
+        handler: Callable[[Event], object]
+        | Callable[[dict[str, Any]], object]
+        | Callable[[P], object]
+        | Callable[[P, Event], object],
+        *,
+        grace: float = 10.0,
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def consume_events(
+        self: EventStreamConsumer[list[Event]],
+        handler: Callable[[list[Event]], object]
+        | Callable[[list[P]], object]
+        | Callable[[list[P], list[Event]], object],
+        *,
+        grace: float = 10.0,
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def consume_events(
+        self: EventStreamConsumer[list[Item]],
+        handler: Callable[[list[Item]], object] | Callable[[list[Item], list[Event]], object],
+        *,
+        grace: float = 10.0,
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def consume_events(
+        self, handler: Callable[[T], object] | Callable[[T, Event], object], *, grace: float = 10.0
+    ) -> Coroutine[Any, Any, None]: ...
     def consume_events(self, handler: Callable[..., Any], *, grace: float = 10.0) -> Coroutine[Any, Any, None]:
         """Handle the stream's events with `handler` until `bus.stop()`, until the bus is closed, or until cancelled.
 

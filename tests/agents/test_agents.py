@@ -587,7 +587,7 @@ def _with_a_method_that_takes_nothing() -> BaseAgent:
     class Deaf(BaseAgent):
         name = "deaf"
 
-        @handles("a")
+        @handles("a")  # type: ignore[type-var]  # the mistake that is tested
         async def hear(self) -> None: ...
 
     return Deaf()
@@ -616,9 +616,9 @@ async def test_an_agent_that_cannot_be_is_refused(make: Callable[[], BaseAgent],
 
 def test_options_of_a_method_are_checked_where_they_stand() -> None:
     with pytest.raises(ConfigurationError, match="unknown option 'concurency'; did you mean 'concurrency'"):
-        handles("a", concurency=2)
+        handles("a", concurency=2)  # type: ignore[call-overload]  # the mistake that is tested
     with pytest.raises(ConfigurationError, match="an event type is"):
-        handles(3.0)
+        handles(3.0)  # type: ignore[call-overload]  # the mistake that is tested
 
 
 async def test_two_agents_of_one_name_do_not_run_together(bus: EventBus) -> None:
@@ -692,9 +692,8 @@ async def test_a_sign_of_life_with_a_strange_time_does_no_harm(timestamp: str) -
         record = to_record("agent_heartbeat", source="a", data=beat)
         await bus.store.append("agent_heartbeat", [msgspec.structs.replace(record, timestamp=timestamp)])
 
-        assert {"yesterday": [], "2024-01-31T12:00:00": ["silent"]}[timestamp] == [
-            status.status for status in await roster(bus)
-        ]
+        # How old it is says the store.
+        assert ["started"] == [status.status for status in await roster(bus)]
 
 
 async def _started(bus: EventBus, *names: str) -> bool:

@@ -43,7 +43,7 @@ async def consume(
     bus = EventBus(url, namespace=namespace)
 
     def subscribe(group: str, options: dict[str, Any]) -> None:
-        @bus.on("t", group=group, **options)
+        @bus.on("t", group=group, **options)  # type: ignore[untyped-decorator]  # their batch is known at run time
         async def handle(event: Event) -> None:
             note(f"begun-{group}", event.id)
             await asyncio.sleep(busy)

@@ -28,7 +28,7 @@ async def test_many_events_that_wait_have_one_timer_and_none_after_the_run(
 ) -> None:
     tried = 0
 
-    @bus.on("t", group="g", retry=Retry(attempts=100), **options)
+    @bus.on("t", group="g", retry=Retry(attempts=100), **options)  # type: ignore[untyped-decorator]  # their batch is known at run time
     async def put_off(event: Event) -> None:
         nonlocal tried
         tried += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from forebay import Event, EventBus, StoreDenied, StoreError, StoreFull, StoreUnavailable, replay
 from forebay.errors import ConfigurationError, OutcomeUnknown
 from forebay.event import to_record
-from forebay.signals import LoopFailed
+from forebay.signals import LoopFailed, LoopRecovered
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
@@ -67,11 +68,16 @@ async def test_a_follower_goes_on_over_restarts_of_its_server(binary: str, tmp_p
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), OutcomeUnknown("lost"), StoreFull("full")], ids=str)
-async def test_a_follower_waits_out_each_transient_error_and_says_so_once(error: StoreError) -> None:
+async def test_a_follower_waits_out_each_transient_error_and_logs_it_in_two_lines(
+    error: StoreError, caplog: pytest.LogCaptureFixture
+) -> None:
     store = FaultyStore(MemoryStore())
     failures: list[LoopFailed] = []
+    recoveries: list[LoopRecovered] = []
+    caplog.set_level(logging.WARNING, "forebay")
     async with EventBus(store) as bus:
         bus.signals.listen(failures.append, LoopFailed)
+        bus.signals.listen(recoveries.append, LoopRecovered)
         await bus.publish("t", "s", 1)
         store.fail_before("scan", error, times=3)
         async with following(bus, newest=5) as seen:
@@ -81,7 +87,9 @@ async def test_a_follower_waits_out_each_transient_error_and_says_so_once(error:
             await eventually(lambda: 2 in seen)
 
     assert [1, 2] == seen
-    assert [("follow", "t", error)] * 2 == [(each.loop, each.stream, each.error) for each in failures]
+    assert [("follow", "t", error)] * 5 == [(each.loop, each.stream, each.error) for each in failures]
+    assert [LoopRecovered("follow", "t", "*")] * 2 == recoveries
+    assert 4 == len(caplog.messages)
 
 
 async def test_a_follower_waits_out_an_outage_in_whatever_it_does(monkeypatch: pytest.MonkeyPatch) -> None:

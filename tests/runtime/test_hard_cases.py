@@ -18,7 +18,7 @@ ONCE = Retry(attempts=1)
 
 @pytest.mark.parametrize("options", [{}, {"ordered": True}, {"batch": 5}, {"prefetch": 2}, {"concurrency": 1}])
 async def test_more_failures_than_a_consumer_holds_do_not_stop_it(bus: EventBus, options: dict[str, Any]) -> None:
-    @bus.on("t", group="g", retry=Retry(attempts=2, base=0), **options)
+    @bus.on("t", group="g", retry=Retry(attempts=2, base=0), **options)  # type: ignore[untyped-decorator]  # their batch is known at run time
     async def handle(taken: Event | list[Event]) -> None:
         raise ValueError
 
@@ -33,7 +33,7 @@ async def test_a_hand_that_is_free_gets_work_while_all_others_are_busy(bus: Even
     free = asyncio.Event()
     done: set[int] = set()
 
-    @bus.on("t", group="g", concurrency=4, **options)
+    @bus.on("t", group="g", concurrency=4, **options)  # type: ignore[untyped-decorator]  # their batch is known at run time
     async def handle(event: Event) -> None:
         if event.data < 3:
             await free.wait()

@@ -445,6 +445,8 @@ async def test_a_cancelled_block_still_drains_and_closes(sqlite_url: str, cancel
         await asyncio.sleep(0.001)
     with pytest.raises(asyncio.CancelledError):
         await task
+    async with bus:  # at once
+        assert 1 == len(await _listed(bus))
 
     assert ["begun", "done"] == log
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("forebay-sqlite")]
@@ -458,6 +460,17 @@ async def test_a_timeout_around_a_block_is_still_a_timeout(closed: EventBus) -> 
 
     async with closed:
         assert await closed.publish("t", "s", 1)
+
+
+async def test_an_opening_that_was_cancelled_before_it_began_is_begun_again(closed: EventBus) -> None:
+    opening = asyncio.create_task(closed.publish("t", "s", 1))
+    await asyncio.sleep(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.wait([opening])
+
+    assert await asyncio.wait_for(closed.publish("t", "s", 1), 5)
+    await closed.close()
 
 
 async def test_an_opening_that_is_cancelled_leaves_nothing_open(closed: EventBus) -> None:

@@ -12,6 +12,7 @@ from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing.contract import Fields, Plant, StoreContract
+from forebay.testing.contract.missed import MissedContract
 from tests.stores.redis_servers import Server, binaries, version
 
 
@@ -60,6 +61,12 @@ class TestRedis(StoreContract):
     @pytest.fixture
     def server(self, servers: dict[str, Server], binary: str) -> Server:
         return servers[binary]
+
+    @pytest.fixture(autouse=True)
+    def counting(self, server: Server, request: pytest.FixtureRequest) -> None:
+        old = str(server.redis.info("server")["redis_version"]).startswith("6.")
+        if old and request.function.__qualname__.startswith(MissedContract.__name__):
+            pytest.skip("Redis before 7 does not count what was added to a stream")
 
     @pytest.fixture
     async def store(self, server: Server, namespace: str) -> AsyncIterator[RedisStore]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from forebay import Event, EventBus, Retry
 from forebay.errors import StoreDenied
 from forebay.event import Record, to_record
 from forebay.store import Delivery, GroupPlace, Reader, Remembered, Scheduled
@@ -227,3 +228,23 @@ async def refused(move: Move, store: RedisStore, state: State) -> str | None:
     except StoreDenied as error:
         return str(error)
     return None
+
+
+async def test_a_consumer_with_the_least_rights_handles_retries_and_gives_up(state: State) -> None:
+    state.server.redis.flushall()
+    handled = list[int]()
+    url = let(state.server, *ROLES["consumer"])
+
+    async with EventBus(state.server.url) as publisher, EventBus(url) as bus:
+
+        @bus.on("t", group="g", retry=Retry(attempts=2, base=0.001), dedup=True)
+        async def handle(event: Event) -> None:
+            handled.append(event.data)
+            if event.data == 1:
+                raise ValueError
+
+        await publisher.publish_many("t", source="s", data=range(3))
+        await bus.run(until_idle=True)
+
+        assert [0, 1, 1, 2] == sorted(handled)
+        assert 1 == len(await publisher.dead_letters("t"))

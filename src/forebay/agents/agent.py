@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
 from forebay.agents.state import AgentState, NotesOf
 from forebay.bus import EventBus
@@ -18,6 +18,14 @@ from forebay.payload import check_name, kind_of, type_name
 from forebay.runtime import Options, Runnable
 from forebay.runtime.annotations import taken_by
 from forebay.subscription import EventStreamConsumer
+from forebay.typed import (
+    MethodHandlesEventBatches,
+    MethodHandlesEvents,
+    MethodHandlesObjectBatches,
+    MethodHandlesObjects,
+    Settings,
+    T,
+)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Status = Literal["initializing", "started", "draining", "stopped", "failed"]
@@ -36,7 +44,17 @@ class Handles(NamedTuple):
     function: Callable[..., Any]
 
 
-def handles(event: object, **options: Any) -> Callable[[Method], Method]:
+@overload
+def handles(event: str | Enum, *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesEvents: ...
+@overload
+def handles(event: str | Enum, *, batch: int, **options: Unpack[Settings]) -> MethodHandlesEventBatches: ...
+@overload
+def handles(event: type[T], *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesObjects[T]: ...
+@overload
+def handles(event: type[T], *, batch: int, **options: Unpack[Settings]) -> MethodHandlesObjectBatches[T]: ...
+@overload
+def handles(event: str | Enum | type, *, batch: int | None, **options: Unpack[Settings]) -> Any: ...
+def handles(event: object, *, batch: int | None = None, **options: Unpack[Settings]) -> Any:
     """Let the decorated method of an agent handle events of this type.
 
     `event` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
@@ -51,7 +69,7 @@ def handles(event: object, **options: Any) -> Callable[[Method], Method]:
             async def bill(self, event: Event) -> None: ...
     """
     type_name(event)
-    parsed = Options.parse(options)
+    parsed = Options.parse({**options, "batch": batch})
 
     def mark(method: Method) -> Method:
         function = getattr(method, "__func__", method)
@@ -88,7 +106,7 @@ class BaseAgent(ABC):
     restarts: ClassVar[int] = 10
     """How often in a row it is started again; what ran for a minute begins a new row."""
 
-    consumer: EventStreamConsumer | None = None
+    consumer: EventStreamConsumer[Any] | None = None
     """Free for a subclass that subscribes by itself in `initialize`, as the original design does."""
 
     _bus: EventBus | None = None

@@ -196,8 +196,11 @@ class Life:
         parts: list[Runnable] = [Work(self.agent, on_draining=lambda: self._enter("draining")), *self._consumers]
         await self._run.go(parts, grace=grace)
 
-    def _subscription(self, declared: Handles) -> EventStreamConsumer:
-        subscription = self._bus.subscribe_to_stream(declared.event, self.agent.name, **declared.options.given())
+    def _subscription(self, declared: Handles) -> EventStreamConsumer[Any]:
+        event: Any = declared.event
+        subscription: EventStreamConsumer[Any] = self._bus.subscribe_to_stream(
+            event, self.agent.name, **declared.options.given()
+        )
         subscription.handler(declared.function).close()
         return subscription
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -14,7 +14,7 @@ from forebay.agents.agent import BaseAgent, Status
 from forebay.agents.state import notes_of
 from forebay.bus import EventBus, EventType
 from forebay.errors import ConfigurationError, MalformedEvent
-from forebay.event import Record, parse_time
+from forebay.event import Record
 from forebay.payload import check_name, decode
 from forebay.store import END
 
@@ -111,18 +111,20 @@ async def last_beats(bus: EventBus) -> list[Beat]:
     What cannot be one, or names an agent as no agent can be named, is passed over: anyone may write to the stream.
     """
     found: dict[str, Beat] = {}
-    now = datetime.now(UTC)
+    stream = EventType.AGENT_HEARTBEAT.value
     store = await bus.ready()
-    for entry in reversed(await store.scan(EventType.AGENT_HEARTBEAT.value, until=END, limit=KEPT, newest=True)):
+    entries = await store.scan(stream, until=END, limit=KEPT, newest=True)
+    # How old they are says the store's clock: neither that of the agent nor that of this process.
+    now = await store.time(stream)
+    for entry in reversed(entries):
         try:
             heartbeat = decode(entry.record.data, Heartbeat) if isinstance(entry.record, Record) else None
-            sent = parse_time(entry.record.timestamp) if isinstance(entry.record, Record) else now
             if heartbeat is not None:
                 check_name("agent name", heartbeat.agent)
         except (MalformedEvent, ConfigurationError):
             continue
         if heartbeat is not None and heartbeat.member not in found:
-            found[heartbeat.member] = Beat(heartbeat, max(0.0, (now - sent).total_seconds()))
+            found[heartbeat.member] = Beat(heartbeat, max(0.0, now - entry.appended))
     return list(found.values())
 
 

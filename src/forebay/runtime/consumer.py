@@ -110,7 +110,7 @@ class Consumer:
         self._largest = options.prefetch or READ_AHEAD // batch * batch or READ_AHEAD
         self._smallest = min(self._hands, self._largest) if options.prefetch is None else options.prefetch
         self._window = self._smallest
-        self._at_once = max(AT_ONCE, batch)
+        self._at_once = max(AT_ONCE // batch, 1) * batch
         self._sizes = Sizes(batch=batch)
         self._read_at = 0.0
         # What was in hand after the last read, what was finished since `_measured_at`: the speed of the handlers.
@@ -149,6 +149,11 @@ class Consumer:
     def held(self) -> dict[str, Delivery]:
         """What is leased and not yet handled, by position."""
         return self._intake.held
+
+    def blocking(self, task: object) -> tuple[str, Delivery] | None:
+        """The handler that this task runs, and the first event that it was given. From any thread."""
+        begun = self._workers.begun_by(task)
+        return (self._handler.name, begun[0]) if begun else None
 
     @property
     def leased(self) -> dict[str, Delivery]:
@@ -232,12 +237,16 @@ class Consumer:
         # A handler that goes on, though it was cancelled, keeps its events until their leases run out.
         for delivery in self._workers.unended():
             self._intake.forget(delivery)
-        await leave([asyncio.create_task(self._settler.release(list(self.held.values())))], after=_until(end + LAST))
+        rest = asyncio.create_task(self._settler.release(list(self.held.values())))
+        await leave([rest], after=_until(end + LAST))
         self._settler.close()
         # Acks that the store does not take by now lapse with their leases: handled again, not lost.
         await leave([giving_back, acks, *workers, *loops], after=_until(end + LAST))
         if self._gaps_at:
             await leave([asyncio.create_task(self._look_for_gaps_at_last())], after=_until(end + LAST))
+        for task in (giving_back, rest):
+            if task.done() and not task.cancelled():
+                task.result()
 
     # The loops.
 

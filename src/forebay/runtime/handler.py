@@ -46,6 +46,7 @@ class Handler:
         self.kind = kind = taken.kind
         self._with_event = taken.with_event
         self._function = function
+        self.name = name_of(function)
         self._batch = batch
         self._timeout = timeout
         self._around = around

@@ -3,6 +3,9 @@
 A handler may block the event loop for longer than its lease (BullMQ #3183 shows the price); so the
 renewals do not run on that loop. The thread has a loop and a store of its own, opened when there is
 first something to renew.
+
+But not for ever: when the loop has not turned for two leases, and a minute at least, its leases are renewed
+no more, so that another process takes its events over. The thread also reports which handler blocks the loop.
 """
 
 from __future__ import annotations
@@ -14,10 +17,20 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from forebay.errors import ForebayError, NotFound
+from forebay.event import Record
+from forebay.policy import last_frames
+from forebay.signals import LoopBlocked
+from forebay.stacks import stack_of
 from forebay.store import Delivery, Store
 from forebay.threads import Threads
 from forebay.uptime import uptime
 
+BLOCKED_SECONDS = 10.0
+"""Seconds without a turn of the loop after which a handler is reported; half a lease where that is shorter, or 1 s."""
+YIELD_SECONDS = 60.0
+"""Seconds without a turn of the loop after which its leases are renewed no more; two leases where that is longer."""
+LOOK_SECONDS = 5.0
+"""The longest time between two looks whether the loop turns."""
 END_SECONDS = 1.0
 """Seconds to wait for the end of the thread, which may just be waiting for a server that does not answer."""
 
@@ -31,6 +44,10 @@ class Holder(Protocol):
     @property
     def leased(self) -> Mapping[str, Delivery]: ...
 
+    def blocking(self, task: object) -> tuple[str, Delivery] | None:
+        """The name of the handler that this task runs, and its event. Called from the keeper's thread."""
+        ...
+
     def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
         """Some leases were renewed, asked for at `asked` by `uptime`; others were found gone."""
         ...
@@ -39,8 +56,15 @@ class Holder(Protocol):
 class LeaseKeeper:
     """Renews, each quarter of a lease, what its holders have held for longer than that."""
 
-    def __init__(self, twin: Callable[[], Store], on_error: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        twin: Callable[[], Store],
+        on_error: Callable[[BaseException], None],
+        *,
+        on_blocked: Callable[[LoopBlocked], None],
+    ) -> None:
         self._twin = twin
+        self._on_blocked = on_blocked
         self._on_error = on_error
         self._holders: dict[Holder, Mapping[str, Delivery]] = {}
         self._shift: _Shift | None = None
@@ -51,7 +75,7 @@ class LeaseKeeper:
         self._holders[holder] = {}
         if self._shift is None:
             self._home = asyncio.get_running_loop()
-            self._shift = _Shift(self._run)
+            self._shift = _Shift(self._run, Turns(self._home))
         # A shorter lease than those before must not wait for their next look.
         self._shift.wake.set()
 
@@ -62,8 +86,11 @@ class LeaseKeeper:
             shift, self._shift = self._shift, None
             shift.end()
             threads = Threads(1, name="forebay-leases-end")
-            await asyncio.wait([threads.run(shift.join)], timeout=END_SECONDS)
-            threads.close()
+            ended, _ = await asyncio.wait([threads.run(shift.join)], timeout=END_SECONDS)
+            if ended:
+                threads.end()
+            else:
+                threads.close()
 
     def drop(self) -> None:
         """Keep nothing more for anybody: their event loop is gone. From any thread."""
@@ -75,8 +102,13 @@ class LeaseKeeper:
     def _run(self, shift: _Shift) -> None:
         with asyncio.Runner() as runner:
             store: Store | None = None
-            while not shift.is_over(self._tick()):
-                aging = self._aging()
+            looked_at = uptime()
+            while not shift.is_over(min(self._tick(), LOOK_SECONDS)):
+                self._watch(shift.turns)
+                if uptime() < looked_at + 0.95 * self._tick():
+                    continue
+                looked_at = uptime()
+                aging = self._aging(shift.turns)
                 if not aging:
                     continue
                 try:
@@ -92,13 +124,36 @@ class LeaseKeeper:
     def _tick(self) -> float:
         return min((holder.lease for holder in list(self._holders)), default=1.0) / 4
 
-    def _aging(self) -> list[tuple[Holder, list[Delivery]]]:
+    def _watch(self, turns: Turns) -> None:
+        """Report, once a blocking, the handler that keeps the loop from turning; and once more where its leases end."""
+        blocked = turns.look()
+        leases = [holder.lease for holder in list(self._holders)]
+        if not blocked or not leases:
+            return
+        yielding = blocked >= _yields_after(min(leases))
+        if blocked >= max(1.0, min(BLOCKED_SECONDS, min(leases) / 2)) and turns.must_tell(yielding=yielding):
+            self._on_blocked(self._describe(turns, blocked, yielding=yielding))
+
+    def _describe(self, turns: Turns, blocked: float, *, yielding: bool) -> LoopBlocked:
+        task, frames = turns.place()
+        for holder in list(self._holders):
+            if (found := holder.blocking(task)) is not None:
+                handler, delivery = found
+                record = delivery.record
+                id = record.id if isinstance(record, Record) and record.id else delivery.position
+                reader = delivery.reader
+                return LoopBlocked(handler, reader.stream, reader.group, id, blocked, frames, yielding)
+        return LoopBlocked("", "*", "*", "", blocked, frames, yielding)
+
+    def _aging(self, turns: Turns) -> list[tuple[Holder, list[Delivery]]]:
         """What was held at the last look and still is: fast handlers never cost a renewal."""
         found = []
         for holder, before in list(self._holders.items()):
             now = dict(holder.leased)
             if holder in self._holders:
                 self._holders[holder] = now
+            if turns.blocked >= _yields_after(holder.lease):
+                continue
             aging = [delivery for position, delivery in now.items() if before.get(position) is delivery]
             if aging:
                 found.append((holder, aging))
@@ -121,10 +176,61 @@ class LeaseKeeper:
                 self._home.call_soon_threadsafe(listener, *news)
 
 
+def _yields_after(lease: float) -> float:
+    return max(YIELD_SECONDS, 2 * lease)
+
+
+class Turns:
+    """Whether an event loop turns, seen from another thread. Made in the thread of the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.blocked = 0.0
+        """Seconds since the loop was asked for a turn that it has not made; 0 while it turns."""
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._turned = True
+        self._asked_at = self._looked_at = uptime()
+        self._told = 0
+
+    def look(self) -> float:
+        """Look whether the loop has turned since the last look; return `blocked`."""
+        now = uptime()
+        if self._turned or now - self._looked_at > 3 * LOOK_SECONDS:
+            # Where this thread did not run either, the whole process stood still, and no handler is to blame.
+            self._told, self._asked_at = 0, now
+            if self._turned:
+                self._turned = False
+                with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
+                    self._loop.call_soon_threadsafe(self._turn)
+            self.blocked = 0.0
+        else:
+            self.blocked = now - self._asked_at
+        self._looked_at = now
+        return self.blocked
+
+    def must_tell(self, *, yielding: bool) -> bool:
+        """Whether this blocking was not reported yet, or not as one that yields. To be asked once."""
+        step = 2 if yielding else 1
+        if self._told >= step:
+            return False
+        self._told = step
+        return True
+
+    def place(self) -> tuple[object, str]:
+        """The task that the loop runs now, and the last frames of its thread."""
+        stack = stack_of(self._thread)
+        frames = last_frames(TimeoutError().with_traceback(stack)).rpartition("\n")[0]
+        return asyncio.current_task(self._loop), frames
+
+    def _turn(self) -> None:
+        self._turned = True
+
+
 class _Shift:
     """One thread of the keeper, from its first holder to its last."""
 
-    def __init__(self, run: Callable[[_Shift], None]) -> None:
+    def __init__(self, run: Callable[[_Shift], None], turns: Turns) -> None:
+        self.turns = turns
         self.wake = threading.Event()
         self._ended = False
         self._thread = threading.Thread(target=run, args=(self,), name="forebay-leases", daemon=True)

@@ -29,11 +29,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     speed of the handler, up to 1,500. However many that is, what is in hand is bounded in bytes, too: to 16
     MiB, or to `concurrency` events where these are larger. `batch`: hand over lists of up to so many
     events. `timeout`: the longest a handler may run. `lease`: how long a silent consumer keeps its events
-    before another one takes them over. `ordered`: events of one key one after the other, in the order of
-    the stream, a failing one first to its end (events without a key count as one key); one consumer of the
-    group works at a time. `dedup`: do not handle an event whose id this group handled within the last
-    `dedup` seconds (True: a day); a copy that another process has in hand at the same moment is not
-    noticed.
+    before another one takes them over. A handler that blocks the event loop keeps its consumer's events for
+    two leases, and for a minute at least; then another consumer may take them over. `ordered`: events of
+    one key one after the other, in the order of the stream, a failing one first to its end (events without
+    a key count as one key); one consumer of the group works at a time. `dedup`: do not handle an event
+    whose id this group handled within the last `dedup` seconds (True: a day); a copy that another process
+    has in hand at the same moment is not noticed.
     """
 
     start: str | datetime = "earliest"
@@ -72,7 +73,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             near = difflib.get_close_matches(unknown[0], cls.__struct_fields__, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cls.__struct_fields__)}"
             raise ConfigurationError(f"unknown option {unknown[0]!r}; {hint}")
-        return cls(**options)
+        return cls(**{name: value for name, value in options.items() if name != "retry" or value is not None})
 
     def given(self) -> dict[str, Any]:
         """The options by their names, as `parse` takes them."""

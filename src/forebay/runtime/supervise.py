@@ -13,6 +13,8 @@ from forebay.errors import NotFound, OutcomeUnknown, StoreError, StoreFull, Stor
 T = TypeVar("T")
 OnOutage = Callable[[StoreError | None], object]
 """It is called with the error when an outage of the store begins, and with None when it is over."""
+OnFailure = Callable[[StoreError, float], None]
+"""It is called with each error, and with the seconds until the next try."""
 
 PASSING = (StoreUnavailable, OutcomeUnknown, StoreFull)
 """Errors of a store that time may heal."""
@@ -71,7 +73,9 @@ async def repeat(
             await wait_for(stop, delay)
 
 
-async def outlast(ask: Callable[[], Awaitable[T]], on_outage: OnOutage | None = None) -> T:
+async def outlast(
+    ask: Callable[[], Awaitable[T]], on_outage: OnOutage | None = None, on_failure: OnFailure | None = None
+) -> T:
     """Return the answer of a call that only reads. Repeat it over transient errors, for ever."""
     backoff = Backoff()
     is_out = False
@@ -79,10 +83,13 @@ async def outlast(ask: Callable[[], Awaitable[T]], on_outage: OnOutage | None = 
         try:
             answer = await ask()
         except PASSING as error:
+            delay = backoff.next()
+            if on_failure is not None:
+                on_failure(error, delay)
             if not is_out and on_outage is not None:
                 await completed(on_outage(error))
             is_out = True
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(delay)
         else:
             if is_out and on_outage is not None:
                 await completed(on_outage(None))

@@ -100,15 +100,19 @@ class Workers:
         pairs = zip(self._tasks, self._begun, strict=True)
         return [delivery for task, begun in pairs if not task.done() for delivery in begun]
 
+    def begun_by(self, task: object) -> Sequence[Delivery]:
+        """What this task has begun last; nothing where it is none of the workers. From any thread."""
+        return next((begun for each, begun in zip(self._tasks, self._begun, strict=False) if each is task), ())
+
     async def _work(self, number: int) -> None:
         intake, batch = self._intake, self._options.batch
         turns = 0
         while (delivery := intake.pop() or await intake.next()) is not None:
+            self._begun[number] = alone = (delivery,)
             if batch is not None:
                 self._begun[number] = several = [delivery, *intake.more(batch - 1, beside=delivery)]
                 await self._handle_batch(several)
             elif isinstance(event := self._open(delivery), Event):
-                self._begun[number] = alone = (delivery,)
                 if intake.is_sure(delivery) or not await self._have_lapsed(alone):
                     await self._call(event, alone)
             elif event is not None:

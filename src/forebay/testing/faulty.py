@@ -53,6 +53,7 @@ Move = Literal[
     "redrive",
     "discard",
     "stats",
+    "time",
     "groups",
     "pending",
     "strays",
@@ -261,6 +262,9 @@ class FaultyStore:
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         return await self._call("stats", lambda: self.store.stats(streams))
+
+    async def time(self, stream: str) -> float:
+        return await self._call("time", lambda: self.store.time(stream))
 
     async def groups(self, stream: str) -> list[str]:
         return await self._call("groups", lambda: self.store.groups(stream))

@@ -368,6 +368,9 @@ class MemoryStore:
             now = self._clock()
             return [stream_stats(name, self._state.streams[name], now) for name in sorted(names)]
 
+    async def time(self, stream: str) -> float:
+        return self._state.epoch + self._clock()
+
     async def groups(self, stream: str) -> list[str]:
         with self._lock:
             return sorted(self._find(stream).groups)

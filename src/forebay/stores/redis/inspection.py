@@ -155,13 +155,15 @@ def _group_stats(name: str, row: Sequence[Any], now: int, dead: int) -> GroupSta
 async def _count_dead(client: Client, keys: Keys) -> Counter[bytes]:
     """Dead letters of each group, one by one: for when others removed or added some. What was found is kept."""
     counts: Counter[bytes] = Counter()
+    total = 0
     after = "-"
     while page := await client.call(keys.dead_letter, "XRANGE", keys.dead_letter, after, "+", "COUNT", 500):
-        counts.update(fields[-5] if fields[-6:-5] == [b"group"] else b"" for _, fields in page)
+        counts.update(fields[-5] for _, fields in page if fields[-6:-5] == [b"group"])
+        total += len(page)
         after = f"({page[-1][0].decode()}"
     with contextlib.suppress(StoreError):
         pairs = [part for group, count in counts.items() for part in (group, count)]
-        await client.run("recount", (keys.dead_letter, keys.dead_counts), counts.total(), *pairs)
+        await client.run("recount", (keys.dead_letter, keys.dead_counts), total, *pairs, "*", total)
     return counts
 
 

@@ -18,7 +18,7 @@ class Keys:
         self.dead_letter = f"{tag}:dead_letter"
         """A stream: the original fields, then traceback, error, failed_at, group, attempts, position."""
         self.dead_counts = f"{tag}:dead_counts"
-        """A hash: group -> how many dead letters it has."""
+        """A hash: group -> how many dead letters it has; '*' -> how many there are."""
         self.scheduled = f"{tag}:scheduled"
         """A sorted set: packed fields, by the time in ms when they are to be appended."""
         self.moments = f"{tag}:moments"

@@ -522,6 +522,9 @@ class RedisStore:
         found = [await inspection.stream_stats(self._client, self._keys(name), name, guessed=guessed) for name in names]
         return [stats for stats in found if stats is not None]
 
+    async def time(self, stream: str) -> float:
+        return await self._client.ask_time(self._keys(stream).stream) + uptime()
+
     async def groups(self, stream: str) -> list[str]:
         return await inspection.find_groups(self._client, self._keys(stream))
 

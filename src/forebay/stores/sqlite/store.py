@@ -269,6 +269,9 @@ class SQLiteStore:
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         return await self._look(partial(inspection.stats, streams=streams))
 
+    async def time(self, stream: str) -> float:
+        return await self._look(lambda turn: turn.time + turn.shift)
+
     async def groups(self, stream: str) -> list[str]:
         return await self._look(partial(inspection.groups, stream=stream))
 

@@ -37,6 +37,9 @@ class InspectionContract(Contract):
             await store.append(stream, orders(1))
         for group in ("two", "one"):
             await store.join("a", group)
+        [entry] = await store.scan("a")
+        assert 0 <= await store.time("a") - entry.appended < 60
+        assert abs(await store.time("a") - await store.time("unknown")) < 60
         assert [["one", "two"], [], []] == [await store.groups(stream) for stream in ("a", "b", "unknown")]
 
         assert ["a", "b", "c"] == [stats.stream for stats in await store.stats()]

@@ -6,7 +6,7 @@ local group, remember, ids = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 need({'XACK', stream, 'ZCARD', waiting, 'ZREM', waiting, 'HLEN', attempts, 'HDEL', attempts,
   'HLEN', progress, 'HGET', progress, 'HSET', progress})
 if remember then
-  need({'TIME', false, 'ZRANGEBYSCORE', handled, 'ZADD', handled, 'ZREM', handled})
+  need({'TIME', false, 'ZRANGEBYSCORE', handled, 'ZADD', handled})
 end
 
 -- Reads come first: a key of the wrong type must be met before anything is written.

@@ -25,6 +25,7 @@ end
 begin_without_memory(stream, group)
 redis.call('XADD', dead_letter, '*', unpack(fields))
 count_up(counts, group, 1)
+count_up(counts, '*', 1)
 redis.call('HDEL', attempts, position)
 redis.call('XACK', stream, group, position)
 count_up(progress, 'finished', 1)

@@ -300,7 +300,7 @@ end
 -- Forget some of the ids whose time is over: more than were added, so that they cannot pile up.
 local function forget(ids, expiry, time, most)
   local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', time, 'LIMIT', 0, most)
-  if #over > 0 then
+  if #over > 0 and may('ZREM', expiry) and (not ids or may('HDEL', ids)) then
     if ids then
       redis.call('HDEL', ids, unpack(over))
     end

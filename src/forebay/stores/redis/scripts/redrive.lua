@@ -26,6 +26,7 @@ for _, id in ipairs(ARGV) do
     fields[last + 1], fields[last + 2] = 'only', group
     redis.call('XADD', stream, '*', unpack(fields, 1, last + 2))
     count_up(counts, group, -1)
+    count_up(counts, '*', -1)
     redis.call('XDEL', dead_letter, id)
     moved = moved + 1
   end

@@ -4,15 +4,14 @@
 --       then for each record: its id, how many names and values follow, these
 -- Returns the stream's time in ms and its offset
 local stream, scheduled, moments, ids, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-need({'TIME', false, 'EXISTS', stream, 'ZCARD', scheduled, 'ZCARD', moments})
+need({'TIME', false, 'ZCARD', scheduled, 'ZCARD', moments})
 if ARGV[2] == '' then
   need({'ZADD', scheduled})
 else
   need({'ZADD', moments, 'XADD', stream})
 end
 if ARGV[3] ~= '' then
-  need({'HEXISTS', ids, 'HSET', ids, 'HDEL', ids,
-    'ZRANGEBYSCORE', expiry, 'ZSCORE', expiry, 'ZADD', expiry, 'ZREM', expiry})
+  need({'HEXISTS', ids, 'HSET', ids, 'ZRANGEBYSCORE', expiry, 'ZSCORE', expiry, 'ZADD', expiry})
 end
 local time, unix = now(), wall()
 local moment, window = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -20,7 +19,6 @@ local arrival = redis.call('TIME')
 -- A moment in the past is now: no consumer is needed to append what is due.
 local at_once = moment and moment <= unix
 
-redis.call('EXISTS', stream)
 redis.call('ZCARD', scheduled)
 redis.call('ZCARD', moments)
 if window then

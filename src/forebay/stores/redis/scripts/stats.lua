@@ -5,13 +5,10 @@
 --   name, position, lag or false, leased, waiting, dead, consumers, oldest unfinished position, false or 'unknown'
 local stream, counts = KEYS[1], KEYS[3]
 local most, lately = tonumber(ARGV[1]), tonumber(ARGV[2])
-need({'XLEN', KEYS[2], 'HGET', counts, 'HVALS', counts, 'ZCARD', KEYS[4], 'ZCARD', KEYS[5], 'EXISTS', stream, 'XINFO STREAM', stream,
+need({'XLEN', KEYS[2], 'HGET', counts, 'ZCARD', KEYS[4], 'ZCARD', KEYS[5], 'EXISTS', stream, 'XINFO STREAM', stream,
   'XINFO GROUPS', stream, 'XINFO CONSUMERS', stream, 'XPENDING', stream, 'XRANGE', stream, 'TIME', false})
 local dead, scheduled = redis.call('XLEN', KEYS[2]), redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5])
-local counted = 0
-for _, count in ipairs(redis.call('HVALS', counts)) do
-  counted = counted + (tonumber(count) or 0)
-end
+local counted = tonumber(redis.call('HGET', counts, '*') or 0) or 0
 if redis.call('EXISTS', stream) == 0 then
   return {0, scheduled, dead, counted, false, false, 0, {}}
 end
