@@ -162,7 +162,7 @@ class Session:
         self.home = Home("this bus")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_asked = is_asked
-        self.is_over = False
+        self._is_lost = False
         self.closing = asyncio.Event()
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
         # What the task holds lives as long as its loop, so this is not the engine.
@@ -170,6 +170,11 @@ class Session:
         self._signals, self._caretaker = engine.signals, engine.caretaker
         self.task = self.home.loop.create_task(self._live(engine.store), name="forebay-bus")
         self.task.add_done_callback(self._ended)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is closed, or the loop that could close it is gone."""
+        return self._is_lost or self.task.done()
 
     async def opened(self) -> bool:
         """Wait until the bus can be used; False where it is being closed. Raises what the opening raised."""
@@ -194,7 +199,7 @@ class Session:
             with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
                 self.home.loop.call_soon_threadsafe(self.task.cancel)
             return
-        self.is_over = True
+        self._is_lost = True
         self._runs.forget()
         warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
 
@@ -202,7 +207,6 @@ class Session:
         try:
             await store.__aenter__()
         except BaseException as error:
-            self.is_over = True
             if not isinstance(error, Exception):
                 raise
             self._opened.set_exception(error)
@@ -218,8 +222,7 @@ class Session:
             warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
 
     def _ended(self, _: asyncio.Task[None]) -> None:
-        """The task is done; or it was cancelled before it began."""
-        self.is_over = True
+        """The task is done: perhaps it was cancelled before the bus was open."""
         self.loop = None
         if not self._opened.done():
             self._opened.set_result(False)

@@ -208,7 +208,8 @@ def _missed(signal: Missed) -> None:
 
 
 def _late_ack(signal: LateAck) -> None:
-    logger.info("%s for %s: %d acks came late", signal.stream, signal.group, signal.count)
+    acks = "1 ack" if signal.count == 1 else f"{signal.count} acks"
+    logger.info("%s for %s: %s came after the lease had run out", signal.stream, signal.group, acks)
 
 
 def _joined(signal: Joined) -> None:

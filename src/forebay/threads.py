@@ -16,6 +16,9 @@ from typing import NamedTuple, TypeVar, cast
 
 from forebay.stacks import stack_of
 
+END_SECONDS = 0.5
+"""Seconds to wait for the end of a thread that has nothing more to do."""
+
 Call = Callable[[], object]
 Result = TypeVar("Result")
 
@@ -43,7 +46,7 @@ class Threads:
         self._most = most
         self._name = name
         self._calls: queue.SimpleQueue[tuple[Call, Ended] | None] = queue.SimpleQueue()
-        self._started = 0
+        self._threads: list[threading.Thread] = []
         self._busy = 0
         self._at_work: dict[Ended, int] = {}
 
@@ -52,10 +55,11 @@ class Threads:
         ended: Ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(self._one_less)
         self._busy += 1
-        if self._started < min(self._busy, self._most):
-            self._started += 1
-            name = f"{self._name}-{self._started}"
-            threading.Thread(target=_work, args=(self._calls, self._at_work), name=name, daemon=True).start()
+        if len(self._threads) < min(self._busy, self._most):
+            name = f"{self._name}-{len(self._threads) + 1}"
+            thread = threading.Thread(target=_work, args=(self._calls, self._at_work), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
         self._calls.put((call, ended))
         return ended
 
@@ -70,9 +74,16 @@ class Threads:
 
     def close(self) -> None:
         """Let idle threads go; running ones end when they have done all that was asked for."""
-        for _ in range(self._started):
+        for _ in self._threads:
             self._calls.put(None)
-        self._started = 0
+        self._threads = []
+
+    def end(self) -> None:
+        """Close, and wait for threads whose calls have all returned: for a moment only."""
+        ending = self._threads
+        self.close()
+        for thread in ending:
+            thread.join(END_SECONDS)
 
     __del__ = close
 

@@ -35,7 +35,14 @@ SQLITE_OPTIONS = {"synchronous": "full or normal", "busy_timeout": "seconds", "a
 
 def default_url() -> str:
     """`FOREBAY_URL`, else `REDIS_URL`, else `sqlite:///forebay.db`."""
-    return os.environ.get("FOREBAY_URL") or os.environ.get("REDIS_URL") or DEFAULT_URL
+    for name in ("FOREBAY_URL", "REDIS_URL"):
+        if url := os.environ.get(name):
+            try:
+                split(url)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"in the environment, {name}: {error}") from error
+            return url
+    return DEFAULT_URL
 
 
 def open_store(url: str, *, namespace: str = "events", read_only: bool = False) -> Store:

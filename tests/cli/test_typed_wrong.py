@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from forebay import NotFound, StoreDenied
+from forebay.migration.routes import introduce
 from forebay.stores.sqlite import SQLiteStore
 from tests.cli.conftest import Forebay
 
@@ -212,6 +213,33 @@ def test_what_the_environment_says_is_for_all_commands_and_stays_silent(
     forebay("publish", "order_placed", "1")
 
     assert 0 == forebay("copy", forebay.url, "sqlite:///new.db").code
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["streams", "--every", "5s"],
+        ["agents", "status", "--check", "--watch"],
+        ["migrate", "status", "--check", "--watch"],
+        ["copy", "sqlite:///a.db", "sqlite:///b.db", "--dry-run", "--verify"],
+        ["copy", "sqlite:///a.db", "sqlite:///b.db", "--dry-run", "--follow"],
+        ["tail", "order_placed", "--no-follow", "--wait"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_exclude_each_other_are_refused(forebay: Forebay, command: list[str]) -> None:
+    forebay.publish(1)
+
+    assert (2, "") == (forebay(*command).code, forebay(*command).out)
+    assert not (forebay.folder / "b.db").exists()
+
+
+def test_an_unknown_agent_of_a_migration_is_an_error_with_the_nearest_name(forebay: Forebay) -> None:
+    forebay.do(lambda bus: introduce(bus.store, "billing"))
+
+    ended = forebay("migrate", "cutover", "biling")
+
+    assert (1, "forebay: no agent 'biling' in this migration; did you mean 'billing'?\n") == (ended.code, ended.err)
 
 
 @pytest.mark.parametrize("command", ["tail", "groups", "publish", "run"])

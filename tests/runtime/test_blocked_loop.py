@@ -112,14 +112,19 @@ async def test_a_loop_that_turns_is_not_reported_and_neither_is_a_process_that_s
     monkeypatch.setattr(lease, "uptime", lambda: now)
     turns = Turns(asyncio.get_running_loop())
 
-    assert 0.0 == turns.look()
-    now += 2.0
-    assert 2.0 == turns.look()
+    def look() -> float:
+        nonlocal now
+        turns.wait()
+        now += 2.0
+        return turns.look(2.0)
+
+    assert 0.0 == look()
+    assert 2.0 == look()
     assert [True, False, True, False] == [turns.must_tell(yielding=each) for each in (False, False, True, True)]
-    now += 3600.0
-    assert 0.0 == turns.look()
-    now += 3.0
-    assert 3.0 == turns.look()
+    turns.wait()
+    now += 5.0
+    assert 0.0 == turns.look(2.0)
+    assert 2.0 == look()
     await asyncio.sleep(0.01)
-    assert 0.0 == turns.look()
+    assert 0.0 == look()
     assert turns.must_tell(yielding=False)

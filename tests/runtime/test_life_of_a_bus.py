@@ -445,6 +445,8 @@ async def test_a_cancelled_block_still_drains_and_closes(sqlite_url: str, cancel
         await asyncio.sleep(0.001)
     with pytest.raises(asyncio.CancelledError):
         await task
+    async with bus:  # at once
+        assert 1 == len(await _listed(bus))
 
     assert ["begun", "done"] == log
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("forebay-sqlite")]

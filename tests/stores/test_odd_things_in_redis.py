@@ -194,8 +194,11 @@ async def test_counts_that_are_no_numbers_stop_no_move(store: RedisStore, server
     acked, dead, *_ = await store.read(READER, limit=4)
     server.redis.hset(progress, mapping={"finished": "x", "base": "y", "gone": BYTES, "place": BYTES})
     server.redis.hset(f"{{{key}}}:dead_counts", GROUP, "many")
+    server.redis.hset(f"{{{key}}}:clock", mapping={"offset": "x", "since": BYTES, "seen": "9" * 30})
     server.redis.set(f"{{{key}}}:finished:{GROUP}", "somewhere")
 
+    assert 2 == len(await store.claim(READER, idle=0, limit=2))
+    assert [] == await store.due(READER, limit=1)
     assert 1 == await store.ack([acked])
     assert await store.dead_letter(dead, reason="no")
     assert await store.missed(STREAM, GROUP) in (0, None)

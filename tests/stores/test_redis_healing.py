@@ -21,6 +21,7 @@ from forebay.store import Reader
 from forebay.stores.redis import RedisStore
 from forebay.stores.redis.address import Address
 from forebay.stores.redis.errors import TABLE, Fate, fate
+from forebay.stores.redis.node import Shared
 from forebay.stores.redis.topology import Cluster
 from tests.stores.redis_servers import Proxy, Server, binaries, eventually, version
 from tests.stores.test_redis_topologies import insist, make_cluster
@@ -236,6 +237,41 @@ async def test_one_odd_sentinel_is_put_aside_and_reported(
     assert 2 <= master.redis.xlen("events:order_placed")
     if oddity != "hangs":  # the others agree before it is missed
         assert any("put aside" in message and str(odd.port) in message for message in caplog.messages)
+
+
+@each_server
+async def test_a_minority_of_sentinels_is_not_believed_while_the_master_is_away(
+    started: list[Server], binary: str, tmp_path: Path
+) -> None:
+    master, other = Server(binary, tmp_path), Server(binary, tmp_path)
+    started += [master, other]
+    sentinels = [_sentinel(binary, tmp_path, watched) for watched in (other, master, master)]
+    started.extend(sentinels)
+    hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+    async with RedisStore(f"redis+sentinel://{hosts}/main?timeout=1") as store:
+        master.process.kill()
+        master.process.wait()
+        for _ in range(3):
+            with pytest.raises((StoreUnavailable, OutcomeUnknown)):
+                await store.append("order_placed", [order()])
+        master.restart()
+        assert await insist(lambda: store.append("order_placed", [order()]))
+
+    assert 0 == other.redis.dbsize()
+
+
+async def test_whoever_waits_for_a_connection_of_a_closed_store_is_told_and_not_cancelled() -> None:
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    attempt = Shared(lambda: never)
+    waiting = [asyncio.create_task(attempt.get()) for _ in range(2)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+
+    await attempt.cancel()
+
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [StoreUnavailable, asyncio.CancelledError] == [type(each) for each in outcomes]
 
 
 @each_server

@@ -197,6 +197,17 @@ def test_a_refusal_says_what_to_write(url: str, advice: str) -> None:
         connect(url)
 
 
+@pytest.mark.parametrize("name", ["FOREBAY_URL", "REDIS_URL"])
+def test_a_wrong_url_of_the_environment_is_refused_with_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FOREBAY_URL", raising=False)
+    monkeypatch.setenv(name, f"redis://:a#{SECRET}@h")
+
+    with pytest.raises(ConfigurationError, match=f"{name}.*percent-encode") as refused:
+        connect()
+
+    assert [] == [text for text in _all_that_is_told(refused.value) if SECRET in text]
+
+
 def test_what_is_percent_encoded_arrives_as_it_was_meant() -> None:
     access = parse("redis://us%3Aer:p%40%23%2F%3F%25+%3A@h").access
 

@@ -107,6 +107,8 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     alive    processes that run it
     behind   events not yet delivered to it, plus those begun and not finished; "?" where the store cannot tell
     """
+    if check and every is not None:
+        raise click.UsageError("--check looks once: leave out --watch.")
     found: list[AgentStatus] = []
 
     async def look() -> list[AgentStatus]:

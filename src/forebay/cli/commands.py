@@ -214,7 +214,9 @@ def _with_bus(command: AsyncCommand, make: Callable[[str, str], EventBus]) -> Ca
 def _existing(url: str, namespace: str) -> EventBus:
     file = file_of(url)
     if file is not None and not file.exists():
-        raise NotFound(f"{file} does not exist: nothing was ever published there; name the store's own file")
+        raise NotFound(
+            f"{file} does not exist: nothing was ever published there; name another one with --url or FOREBAY_URL"
+        )
     return connect(url, namespace=namespace)
 
 

@@ -62,6 +62,8 @@ def copy(
     \b
     forebay copy sqlite:///events.db redis://localhost:6379 --verify
     """
+    if dry_run and (verify or follow):
+        raise click.UsageError("--dry-run copies nothing: there is nothing to verify, or to follow.")
     given = {name: url for name, url in (("source", source), ("target", target)) if has_secret(url)}
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in given):
         talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")

@@ -27,7 +27,8 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
     pending    events delivered and not finished, those waiting for another attempt included
     oldest     age of the oldest event among them
     dead       events that the group gave up on
-    consumers  consumers that hold something, or have read lately
+    consumers  on SQLite those that hold something now, so an idle one is not counted; on Redis those that
+               have read lately, so one that has just ended may be counted. For agents, see agents status
     """
 
     async def look() -> list[tuple[str, GroupStats]]:

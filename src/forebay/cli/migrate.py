@@ -47,6 +47,8 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     unlike     handled differently by the shadow run
     p50, p99   from publish to handled, exact to a factor of two
     """
+    if check and every is not None:
+        raise click.UsageError("--check looks once: leave out --watch.")
 
     async def look() -> tuple[Parity, dict[str, Route]]:
         return await parity(bus.store), await routes(bus.store)

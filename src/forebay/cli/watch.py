@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from forebay import StoreError
 from forebay.cli.commands import talk
@@ -24,7 +25,11 @@ def watch_options(command: Decorated) -> Decorated:
     """`--watch` and `--every`; the command gets `every`, None where it is to look once."""
 
     def only_if_watched(context: click.Context, parameter: click.Parameter, value: float) -> float | None:
-        return max(value, 0.1) if context.params.pop("watch") else None
+        if context.params.pop("watch"):
+            return max(value, 0.1)
+        if context.get_parameter_source("every") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--every is for --watch, which looks again and again.")
+        return None
 
     command = click.option(
         "--every",

@@ -30,7 +30,7 @@ from forebay.migration.observer import Observer
 from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
 from forebay.migration.parity import Member, fold, tell
 from forebay.migration.peers import Peers
-from forebay.migration.routes import Route, Stamp, introduce, name_of, routes
+from forebay.migration.routes import STREAM, Route, Stamp, introduce, name_of, routes
 from forebay.migration.subscription import Subscription
 from forebay.migration.upkeep import kept_alive
 from forebay.payload import check_name, type_name
@@ -241,7 +241,7 @@ class DualBus:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if is_ready:
             with contextlib.suppress(ForebayError):
-                await tell(self.new.store, self._member(ended=True))
+                await self._say(ended=True)
 
     async def run(self, *, handle_signals: bool = True) -> None:
         """Wait until a signal (see `EventBus.run`) or `stop`; the buses run as long as the DualBus is open."""
@@ -294,18 +294,23 @@ class DualBus:
                     subscription.switched()
             if changed:
                 # Whoever switched waits for this.
-                await tell(self.new.store, self._member())
+                await self._say()
 
     async def _tell(self) -> None:
         await self._ready.wait()
         while not self._closing.is_set():
-            await tell(self.new.store, self._member())
+            await self._say()
             self._is_silent = False
             await wait_for(self._closing, TELL)
 
-    def _member(self, *, ended: bool = False) -> Member:
+    async def _say(self, *, ended: bool = False) -> None:
+        """Write what this bus has to tell, and when, by the store's clock."""
+        store = self.new.store
+        await tell(store, self._member(at=await store.time(STREAM), ended=ended))
+
+    def _member(self, *, at: float, ended: bool = False) -> Member:
         outstanding = sum(len(each.outstanding) for each in self._subscriptions.values())
-        return Member(self.id, time.time(), dict(self._table), self.counts, outstanding, ended)
+        return Member(self.id, at, dict(self._table), self.counts, outstanding, ended)
 
     def stamp_of(self, event: Event) -> Stamp:
         """The stamp on an event; an empty one where it is of another migration, or there is none."""

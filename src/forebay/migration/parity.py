@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,7 +15,7 @@ import msgspec
 
 from forebay.migration.counts import Counts, TypeCounts
 from forebay.migration.routes import STREAM, Route, routes_in
-from forebay.store import Notes
+from forebay.store import Notes, Store
 
 FRESH = 10.0
 """Seconds after which a process that writes no counts has died."""
@@ -35,7 +34,7 @@ Fate = Literal["alive", "ended", "died"]
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What has become of a DualBus, and the Unix time of its last word, 0 where that is not kept."""
+    """What has become of a DualBus, and the time of its last word by the store's clock, 0 where that is not kept."""
 
     fate: Fate
     at: float = 0.0
@@ -44,7 +43,8 @@ class Standing(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct):
     """What one DualBus tells: who it is, what it has seen of the switch, and its counts.
 
-    `at` is Unix time. `outstanding` are events that the old bus was handed for an agent and has not finished.
+    `at` is Unix time by the store's clock, and `age` the seconds since then when it was read. `outstanding` are
+    events that the old bus was handed for an agent and has not finished.
     """
 
     id: str
@@ -55,13 +55,14 @@ class Member(msgspec.Struct):
     ended: bool = False
     host: str = msgspec.field(default_factory=socket.gethostname)
     pid: int = msgspec.field(default_factory=os.getpid)
+    age: float = 0.0
 
     @property
     def fate(self) -> Fate:
         """What has become of it."""
         if self.ended:
             return "died" if self.outstanding else "ended"
-        return "alive" if time.time() - self.at < FRESH else "died"
+        return "alive" if self.age < FRESH else "died"
 
     @property
     def alive(self) -> bool:
@@ -127,24 +128,29 @@ class Parity(msgspec.Struct, frozen=True):
         )
 
 
-async def members(store: Notes) -> list[Member]:
+async def members(store: Store) -> list[Member]:
     """What all DualBuses told, those that have ended and are not folded yet among them."""
-    notes = await store.notes(STREAM)
-    return [member for member in _members(notes) if member.id not in _ended(notes).folded]
+    notes, now = await _read(store)
+    return [member for member in _members(notes, now) if member.id not in _ended(notes).folded]
 
 
-async def standings(store: Notes) -> dict[str, Standing]:
+async def standings(store: Store) -> dict[str, Standing]:
     """Where each DualBus stands, of those that are remembered."""
-    return _standings(await store.notes(STREAM))
+    return _standings(*await _read(store))
 
 
-async def parity(store: Notes) -> Parity:
+async def _read(store: Store) -> tuple[Mapping[str, bytes], float]:
+    """The notes, and the time by the store's clock: those of the processes may differ."""
+    return await store.notes(STREAM), await store.time(STREAM)
+
+
+async def parity(store: Store) -> Parity:
     """The report, as of about a second ago."""
-    notes = await store.notes(STREAM)
+    notes, now = await _read(store)
     ended, table = _ended(notes), routes_in(notes)
     total, alive = ended.counts, 0
     outstanding = 0
-    for member in _members(notes):
+    for member in _members(notes, now):
         if member.id not in ended.folded:
             total.merge(member.counts)
             alive += member.alive
@@ -156,7 +162,7 @@ async def parity(store: Notes) -> Parity:
         agents=tuple(_agent_parity(total, agent, type, table.get(agent, "old")) for agent, type in agents),
         processes=alive,
         outstanding=outstanding,
-        killed=sum(standing.fate == "died" for standing in _standings(notes).values()),
+        killed=sum(standing.fate == "died" for standing in _standings(notes, now).values()),
     )
 
 
@@ -183,15 +189,15 @@ async def tell(store: Notes, member: Member) -> None:
     await store.note(STREAM, _PROCESS + member.id, msgspec.json.encode(member))
 
 
-async def fold(store: Notes) -> None:
+async def fold(store: Store) -> None:
     """Put the counts of processes that have ended into one note.
 
     One that fell silent may go on, and its counts with it: it keeps its note while it is among the last few.
     Added first, under a mark that keeps a member from being counted twice; removed last.
     """
-    notes = await store.notes(STREAM)
+    notes, now = await _read(store)
     ended = _ended(notes)
-    over = _over(_members(notes))
+    over = _over(_members(notes, now))
     fresh = [member for member in over if member.id not in ended.folded]
     for member in fresh:
         ended.counts.merge(member.counts)
@@ -203,20 +209,23 @@ async def fold(store: Notes) -> None:
         await store.note(STREAM, _PROCESS + member.id, None)
 
 
-def _standings(notes: Mapping[str, bytes]) -> dict[str, Standing]:
+def _standings(notes: Mapping[str, bytes], now: float) -> dict[str, Standing]:
     folded = {id: Standing(fate) for id, fate in _ended(notes).folded.items()}
-    return folded | {member.id: Standing(member.fate, member.at) for member in _members(notes)}
+    return folded | {member.id: Standing(member.fate, member.at) for member in _members(notes, now)}
 
 
 def _over(members: list[Member]) -> list[Member]:
     ended = [member for member in members if member.ended]
     silent = sorted((each for each in members if not each.ended and not each.alive), key=lambda member: member.at)
-    late = [member for member in silent[-SILENT:] if time.time() - member.at < GONE]
+    late = [member for member in silent[-SILENT:] if member.age < GONE]
     return ended + silent[: len(silent) - len(late)]
 
 
-def _members(notes: Mapping[str, bytes]) -> list[Member]:
-    return [msgspec.json.decode(value, type=Member) for name, value in notes.items() if name.startswith(_PROCESS)]
+def _members(notes: Mapping[str, bytes], now: float) -> list[Member]:
+    found = [msgspec.json.decode(value, type=Member) for name, value in notes.items() if name.startswith(_PROCESS)]
+    for member in found:
+        member.age = now - member.at
+    return found
 
 
 def _ended(notes: Mapping[str, bytes]) -> _Ended:

@@ -6,7 +6,8 @@ import asyncio
 import time
 
 from forebay.migration.parity import FRESH, Fate, Standing, standings
-from forebay.store import Notes
+from forebay.migration.routes import STREAM
+from forebay.store import Store
 
 LOOK = 0.5
 """Seconds between two looks at what they tell."""
@@ -21,12 +22,13 @@ class Peers:
     killed, and whose place this process takes.
     """
 
-    def __init__(self, store: Notes) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._standings: dict[str, Standing] = {}
         self._before: dict[str, Standing] = {}
         self._silent: dict[str, Standing] = {}
         self._looked_at = float("-inf")
+        self._now = 0.0
 
     async def open(self) -> None:
         """Remember what was said before."""
@@ -36,10 +38,10 @@ class Peers:
         """What has become of one; of one that is silent, once it speaks or has been silent for long enough."""
         first = await self._standing(id)
         standing = first
-        # By the clock of this process: that of the other may run ahead, and make its last word look fresh for hours.
+        # By the uptime of this process: the store's clock may be set, and make a last word look fresh for hours.
         deadline = time.monotonic() + FRESH
         while standing.fate == "alive" and standing in (first, self._before.get(id)):
-            if standing != self._before.get(id) and abs(time.time() - standing.at) < QUIET:
+            if standing != self._before.get(id) and abs(self._now - standing.at) < QUIET:
                 break
             if standing == self._silent.get(id) or time.monotonic() > deadline:
                 self._silent[id] = standing
@@ -52,5 +54,6 @@ class Peers:
         # One that is not known yet may have begun a moment ago.
         if id not in self._standings or time.monotonic() - self._looked_at > LOOK:
             self._standings = await standings(self._store)
+            self._now = await self._store.time(STREAM)
             self._looked_at = time.monotonic()
         return self._standings.get(id, Standing("died"))

@@ -15,6 +15,7 @@ import msgspec
 
 from forebay.errors import ConfigurationError, NotFound
 from forebay.event import Event
+from forebay.replay import nearest
 from forebay.store import Notes
 
 Route = Literal["old", "new", "shadow"]
@@ -119,7 +120,7 @@ async def switch(store: Notes, agent: str, to: Route) -> Route:
         known = routes_in(notes)
         if agent not in known:
             there = ", ".join(known) or "none yet; a DualBus makes them known when it is opened"
-            raise NotFound(f"no agent {agent!r} in this migration; there are {there}")
+            raise NotFound(f"no agent {agent!r} in this migration; {nearest(agent, known) or f'there are {there}'}")
         name = _ROUTE + agent
         if await store.note(STREAM, name, to.encode(), expected=notes[name]):
             return known[agent]

@@ -110,7 +110,7 @@ class Consumer:
         self._largest = options.prefetch or READ_AHEAD // batch * batch or READ_AHEAD
         self._smallest = min(self._hands, self._largest) if options.prefetch is None else options.prefetch
         self._window = self._smallest
-        self._at_once = max(AT_ONCE, batch)
+        self._at_once = max(AT_ONCE // batch, 1) * batch
         self._sizes = Sizes(batch=batch)
         self._read_at = 0.0
         # What was in hand after the last read, what was finished since `_measured_at`: the speed of the handlers.

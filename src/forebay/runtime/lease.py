@@ -29,6 +29,8 @@ BLOCKED_SECONDS = 10.0
 """Seconds without a turn of the loop after which a handler is reported; half a lease where that is shorter, or 1 s."""
 YIELD_SECONDS = 60.0
 """Seconds without a turn of the loop after which its leases are renewed no more; two leases where that is longer."""
+STANDSTILL_SECONDS = 0.5
+"""Seconds that a wait of the thread takes too long when the whole process stood still, or could not run."""
 LOOK_SECONDS = 5.0
 """The longest time between two looks whether the loop turns."""
 END_SECONDS = 1.0
@@ -86,8 +88,11 @@ class LeaseKeeper:
             shift, self._shift = self._shift, None
             shift.end()
             threads = Threads(1, name="forebay-leases-end")
-            await asyncio.wait([threads.run(shift.join)], timeout=END_SECONDS)
-            threads.close()
+            ended, _ = await asyncio.wait([threads.run(shift.join)], timeout=END_SECONDS)
+            if ended:
+                threads.end()
+            else:
+                threads.close()
 
     def drop(self) -> None:
         """Keep nothing more for anybody: their event loop is gone. From any thread."""
@@ -100,8 +105,8 @@ class LeaseKeeper:
         with asyncio.Runner() as runner:
             store: Store | None = None
             looked_at = uptime()
-            while not shift.is_over(min(self._tick(), LOOK_SECONDS)):
-                self._watch(shift.turns)
+            while not shift.is_over(wait := min(self._tick(), LOOK_SECONDS)):
+                self._watch(shift.turns, wait)
                 if uptime() < looked_at + 0.95 * self._tick():
                     continue
                 looked_at = uptime()
@@ -121,9 +126,9 @@ class LeaseKeeper:
     def _tick(self) -> float:
         return min((holder.lease for holder in list(self._holders)), default=1.0) / 4
 
-    def _watch(self, turns: Turns) -> None:
+    def _watch(self, turns: Turns, wait: float) -> None:
         """Report, once a blocking, the handler that keeps the loop from turning; and once more where its leases end."""
-        blocked = turns.look()
+        blocked = turns.look(wait)
         leases = [holder.lease for holder in list(self._holders)]
         if not blocked or not leases:
             return
@@ -186,13 +191,17 @@ class Turns:
         self._loop = loop
         self._thread = threading.get_ident()
         self._turned = True
-        self._asked_at = self._looked_at = uptime()
+        self._asked_at = self._waits_since = uptime()
         self._told = 0
 
-    def look(self) -> float:
-        """Look whether the loop has turned since the last look; return `blocked`."""
+    def wait(self) -> None:
+        """Remember when this thread began to wait for its next look."""
+        self._waits_since = uptime()
+
+    def look(self, wait: float) -> float:
+        """Look, after a wait of so many seconds, whether the loop has turned since the last look; return `blocked`."""
         now = uptime()
-        if self._turned or now - self._looked_at > 3 * LOOK_SECONDS:
+        if self._turned or now - self._waits_since > wait + STANDSTILL_SECONDS:
             # Where this thread did not run either, the whole process stood still, and no handler is to blame.
             self._told, self._asked_at = 0, now
             if self._turned:
@@ -202,7 +211,6 @@ class Turns:
             self.blocked = 0.0
         else:
             self.blocked = now - self._asked_at
-        self._looked_at = now
         return self.blocked
 
     def must_tell(self, *, yielding: bool) -> bool:
@@ -235,6 +243,7 @@ class _Shift:
 
     def is_over(self, seconds: float) -> bool:
         """Wait so long, or until woken; whether the shift is over."""
+        self.turns.wait()
         self.wake.wait(seconds)
         self.wake.clear()
         return self._ended

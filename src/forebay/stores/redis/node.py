@@ -57,8 +57,15 @@ class Shared(Generic[T]):
         """The result of the attempt under way, or of a new one."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
-        # A caller that is cancelled must not take the attempt away from the others.
-        return await asyncio.shield(self._task)
+        attempt = self._task
+        try:
+            # A caller that is cancelled must not take the attempt away from the others.
+            return await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if attempt.cancelled() and not (caller and caller.cancelling()):
+                raise StoreUnavailable("the store was closed while it connected") from None
+            raise
 
     async def cancel(self) -> None:
         """Break off the attempt under way."""

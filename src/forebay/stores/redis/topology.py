@@ -154,13 +154,12 @@ class Sentinel:
                 named[sentinel] = answer
                 if isinstance(answer, Address):
                     votes[answer] += 1
-                    if votes[answer] * 2 > len(self._addresses) and await self._is_taken(answer, faults):
+                    if votes[answer] * 2 > len(self._addresses):
                         break
-        if self._master is None:
-            for address, _ in votes.most_common():
-                if await self._is_taken(address, faults):
-                    break
-        if self._master is None:
+        for address in _elected(votes, len(self._addresses)):
+            if await self._is_taken(address, faults):
+                break
+        else:
             raise self._not_found(named, faults)
         self._odd.report(self._faults(named))
 
@@ -319,6 +318,13 @@ class Odd:
             if address not in self._reported:
                 logger.warning("a %s was put aside: %s", self._what, problem)
         self._reported = set(problems)
+
+
+def _elected(votes: Counter[Address], voters: int) -> list[Address]:
+    """The servers to try as the master: that of the majority and no other; without one all, the most named first."""
+    ranked = votes.most_common()
+    has_majority = bool(ranked) and ranked[0][1] * 2 > voters
+    return [address for address, _ in (ranked[:1] if has_majority else ranked)]
 
 
 def _host_of(master: Sequence[Any]) -> str:

@@ -59,7 +59,7 @@ class Database:
         self.guard.make_sure()
         is_new = not _exists(self.path)
         if is_new and self._read_only:
-            raise NotFound(f"{self.path} does not exist: nothing was ever published there; name the store's own file")
+            raise NotFound(f"{self.path} does not exist: nothing was ever published there; name the store's file")
         if is_mount_point(self.path):
             raise ConfigurationError(
                 f"{self.path} is itself a mount point, and SQLite keeps a part of the events in files beside it, which"
@@ -170,7 +170,7 @@ class Database:
     def _check_readable(self, version: int) -> None:
         """Whether a file of this format can be read as it is: who only looks changes none, and makes no tables."""
         if not version:
-            raise NotFound(f"{self.path} is empty: nothing was ever published there; name the store's own file")
+            raise NotFound(f"{self.path} is empty: nothing was ever published there; name the store's file")
         if version != VERSION:
             raise ConfigurationError(
                 f"{self.path} was written by an older forebay (format {version}, this one reads {VERSION}): upgrade the"

@@ -167,10 +167,11 @@ class Guard:
         self._places: _Places | None = None
         self._index_size = REGION
         self._frames = (b"", 0)
+        self._is_index_wrong = False
         self._written: tuple[int, int] | None = None
         self._copied: Index | None = None
         self._stored: Writers = {}
-        """The state of the database without its log, when it was looked at last."""
+        """A state that the database has without its log, as far as the index says that the log is copied into it."""
         self._floor: Writers = {}
         """Its state when the log was begun, or an older one."""
         self._known: dict[int, int] = {}
@@ -204,7 +205,7 @@ class Guard:
         with self._lock:
             if self._places is None:
                 try:
-                    self._adopt(line.connection, line.index)
+                    self._adopt(line.connection, line.index, read_only=read_only)
                 except OSError as error:
                     if not read_only:
                         raise Changed(_MOVED) from error
@@ -285,14 +286,10 @@ class Guard:
     def _check_size(self, size: int) -> None:
         if size < self._index_size:
             # To look at what is missing would kill the process.
-            self._empty_index()
+            os.truncate(self._index, self._index_size)
+            self._is_index_wrong = True
             raise Changed("the -shm file beside it was cut short")
         self._index_size = size
-
-    def _empty_index(self) -> None:
-        """Fill the index with zeros, from which SQLite knows that it has to make it anew, of the log."""
-        os.truncate(self._index, 0)
-        os.truncate(self._index, self._index_size)
 
     def check(self, connection: apsw.Connection, index: WalIndex) -> None:
         """Raise `Changed` where the files are not as SQLite left them. Sure only while nobody else writes."""
@@ -317,25 +314,37 @@ class Guard:
             _, header = connection.read("main", 1, 0, LOG_HEADER)
             if log_status.st_size < state.log_size or header[SALTS] != state.salts:
                 raise Changed("the -wal file beside it was overwritten or cut short")
-        self._check_written(connection, (status.st_mtime_ns, status.st_size), state and state.without_frames())
+        copied = None if state is None else state.without_frames()
+        self._check_written(connection, index, (status.st_mtime_ns, status.st_size), copied)
 
-    def _check_written(self, connection: apsw.Connection, written: tuple[int, int], copied: Index | None) -> None:
+    def _check_written(
+        self, connection: apsw.Connection, index: WalIndex, written: tuple[int, int], copied: Index | None
+    ) -> None:
         """The database was written to, if at all, by SQLite, which copies the log into it, and to a later state."""
         before = self._copied or copied
         is_new_log = copied is not None and before is not None and copied.salts != before.salts
+        if copied is not None and before is not None and not is_new_log and copied.copied < before.copied:
+            # Whoever makes the index anew also copies the log anew, from its start, and at first to an older state.
+            self._stored = self._floor
         if written != self._written:
             if copied is not None and copied == self._copied and not copied.is_copying:
                 raise Changed("it was written to by something other than SQLite")
-            # Whoever makes the index anew also copies the log anew, from its start: then the state may be an older one.
-            is_anew = copied is None or before is None or (not is_new_log and copied.copied < before.copied)
             stored = self._read_stored()
-            if stored is None or not contains(stored, self._floor if is_anew else self._stored):
+            if stored is None and copied is not None and copied.is_copying:
+                # While the log is copied, the database by itself is not whole. The next look is soon enough.
+                self._copied = copied
+                return
+            if stored is None or not contains(stored, self._floor if copied is None else self._stored):
                 raise Changed("it was overwritten")
             if not contains(_writers(connection), stored):
                 raise Changed("it was overwritten")
-            if is_new_log and copied is not None:
-                self._floor = self._stored if copied.copied or copied.is_copying else stored
-            self._stored, self._written = stored, written
+            # More may have been copied since the index was read.
+            is_exact = copied is not None and not copied.is_copying and _without_frames(index) == copied
+            if is_new_log:
+                self._floor = stored if is_exact and copied is not None and not copied.copied else self._stored
+            if is_exact:
+                self._stored = stored
+            self._written = written
         elif is_new_log:
             self._floor = self._stored
         self._copied = copied or before
@@ -347,7 +356,7 @@ class Guard:
         state = index.read()
         if state is not None:
             if state.salts == self._frames[0] and state.frames < self._frames[1]:
-                self._empty_index()
+                self._is_index_wrong = True
                 raise Changed("the -shm file beside it was overwritten")
             self._frames = (state.salts, state.frames)
         return state
@@ -371,18 +380,19 @@ class Guard:
 
     def _is_in_order(self, line: Line) -> bool:
         """Whether the files are as they should be after all, now that nobody writes."""
-        connection = line.connection
-        assert connection is not None
+        assert line.connection is not None
+        assert line.index is not None
         try:
-            if self._identify() != self._places or self._index.stat().st_size < REGION:
+            if self._identify() != self._places or self._index.stat().st_size < self._index_size:
                 return False
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            if self._is_index_wrong:
+                with _locked(line.connection):
+                    line.index.empty()
+                self._is_index_wrong = False
+                self._frames = (b"", 0)
+            with _locked(line.connection):
                 line.check()
-                self._learn(_writers(connection))
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                self._learn(_writers(line.connection))
         except (Changed, apsw.Error, OSError):
             return False
         return True
@@ -392,7 +402,7 @@ class Guard:
             database = _identity(self.path.stat())
         except OSError as error:
             raise self._damaged(f"{changed}, and nothing is at its path") from error
-        stored = self._read_stored()
+        stored = self._read_stored(patient=True)
         places, is_same_index = self._places, False
         with contextlib.suppress(OSError):
             is_same_index = places is not None and _identity(self._index.stat()) == places.memory
@@ -416,7 +426,7 @@ class Guard:
                     line.open()
                 assert fresh.index is not None
                 with self._lock:
-                    self._adopt(connection, fresh.index)
+                    self._adopt(connection, fresh.index, read_only=False)
             finally:
                 fresh.close(copy_log=False)
         except (apsw.Error, Changed, StoreUnavailable, OSError) as error:
@@ -465,36 +475,49 @@ class Guard:
             " it, and open the store again"
         )
 
-    def _adopt(self, connection: apsw.Connection, index: WalIndex) -> None:
+    def _adopt(self, connection: apsw.Connection, index: WalIndex, *, read_only: bool) -> None:
         """Take the files for what they should be from now on."""
         places, mapped = self._identify(), index.inode()
         if mapped not in (None, places.memory[1]):
             raise Changed("another connection of this process has a -shm file open that was deleted")
-        state, status = index.read(), self.path.stat()
+        state = index.read()
+        if state is not None and state.is_copying and not read_only:
+            # An index that was just made does not say how much of the log the database has.
+            connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
+            state = index.read()
+        status = self.path.stat()
         self._places = places
         self._index_size = self._index.stat().st_size
-        self._frames = (b"", 0)
+        self._frames, self._is_index_wrong = (b"", 0), False
         self._written, self._copied = (status.st_mtime_ns, status.st_size), state and state.without_frames()
-        self._stored = self._read_stored() or {}
-        self._floor = self._stored if state is not None and not state.copied and not state.is_copying else {}
+        stored = self._read_stored() or {}
+        is_exact = state is not None and not state.is_copying and _without_frames(index) == self._copied
+        self._stored = stored if is_exact else {}
+        self._floor = stored if is_exact and state is not None and not state.copied else {}
         self._learn(_writers(connection))
 
     def _learn(self, writers: Writers) -> None:
         self._known = dict(writers)
 
-    def _read_stored(self) -> Writers | None:
-        """The writers by the database alone, without its log; None where it is no database."""
+    def _read_stored(self, *, patient: bool = False) -> Writers | None:
+        """The writers by the database alone, without its log; None where it is no whole database.
+
+        With `patient` it is given the time that another process takes to copy the log into it.
+        """
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        try:
-            connection = apsw.Connection(f"{self.path.as_uri()}?immutable=1", flags=flags)
+        for tries_left in reversed(range(_TRIES if patient else 1)):
             try:
-                return _writers(connection)
-            finally:
-                connection.close()
-        except apsw.SQLError:
-            return {}  # nothing was copied into it yet
-        except apsw.Error:
-            return None
+                connection = apsw.Connection(f"{self.path.as_uri()}?immutable=1", flags=flags)
+                try:
+                    return _writers(connection)
+                finally:
+                    connection.close()
+            except apsw.SQLError:
+                return {}  # nothing was copied into it yet
+            except apsw.Error:
+                if tries_left:
+                    time.sleep(PAUSE / _TRIES)
+        return None
 
     def _may_copy_log(self, line: Line) -> bool:
         """Whether to close this connection as any other: not where that would write into another state of the file."""
@@ -532,6 +555,17 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
+def _locked(connection: apsw.Connection) -> Iterator[None]:
+    """Keep everybody from writing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Heal while no other process does, where the system can lock a folder."""
     try:
@@ -556,6 +590,11 @@ def contains(later: Writers, earlier: Writers) -> bool:
 def _writers(connection: apsw.Connection) -> Writers:
     rows: list[tuple[Any, ...]] = connection.execute("SELECT id, number FROM writers").fetchall()
     return dict(rows)
+
+
+def _without_frames(index: WalIndex) -> Index | None:
+    state = index.read()
+    return None if state is None else state.without_frames()
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -76,6 +76,7 @@ class Opened:
         self.wakeup.finish()
         try:
             await self._inspector.call(self._end)
+            self._inspector.end()
         finally:
             self._inspector.close()
 

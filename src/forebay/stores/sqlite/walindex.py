@@ -24,6 +24,7 @@ _SHM_MAP = 13
 """The place of `xShmMap` among the pointers of SQLite's `sqlite3_io_methods`."""
 _HEADER = struct.Struct("=12xBxHI12x8s")
 _COPIED = struct.Struct("=I28xI")
+_HEADER_SIZE = 48
 _SIZE = 136
 
 
@@ -64,10 +65,15 @@ class WalIndex:
             return None
         text = ctypes.string_at(self._address, _SIZE)
         is_made, page_size, frames, salts = _HEADER.unpack_from(text)
-        if not is_made or text[:48] != text[48:96]:
+        if not is_made or text[:_HEADER_SIZE] != text[_HEADER_SIZE : 2 * _HEADER_SIZE]:
             return None
-        copied, to_copy = _COPIED.unpack_from(text, 96)
+        copied, to_copy = _COPIED.unpack_from(text, 2 * _HEADER_SIZE)
         return Index((page_size & 0xFE00) + ((page_size & 1) << 16), frames, salts, copied, to_copy)
+
+    def empty(self) -> None:
+        """Let SQLite make the index anew, of the log, at its next look. Only while no other process can write."""
+        if self._address is not None:
+            ctypes.memset(self._address, 0, 2 * _HEADER_SIZE)
 
     def inode(self) -> int | None:
         """The inode of the mapped file, by Linux; None elsewhere."""

@@ -38,7 +38,7 @@ if since ~= '' then
   until #page < 1000
 end
 
-local positions = {}
+local positions, remembered = {}, {}
 local i = 3
 while i <= #ARGV do
   local id, count = ARGV[i], tonumber(ARGV[i + 1])
@@ -55,10 +55,15 @@ while i <= #ARGV do
     position = redis.call('XADD', stream, '*', unpack(ARGV, i + 2, i + 1 + count))
   end
   if remembers then
-    redis.call('HSET', ids, id, position)
-    redis.call('ZADD', expiry, time + window, id)
+    seen[id] = position
+    remembered[#remembered + 1] = id
   end
   positions[#positions + 1] = position
   i = i + 2 + count
+end
+-- Last, as the stream may be a key of the wrong type.
+for _, id in ipairs(remembered) do
+  redis.call('HSET', ids, id, seen[id])
+  redis.call('ZADD', expiry, time + window, id)
 end
 return positions

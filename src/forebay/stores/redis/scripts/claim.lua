@@ -11,14 +11,18 @@ local stream, attempts, waiting, finished = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, idle, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local cursor, page, ordered, forget_after = ARGV[5], tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8])
 need({'XPENDING', stream, 'EXISTS', stream, 'XINFO GROUPS', stream, 'XRANGE', stream, 'XCLAIM', stream, 'XACK', stream,
-  'TIME', false, 'ZCARD', waiting, 'ZRANGE', waiting, 'HGET', attempts, 'GET', finished, 'SET', finished, 'HSET', clock})
+  'TIME', false, 'ZCARD', waiting, 'ZRANGE', waiting, 'HLEN', attempts, 'HGET', attempts, 'GET', finished, 'SET', finished, 'HSET', clock})
 if ordered then
   need({'ZRANGEBYSCORE', waiting, 'ZREM', waiting, 'ZADD', waiting})
 end
+-- Reads come first: a key of the wrong type must be met before anything is written.
+redis.call('ZCARD', waiting)
+redis.call('HLEN', attempts)
+redis.call('GET', finished)
 begin_without_memory(stream, group)
 
 local time, shows = now(), shown()
-local since, seen = redis.call('HGET', clock, 'since'), redis.call('HGET', clock, 'seen')
+local since, seen = kept('since'), kept('seen')
 if ARGV[9] == 'sure' and time == shows and math.abs(wall() - (seen or 0)) > 10000 then
   -- For stores that were frozen without their clock: to them the server's clock seems to have been set.
   redis.call('HSET', clock, 'seen', string.format('%.0f', wall()))

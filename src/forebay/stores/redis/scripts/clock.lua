@@ -4,9 +4,15 @@ local clock = table.remove(KEYS)
 local latest, earliest = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
 need({'TIME', false, 'HGET', clock})
 
+-- A number that is kept beside the stream; false where there is none, or others put something else there.
+local function kept(field)
+  local text = redis.call('HGET', clock, field)
+  return text and string.match(text, '^-?%d+$') and #text < 16 and text
+end
+
 -- What has to be added to the server's wall clock, in ms.
 local function offset()
-  return redis.call('HGET', clock, 'offset') or '0'
+  return kept('offset') or '0'
 end
 
 -- The stream's own time in ms: the server's wall clock, less the steps that somebody has noticed.

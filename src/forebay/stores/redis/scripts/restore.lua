@@ -10,7 +10,7 @@ need({'TIME', false, 'EXISTS', stream, 'XINFO STREAM', stream, 'XINFO GROUPS', s
   'EXISTS', dead_letter, 'XINFO STREAM', dead_letter, 'XADD', dead_letter,
   'HLEN', counts, 'HGET', counts, 'HSET', counts,
   'ZCARD', scheduled, 'ZADD', scheduled, 'ZCARD', moments, 'ZADD', moments, 'HLEN', ids, 'HSET', ids, 'ZCARD', expiry, 'ZADD', expiry,
-  'HGET', notes, 'HSET', notes, 'HDEL', notes, 'ZADD', tag .. 'waiting:', 'HSET', tag .. 'attempts:',
+  'HLEN', notes, 'HGET', notes, 'HSET', notes, 'HDEL', notes, 'ZADD', tag .. 'waiting:', 'HSET', tag .. 'attempts:',
   'ZADD', tag .. 'handled:', 'HDEL', tag .. 'progress:'})
 local time = now()
 local at = 0
@@ -33,6 +33,7 @@ redis.call('ZCARD', scheduled)
 redis.call('ZCARD', moments)
 redis.call('HLEN', ids)
 redis.call('ZCARD', expiry)
+redis.call('HLEN', notes)
 local expected
 expected, at = are_as_expected(notes, at)
 if not expected then

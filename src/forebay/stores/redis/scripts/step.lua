@@ -9,7 +9,7 @@ if offset() ~= before then
   return 'other'
 end
 local back = tonumber(after) > tonumber(before)
-if not back and tonumber(redis.call('HGET', clock, 'seen') or 0) > until_when then
+if not back and tonumber(kept('seen') or 0) > until_when then
   return 'none'
 end
 local noted = redis.pcall('HSET', clock, 'offset', after, 'since', string.format('%.0f', wall()))
