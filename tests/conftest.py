@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 
 from forebay import EventBus
 from tests.stores.redis_servers import Server, binaries, version
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests are there to the end: no search for garbage is to go through them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

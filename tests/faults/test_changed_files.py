@@ -168,8 +168,7 @@ LOSSES = {
 @pytest.mark.parametrize("deed", LOSSES.values(), ids=LOSSES.keys())
 async def test_nothing_is_acknowledged_after_a_change_that_loses_something(path: Path, deed: str) -> None:
     async with SQLiteStore(path.with_name("other")) as other:
-        for number in range(300):
-            await other.append("t", [record(number)])
+        await other.append("t", [record(number) for number in range(300)])
     path = path.with_name("data") / path.name
     path.parent.mkdir()
     shutil.move(path.parent.with_name("other"), path.with_name("other"))
@@ -180,8 +179,8 @@ async def test_nothing_is_acknowledged_after_a_change_that_loses_something(path:
         back_up(path, path.with_name("older"))
         shutil.copy(path.with_name("older"), path.with_name("fork"))
         async with SQLiteStore(path.with_name("fork")) as fork:
-            for number in range(700):
-                await fork.append("t", [record(-number)])
+            for begin in range(0, 700, 50):
+                await fork.append("t", [record(-number) for number in range(begin, begin + 50)])
         # The first part is copied into the database, the last one stands in the log.
         for number in range(100, 600):
             await store.append("t", [record(number, 1000)])
