@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import pytest
-
 from forebay import EventBus, EventType
 from forebay.agents import HealthMonitorAgent, roster
 from forebay.agents.roster import Heartbeat
@@ -14,9 +12,10 @@ from forebay.signals import AgentFailed, LoopFailed
 from forebay.testing import eventually
 from tests.agents.test_health_monitor import WITHIN, Patient, is_told, monitor
 from tests.agents.watching import running
+from tests.conftest import dealt
 
 
-@pytest.mark.parametrize("note", [b"", b"\xff", b'{"patient": 7}', b"[]"])
+@dealt("note", b"", b"\xff", b'{"patient": 7}', b"[]")
 async def test_a_damaged_note_of_the_ill_is_reported_and_written_anew(bus: EventBus, note: bytes) -> None:
     await bus.store.note(notes_of("health_monitor"), "ill", note)
     reported: list[LoopFailed] = []
@@ -32,7 +31,7 @@ async def test_a_damaged_note_of_the_ill_is_reported_and_written_anew(bus: Event
     assert (["monitor"], []) == ([each.loop for each in reported], failed)
 
 
-@pytest.mark.parametrize("name", ["", "n" * 600, "two words", "\x1b[2J", "é"])
+@dealt("name", "", "n" * 600, "two words", "\x1b[2J", "é", ids=["empty", "long", "two words", "control", "accent"])
 async def test_a_stranger_with_an_impossible_name_is_passed_over(bus: EventBus, name: str) -> None:
     beat = Heartbeat(name, "member", "code:Class", "failed", datetime.now(UTC), 1.0, last_error="x")
     await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", beat)

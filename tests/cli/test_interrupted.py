@@ -94,7 +94,7 @@ def test_bench_prints_each_line_when_it_is_measured_and_says_how_many(forebay: F
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_copy_says_how_far_it_came_and_goes_on_from_there(forebay: Forebay, number: signal.Signals) -> None:
-    forebay.publish(*range(60_000))
+    forebay.publish(*range(20_000))
 
     with forebay.process("copy", forebay.url, "sqlite:///new.db") as process:
         while not (forebay.folder / "new.db-wal").exists():

@@ -6,11 +6,11 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from forebay import EventBus, Retry
 from forebay.testing import eventually
 from tests.crash.processes import LEASE, History, Process, consume, publish
-
-KILLS = 20
 
 
 async def test_four_processes_publish_and_four_consume_on_one_file(sqlite_url: str, tmp_path: Path) -> None:
@@ -34,8 +34,9 @@ async def test_four_processes_publish_and_four_consume_on_one_file(sqlite_url: s
         assert published == Counter(history.ids(f"ended-{group}"))
 
 
+@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.slow)])
 async def test_no_kill_of_a_consumer_or_publisher_loses_or_strands_an_acknowledged_event(
-    durable_url: str, namespace: str, tmp_path: Path
+    durable_url: str, namespace: str, tmp_path: Path, count: int
 ) -> None:
     history = History(tmp_path / "history")
     chance = random.Random(20)
@@ -50,7 +51,7 @@ async def test_no_kill_of_a_consumer_or_publisher_loses_or_strands_an_acknowledg
     publisher = start_publisher()
     kills: list[tuple[float, int]] = []
     try:
-        for _ in range(KILLS):
+        for _ in range(count):
             victim = chance.randrange(2)
             pid = consumers[victim].pid
             await eventually(lambda pid=pid: pid in {fact.process for fact in history.facts("begun-g")}, within=20)
@@ -74,9 +75,9 @@ async def test_no_kill_of_a_consumer_or_publisher_loses_or_strands_an_acknowledg
 
     assert [0, 0] == codes
     assert [] == history.ids("error")
-    assert KILLS == len(kills)
+    assert count == len(kills)
     delays = _delays(history, kills)
-    assert len(delays) >= KILLS, "most kills are to hit a consumer in the middle of something"
+    assert len(delays) >= count, "most kills are to hit a consumer in the middle of something"
     assert max(delays) <= LEASE + 2.0
 
 

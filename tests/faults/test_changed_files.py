@@ -292,7 +292,7 @@ def test_of_several_processes_each_notices_and_none_loses(path: Path, deed: str)
     for turn in range(4):
         for process in processes:
             assert process.stdin is not None
-            process.stdin.write("100\n")
+            process.stdin.write("30\n")
             process.stdin.flush()
         for process in processes:
             assert process.stdout is not None
@@ -307,7 +307,7 @@ def test_of_several_processes_each_notices_and_none_loses(path: Path, deed: str)
     connection = apsw.Connection(str(path))
     found = connection.execute("SELECT source, count(*) FROM entries GROUP BY 1 ORDER BY 1").fetchall()
     connection.close()
-    assert [("a", 400), ("b", 400), ("c", 200)] == found
+    assert [("a", 120), ("b", 120), ("c", 60)] == found
     assert "ok" == _integrity(path)
 
 

