@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from forebay import EventBus
 from tests.stores.redis_servers import Server, binaries, version
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests are there to the end: no search for garbage is to go through them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -22,6 +30,30 @@ def namespace() -> str:
 def sqlite_url(tmp_path: Path) -> str:
     """A file that does not exist yet."""
     return f"sqlite:///{tmp_path}/events.db"
+
+
+SERVERS: list[Any] = [
+    pytest.param(binary, marks=[pytest.mark.slow] if number else []) for number, binary in enumerate(binaries())
+]
+"""The servers present: on the others than the first the contract suite runs, and `make slow`."""
+
+
+def _name(param: str) -> str:
+    return param if "/" not in param else version(param)
+
+
+def dealt(name: str, *values: Any, ids: Sequence[str] | None = None) -> pytest.MarkDecorator:
+    """Parametrize `bus` and `name` together: each store and each value is met, in as few tests as that takes."""
+    stores = ["memory", "sqlite", binaries()[0]]
+    count = max(len(stores), len(values))
+    names = ids or [str(value) for value in values]
+    hands = [(stores[each % len(stores)], values[each % len(values)]) for each in range(count)]
+    return pytest.mark.parametrize(
+        ("bus", name),
+        hands,
+        indirect=["bus"],
+        ids=[f"{_name(store)}-{names[each % len(values)]}" for each, (store, _) in enumerate(hands)],
+    )
 
 
 def _durable(request: pytest.FixtureRequest) -> str:
@@ -50,17 +82,13 @@ class _Running(dict[str, Server]):
         return self[binary]
 
 
-def _name(param: str) -> str:
-    return param if "/" not in param else version(param)
-
-
-@pytest.fixture(params=["sqlite", *binaries()], ids=_name)
+@pytest.fixture(params=["sqlite", *SERVERS], ids=_name)
 def durable_url(request: pytest.FixtureRequest) -> str:
     """A store that several processes share."""
     return _durable(request)
 
 
-@pytest.fixture(params=["memory", "sqlite", *binaries()], ids=_name)
+@pytest.fixture(params=["memory", "sqlite", *SERVERS], ids=_name)
 async def bus(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[EventBus]:
     """An open bus on each store."""
     url = "memory://" if request.param == "memory" else _durable(request)

@@ -719,7 +719,13 @@ def connect(
     >>> connect("memory://")
     <EventBus memory://>
     """
-    return EventBus(url or default_url(), namespace=namespace, limits=limits, idempotency_window=idempotency_window)
+    if url is not None and not isinstance(url, str):
+        raise ConfigurationError(
+            f"connect() takes a URL as a string, not a {type(url).__name__}; for a file write sqlite:///events.db"
+        )
+    return EventBus(
+        default_url() if url is None else url, namespace=namespace, limits=limits, idempotency_window=idempotency_window
+    )
 
 
 class RedisEventBus(EventBus):
@@ -795,7 +801,7 @@ def _delay(delay: float | None, at: datetime | None) -> float | None:
     if delay is not None:
         raise ConfigurationError("give `delay` or `at`, not both")
     if not isinstance(at, datetime):
-        raise ConfigurationError(f"`at` is an aware datetime, not a {type(at).__name__}; for seconds there is `delay`")
-    if at.tzinfo is None:
+        raise ConfigurationError(f"`at` takes an aware datetime, not a {type(at).__name__}; for seconds use `delay`")
+    if at.utcoffset() is None:
         raise ConfigurationError(f"at={at.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
     return None

@@ -112,7 +112,8 @@ class _Lines:
     def dead_lettered(self, signal: DeadLettered) -> None:
         level = self._level(logging.ERROR, "dead letters", signal.delivery, signal.reason)
         below = _Below(signal.traceback)
-        logger.log(level, "%s is a dead letter: %s%s", _name(signal.delivery), signal.reason, below)
+        # The reason says how often it was tried; the delivery that found it dead was no try.
+        logger.log(level, "%s is a dead letter: %s%s", _event(signal.delivery), signal.reason, below)
 
     def recovered(self, signal: Recovered) -> None:
         level = self._level(logging.INFO, "events taken over", signal.delivery, "")
@@ -254,9 +255,13 @@ def _agent_changed(signal: AgentChanged) -> None:
 
 
 def _name(delivery: Delivery) -> str:
+    return f"{_event(delivery)}, attempt {delivery.attempt},"
+
+
+def _event(delivery: Delivery) -> str:
     record = delivery.record
     id = delivery.position if record is None or isinstance(record, Foreign) else record.id or delivery.position
-    return f"{delivery.reader.stream} for {delivery.reader.group}: event {_short(id)}, attempt {delivery.attempt},"
+    return f"{delivery.reader.stream} for {delivery.reader.group}: event {_short(id)}"
 
 
 def _short(id: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from forebay import EventBus, ForebayError, InMemoryEventBus, OutcomeUnknown
+from forebay.agents import life
 from forebay.agents.leadership import Outdated
 from forebay.agents.mounts import Mounts
 from forebay.agents.telling import Teller
@@ -137,7 +138,11 @@ async def test_a_crash_between_any_two_lines_is_made_good(
         assert on_disk(inbox) == final(await events(bus))
 
 
-async def test_an_outage_of_the_store_loses_and_repeats_nothing(sqlite_url: str, inbox: Path) -> None:
+async def test_an_outage_of_the_store_loses_and_repeats_nothing(
+    sqlite_url: str, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It begins anew after half a second each time, and not later and later.
+    monkeypatch.setattr(life, "STEADY", 0.0)
     store = FaultyStore(EventBus(sqlite_url).store)
     async with EventBus(store) as bus, running(bus, watcher(inbox)):
         for number in range(2):

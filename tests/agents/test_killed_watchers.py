@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from forebay import EventBus
 from forebay.testing import eventually
 from tests.agents.watching import events, final, is_told, on_disk, told, watch
 from tests.crash.processes import Process
 
 LEASE = 0.5
-KILLS = 10
 WITHIN = 60.0
 
 
@@ -47,8 +48,9 @@ async def test_a_file_changed_while_its_watcher_was_killed_is_told_once_after_it
         } == set(history)  # fmt: skip
 
 
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.slow)])
 async def test_whenever_a_watcher_is_killed_what_is_told_comes_to_be_what_is_there(
-    durable_url: str, namespace: str, tmp_path: Path
+    durable_url: str, namespace: str, tmp_path: Path, kills: int
 ) -> None:
     inbox, number = tmp_path / "inbox", 0
     inbox.mkdir()
@@ -80,7 +82,7 @@ async def test_whenever_a_watcher_is_killed_what_is_told_comes_to_be_what_is_the
 
         watchers = [start(), start()]
         try:
-            for _ in range(KILLS):
+            for _ in range(kills):
                 length = len(await events(bus))
                 await eventually(lambda length=length: grown(length + chance.randrange(40)), within=WITHIN)
                 victim = chance.randrange(2)

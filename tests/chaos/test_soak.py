@@ -12,7 +12,8 @@ import pytest
 
 from tests.chaos import nemesis
 from tests.chaos.soak import Run, Size, soak_server, soak_sqlite
-from tests.stores.redis_servers import binaries, version
+from tests.conftest import SERVERS
+from tests.stores.redis_servers import version
 
 SHORT = Size(events=2000, faults=6, seconds=6, lease=1.0)
 
@@ -39,7 +40,7 @@ async def test_a_soak_on_a_file_keeps_every_promise(folder: Path) -> None:
     assert SHORT.faults == sum(run.report.faults.values())
 
 
-@pytest.mark.parametrize("binary", binaries(), ids=version)
+@pytest.mark.parametrize("binary", SERVERS, ids=version)
 async def test_a_soak_on_a_server_keeps_every_promise(binary: str, folder: Path) -> None:
     run = await soak_server(binary, folder, SHORT, seed=random.randrange(10_000))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -26,8 +27,8 @@ def ended(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, 
 async def many_dead(bus: EventBus) -> None:
     await bus.publish_many("order_placed", "shop", list(range(3000)))
     await bus.store.join("order_placed", "billing")
-    for delivery in await bus.store.read(Reader("order_placed", "billing", "consumer-1"), limit=3000):
-        await bus.store.dead_letter(delivery, reason="ValueError: no price")
+    deliveries = await bus.store.read(Reader("order_placed", "billing", "consumer-1"), limit=3000)
+    await asyncio.gather(*(bus.store.dead_letter(each, reason="ValueError: no price") for each in deliveries))
 
 
 def number_in(text: str, pattern: str) -> int:

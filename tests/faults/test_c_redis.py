@@ -27,7 +27,7 @@ from forebay import (
 )
 from forebay.signals import DeadLettered, Finished, Joined, LoopFailed, Missed, Vanished
 from forebay.testing import eventually
-from tests.faults.conftest import SERVERS
+from tests.conftest import SERVERS
 from tests.faults.test_b_connections import Handled, running
 from tests.stores.redis_servers import Server, version
 

@@ -168,8 +168,7 @@ LOSSES = {
 @pytest.mark.parametrize("deed", LOSSES.values(), ids=LOSSES.keys())
 async def test_nothing_is_acknowledged_after_a_change_that_loses_something(path: Path, deed: str) -> None:
     async with SQLiteStore(path.with_name("other")) as other:
-        for number in range(300):
-            await other.append("t", [record(number)])
+        await other.append("t", [record(number) for number in range(300)])
     path = path.with_name("data") / path.name
     path.parent.mkdir()
     shutil.move(path.parent.with_name("other"), path.with_name("other"))
@@ -180,8 +179,8 @@ async def test_nothing_is_acknowledged_after_a_change_that_loses_something(path:
         back_up(path, path.with_name("older"))
         shutil.copy(path.with_name("older"), path.with_name("fork"))
         async with SQLiteStore(path.with_name("fork")) as fork:
-            for number in range(700):
-                await fork.append("t", [record(-number)])
+            for begin in range(0, 700, 50):
+                await fork.append("t", [record(-number) for number in range(begin, begin + 50)])
         # The first part is copied into the database, the last one stands in the log.
         for number in range(100, 600):
             await store.append("t", [record(number, 1000)])
@@ -284,26 +283,29 @@ DEEDS = [
 def test_of_several_processes_each_notices_and_none_loses(path: Path, deed: str) -> None:
     def start(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", PUBLISHER, str(path), name]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Whatever fails here: it ends with the test, at the end of its input.
+        process = stack.enter_context(started)
         assert process.stdout is not None
         assert "ready\n" == process.stdout.readline()
         return process
 
-    processes = [start("a"), start("b")]
-    for turn in range(4):
+    with contextlib.ExitStack() as stack:
+        processes = [start("a"), start("b")]
+        for turn in range(4):
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write("100\n")
+                process.stdin.flush()
+            for process in processes:
+                assert process.stdout is not None
+                assert "done\n" == process.stdout.readline()
+            if turn == 1:
+                processes.append(start("c"))
+            shell(deed, path)
         for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("100\n")
-            process.stdin.flush()
-        for process in processes:
-            assert process.stdout is not None
-            assert "done\n" == process.stdout.readline()
-        if turn == 1:
-            processes.append(start("c"))
-        shell(deed, path)
-    for process in processes:
-        process.communicate()
-        assert 0 == process.returncode
+            process.communicate()
+            assert 0 == process.returncode
 
     connection = apsw.Connection(str(path))
     found = connection.execute("SELECT source, count(*) FROM entries GROUP BY 1 ORDER BY 1").fetchall()

@@ -93,3 +93,21 @@ async def test_after_it_was_closed_nothing_is_called() -> None:
 
     assert [] == called
     assert before == timers()
+
+
+def test_waits_are_met_on_uvloop_too() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop does not exist on Windows")
+    looks: list[float] = []
+
+    async def main() -> None:
+        alarm = Alarm(look=lambda: looks.append(time.monotonic()), again=lambda _: None)
+        # uvloop has a handle of another kind for a moment in the past.
+        for delay in (-1.0, -0.5, 0.03, 0.01):
+            alarm.look_in(delay)
+        await eventually(lambda: len(looks) >= 4)
+        alarm.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+    assert 4 == len(looks)

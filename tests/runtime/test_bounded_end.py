@@ -15,10 +15,11 @@ from forebay import Event, EventBus, connect
 from forebay.agents import BaseAgent, handles
 from forebay.cleanup import done, finish
 from forebay.testing import eventually
+from tests.conftest import dealt
 
 GRACE = 0.3
 BOUND = GRACE + 2.0
-NOISE = 0.7
+NOISE = 1.7
 """Seconds that a busy machine may add."""
 
 
@@ -69,7 +70,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@dealt("options", *OPTIONS.values(), ids=list(OPTIONS))
 async def test_a_handler_that_swallows_cancellation_does_not_hold_up_the_end(
     bus: EventBus, stubborn: Stubborn, options: dict[str, Any]
 ) -> None:
@@ -137,7 +138,7 @@ async def test_what_a_handler_left_behind_raises_disturbs_nobody(stubborn: Stubb
         assert [] == await bus.dead_letters("t")
 
 
-@pytest.mark.parametrize("hook", ["work", "draining", "stopped", "initialize", "health", "handle"])
+@dealt("hook", "work", "draining", "stopped", "initialize", "health", "handle")
 async def test_an_agents_hook_that_swallows_cancellation_does_not_hold_up_the_end(
     bus: EventBus, stubborn: Stubborn, hook: str
 ) -> None:

@@ -116,7 +116,7 @@ PUBLISHER = """if True:
         async with connect(sys.argv[1], namespace=sys.argv[2]) as bus:
             await bus.publish("t", "s", -1)
             print("published", flush=True)
-            for _ in range(20):
+            for _ in range(10):
                 await asyncio.sleep(0.05)
                 await bus.retain("t", group_lifetime=60, max_length=2)
 

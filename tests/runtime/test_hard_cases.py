@@ -11,12 +11,13 @@ import pytest
 from forebay import ConfigurationError, Event, EventBus, PublishUnknown, Retry, RetryAfter, StoreUnavailable
 from forebay.signals import Joined
 from forebay.testing import FaultyStore, eventually
+from tests.conftest import dealt
 from tests.stores.redis_servers import Server, binaries, version
 
 ONCE = Retry(attempts=1)
 
 
-@pytest.mark.parametrize("options", [{}, {"ordered": True}, {"batch": 5}, {"prefetch": 2}, {"concurrency": 1}])
+@dealt("options", {}, {"ordered": True}, {"batch": 5}, {"prefetch": 2}, {"concurrency": 1}, {})
 async def test_more_failures_than_a_consumer_holds_do_not_stop_it(bus: EventBus, options: dict[str, Any]) -> None:
     @bus.on("t", group="g", retry=Retry(attempts=2, base=0), **options)  # type: ignore[untyped-decorator]  # their batch is known at run time
     async def handle(taken: Event | list[Event]) -> None:

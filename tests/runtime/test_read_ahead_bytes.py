@@ -16,9 +16,10 @@ from forebay.runtime.consumer import Consumer
 from forebay.runtime.sizes import AT_ONCE, READ_AHEAD_BYTES, UNKNOWN, Sizes
 from forebay.store import Delivery, Reader
 from forebay.testing import eventually
+from tests.conftest import dealt
 
 LARGE = 500_000
-MANY = 300
+MANY = 200
 SOME = 2 * READ_AHEAD_BYTES // LARGE
 
 
@@ -42,7 +43,7 @@ def in_hand() -> InHand:
     return InHand(f"g{secrets.token_hex(4)}")
 
 
-@pytest.mark.parametrize("options", [{}, {"prefetch": 1500}, {"concurrency": 1}, {"ordered": True}])
+@dealt("options", {}, {"prefetch": 1500}, {"concurrency": 1}, {"ordered": True}, {}, {})
 async def test_large_events_behind_many_small_ones_are_not_all_read_ahead(
     bus: EventBus, in_hand: InHand, options: dict[str, Any]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -26,6 +27,7 @@ def binaries() -> list[str]:
     return [binary for binary in found if binary]
 
 
+@functools.cache
 def version(binary: str) -> str:
     """Such as redis-7.0.15."""
     words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()

@@ -418,19 +418,24 @@ async def _letters(side: Side) -> list[Seen]:
     ]
 
 
-def _check(open_other: Callable[[], Store]) -> None:
+def _check(open_other: Callable[[], Store], examples: int) -> None:
     run_state_machine_as_test(
         lambda: Stores(open_other),  # type: ignore[arg-type]  # any callable that makes a machine
         settings=settings(
-            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
 
-def test_sqlite_does_what_memory_does(tmp_path: Path) -> None:
-    _check(lambda: SQLiteStore(tmp_path / f"{secrets.token_hex(8)}.db", synchronous="normal"))
+some_or_many = pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.slow)])
 
 
+@some_or_many
+def test_sqlite_does_what_memory_does(tmp_path: Path, examples: int) -> None:
+    _check(lambda: SQLiteStore(tmp_path / f"{secrets.token_hex(8)}.db", synchronous="normal"), examples)
+
+
+@some_or_many
 @pytest.mark.parametrize("binary", binaries()[:1])
-def test_redis_does_what_memory_does(servers: dict[str, Server], binary: str) -> None:
-    _check(lambda: RedisStore(servers[binary].url, namespace=f"model-{secrets.token_hex(8)}"))
+def test_redis_does_what_memory_does(servers: dict[str, Server], binary: str, examples: int) -> None:
+    _check(lambda: RedisStore(servers[binary].url, namespace=f"model-{secrets.token_hex(8)}"), examples)

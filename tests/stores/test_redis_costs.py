@@ -10,7 +10,8 @@ import pytest
 from forebay.event import to_record
 from forebay.store import Reader
 from forebay.stores.redis import RedisStore
-from tests.stores.redis_servers import Server, binaries, version
+from tests.conftest import SERVERS
+from tests.stores.redis_servers import Server, version
 
 STREAM = "order_placed"
 GROUP = "billing"
@@ -33,7 +34,7 @@ LOOKS: dict[str, Callable[[RedisStore], Awaitable[object]]] = {
 }
 
 
-@pytest.fixture(params=binaries(), ids=version)
+@pytest.fixture(params=SERVERS, ids=version)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     server = Server(request.param, tmp_path)
     yield server

@@ -197,11 +197,8 @@ async def test_what_a_group_lost_with_its_stream_is_unknown_and_not_none(
 
 async def test_a_look_costs_the_same_however_much_is_unread(store: RedisStore, server: Server, key: str) -> None:
     await store.join(STREAM, GROUP)
-    payload = "x" * 1000
-    with server.redis.pipeline() as pipe:
-        for number in range(25_000):
-            pipe.xadd(key, {"number": number, "payload": payload})
-        pipe.execute()
+    add = "for number = 1, 25000 do redis.call('XADD', KEYS[1], '*', 'number', number) end"
+    server.redis.eval(add, 1, key)
     await store.read(READER, limit=12_000)
     assert 0 == await store.missed(STREAM, GROUP)
     server.redis.xdel(key, server.redis.xrange(key, count=12_010)[-1][0])

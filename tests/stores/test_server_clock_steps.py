@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,13 @@ from tests.stores.redis_servers import Proxy, Server, binaries, version
 
 HOUR = 3600.0
 A, B = Reader("t", "g", "a"), Reader("t", "g", "b")
-steps = pytest.mark.parametrize("step", [HOUR, -HOUR, 10.0, -10.0], ids=lambda step: f"{step:+.0f} s")
+steps = pytest.mark.parametrize(
+    ("server", "step"),
+    list(zip(itertools.cycle(binaries()), [HOUR, -10.0, -HOUR, 10.0], strict=False)),
+    indirect=["server"],
+    ids=lambda each: version(each) if isinstance(each, str) else f"{each:+.0f} s",
+)
+"""Each step, by turns on each server."""
 
 
 @pytest.fixture

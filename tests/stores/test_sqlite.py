@@ -9,7 +9,6 @@ import asyncio
 import gc
 import itertools
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -17,7 +16,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -41,6 +40,8 @@ from forebay.stores.sqlite import SQLiteStore
 from forebay.stores.sqlite.rows import _step, select
 from forebay.stores.sqlite.schema import VERSION
 from forebay.testing import eventually
+from tests.crash.processes import Process
+from tests.stores import sqlite_roles
 
 READER = Reader("order_placed", "billing", "worker-1")
 OTHER = Reader("order_placed", "billing", "worker-2")
@@ -637,62 +638,32 @@ async def test_remembered_ids_are_forgotten_when_their_time_is_over(path: Path) 
 # Several processes.
 
 
-Role = Callable[[str, int], None]
-
-
-def publisher(path: str, number: int) -> None:
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            for turn in range(50):
-                ids = [f"{number}-{turn}-{n}" for n in range(4)]
-                await asyncio.gather(*(store.append("order_placed", [order(id=id)]) for id in ids))
-
-    asyncio.run(main())
-
-
-def consumer(path: str, number: int) -> None:
-    async def main() -> list[str]:
-        handled: list[str] = []
-        reader = Reader("order_placed", "billing", f"worker-{number}")
-        async with SQLiteStore(path) as store:
-            while deliveries := await store.read(reader, limit=16, wait=1.5):
-                handled += [one.record.id for one in deliveries if isinstance(one.record, Record)]
-                assert len(deliveries) == await store.ack(deliveries)
-        return handled
-
-    Path(f"{path}.{number}.json").write_text(json.dumps(asyncio.run(main())))
-
-
-def started(role: Role, path: Path, count: int) -> Sequence[multiprocessing.process.BaseProcess]:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=role, args=(str(path), number)) for number in range(count)]
-    for process in processes:
-        process.start()
-    return processes
-
-
 async def test_four_publishers_and_four_consumers_share_a_file(store: SQLiteStore, path: Path) -> None:
-    processes = [*started(consumer, path, 4), *started(publisher, path, 4)]
-    for process in processes:
-        await asyncio.to_thread(process.join, 60)
+    consumers = [Process(sqlite_roles.consume, str(path), number) for number in range(4)]
+    publishers = [Process(sqlite_roles.publish, str(path), number) for number in range(4)]
+
+    assert [0] * 4 == [await publisher.ended(within=60) for publisher in publishers]
+    await eventually(lambda: _is_handled(store), within=60)
+    Path(f"{path}.end").touch()
+    assert [0] * 4 == [await consumer.ended(within=60) for consumer in consumers]
 
     handled = [json.loads(Path(f"{path}.{number}.json").read_text()) for number in range(4)]
+    assert sorted(all_ids()) == sorted(itertools.chain(*handled))
 
-    assert [0] * 8 == [process.exitcode for process in processes]
-    assert sorted(f"{p}-{t}-{n}" for p in range(4) for t in range(50) for n in range(4)) == sorted(
-        itertools.chain(*handled)
-    )
-    [group] = (await store.stats())[0].groups
-    assert (0, 0) == (group.lag, group.pending)
+
+async def _is_handled(store: SQLiteStore) -> bool:
+    return all((0, 0) == (group.lag, group.pending) for stream in await store.stats() for group in stream.groups)
+
+
+def all_ids() -> list[str]:
+    return [id for number in range(4) for turn in range(sqlite_roles.TURNS) for id in sqlite_roles.ids(number, turn)]
 
 
 async def test_several_processes_may_make_the_file_at_the_same_time(path: Path) -> None:
-    processes = started(publisher, path, 4)
-    for process in processes:
-        await asyncio.to_thread(process.join, 60)
+    publishers = [Process(sqlite_roles.publish, str(path), number) for number in range(4)]
 
-    assert [0] * 4 == [process.exitcode for process in processes]
-    assert [(4 * 50 * 4,)] == sql(path, "SELECT count(*) FROM entries")
+    assert [0] * 4 == [await publisher.ended(within=60) for publisher in publishers]
+    assert [(len(all_ids()),)] == sql(path, "SELECT count(*) FROM entries")
 
 
 async def test_an_event_of_another_process_wakes_a_reader_within_milliseconds(store: SQLiteStore, path: Path) -> None:

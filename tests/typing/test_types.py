@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+Check = Callable[..., set[tuple[str, int]]]
 
 HERE = Path(__file__).parent
 PYRIGHT = Path(sys.executable).with_name("pyright")
@@ -25,35 +28,29 @@ def run(command: list[str], folder: Path) -> str:
     return ended.stdout
 
 
-def mypy(file: Path, folder: Path) -> set[int]:
-    """The lines with errors."""
-    out = run([sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(file)], folder)
-    return {int(line) for line in re.findall(rf"{file.name}:(\d+): error", out)}
+def mypy(folder: Path, *files: str) -> set[tuple[str, int]]:
+    """The files and lines with errors."""
+    out = run([sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *files], folder)
+    return {(name, int(line)) for name, line in re.findall(r"(\w+\.py):(\d+): error", out)}
 
 
-def pyright(file: Path, folder: Path) -> set[int]:
-    """The lines with errors."""
-    out = run([str(PYRIGHT), "--outputjson", "--pythonpath", sys.executable, str(file)], folder)
+def pyright(folder: Path, *files: str) -> set[tuple[str, int]]:
+    """The files and lines with errors."""
+    out = run([str(PYRIGHT), "--outputjson", "--pythonpath", sys.executable, *files], folder)
     found = json.loads(out)["generalDiagnostics"]
-    return {each["range"]["start"]["line"] + 1 for each in found if each["severity"] == "error"}
+    return {
+        (Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in found if each["severity"] == "error"
+    }
 
 
 @pytest.mark.parametrize("check", [mypy, pytest.param(pyright, marks=needs_pyright)])
-def test_right_programs_are_accepted(tmp_path: Path, check: object) -> None:
-    assert callable(check)
-    file = tmp_path / "accepted.py"
-    file.write_text((HERE / "accepted.py").read_text())
-
-    assert set() == check(file, tmp_path)
-
-
-@pytest.mark.parametrize("check", [mypy, pytest.param(pyright, marks=needs_pyright)])
-def test_each_mistake_is_found_and_nothing_else(tmp_path: Path, check: object) -> None:
-    assert callable(check)
-    file = tmp_path / "rejected.py"
+def test_right_programs_are_accepted_and_each_mistake_is_found_in_wrong_ones(tmp_path: Path, check: Check) -> None:
+    (tmp_path / "accepted.py").write_text((HERE / "accepted.py").read_text())
     text = (HERE / "rejected.txt").read_text()
-    file.write_text(text)
+    (tmp_path / "rejected.py").write_text(text)
     marked = {number for number, line in enumerate(text.splitlines(), 1) if line.endswith("# wrong")}
 
+    found = check(tmp_path, "accepted.py", "rejected.py")
+
     assert 20 < len(marked)
-    assert marked == check(file, tmp_path)
+    assert {("rejected.py", number) for number in marked} == found

@@ -29,6 +29,7 @@ class Alarm:
         self._looks: set[float] = set()
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
         self._closed = False
 
     def look_in(self, delay: float) -> None:
@@ -55,14 +56,16 @@ class Alarm:
 
     def _add(self, moment: float, delivery: Delivery | None) -> None:
         heapq.heappush(self._moments, (moment, next(self._numbers), delivery))
-        if self._timer is None or moment < self._timer.when():
+        # uvloop's timer does not always know its own moment.
+        if self._timer is None or moment < self._rings_at:
             self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if self._moments:
-            self._timer = asyncio.get_running_loop().call_at(self._moments[0][0], self._ring)
+            self._rings_at = self._moments[0][0]
+            self._timer = asyncio.get_running_loop().call_at(self._rings_at, self._ring)
         else:
             self._timer = None
 
