@@ -21,7 +21,7 @@ from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
 from forebay.engine import Engine
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown, StoreError
-from forebay.event import Event, Foreign, Record, check_seconds, to_event, to_record, to_records
+from forebay.event import Event, Foreign, Record, check_limit, check_seconds, to_event, to_record, to_records
 from forebay.home import running_loop
 from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
@@ -88,6 +88,12 @@ class EventBus:
         limits: Limits = LIMITS,
         idempotency_window: float = DAY,
     ) -> None:
+        if not isinstance(store, str) and not hasattr(store, "twin"):
+            raise ConfigurationError(
+                f"a bus is on a URL, such as 'sqlite:///events.db', or on a store, not a {type(store).__name__}"
+            )
+        if not isinstance(limits, Limits):
+            raise ConfigurationError(f"limits={limits!r}: give Limits(...), e.g. Limits(max_bytes=65_536)")
         self.store = open_store(store, namespace=namespace) if isinstance(store, str) else store
         self.url = mask(store) if isinstance(store, str) else ""
         self.signals = Signals()
@@ -194,10 +200,12 @@ class EventBus:
         each; `headers`, `delay` and `at` are for all. Errors as for `publish`.
         """
         stream = type_name(event)
-        payloads = list(data)
+        payloads = _listed("data", data, "payloads")
         if is_payload_class(event):
             _require_objects(event, payloads)
         headers = with_cause(headers)
+        keys = None if keys is None else _listed("keys", keys, "keys")
+        ids = None if ids is None else _listed("ids", ids, "ids")
         for name, column in (("keys", keys), ("ids", ids)):
             if column is not None and len(column) != len(payloads):
                 raise InvalidEvent(f"{len(payloads)} payloads, but {len(column)} {name}: give one for each")
@@ -526,6 +534,7 @@ class EventBus:
         cannot be read as an event comes as a `MalformedEntry`.
         """
         kind, stream = kind_of(event), type_name(event)
+        check_limit("newest", newest)
         if on_outage is not None:
             refuse_generator("on_outage", on_outage)
 
@@ -559,6 +568,10 @@ class EventBus:
 
     async def chain(self, event: Event) -> Chain:
         """All events that this one caused, or that caused it, as far as the agents that published them said so."""
+        if not isinstance(event, Event):
+            raise ConfigurationError(
+                f"a chain is that of an Event, not of a {type(event).__name__}; `get` finds it by its id"
+            )
         return await chain(await self.ready(), event, limits=self._limits)
 
     async def replay(
@@ -595,6 +608,7 @@ class EventBus:
     ) -> list[DeadLetter]:
         """The dead letters of a stream, or of one of its groups, oldest first; all unless `limit`."""
         stream, found, after = type_name(event), list[DeadLetter](), ""
+        check_limit("limit", limit)
         group = None if group is None else plain("group", group)
         store = await self.ready()
         while limit is None or len(found) < limit:
@@ -628,9 +642,7 @@ class EventBus:
         await self.ready()
         if ids is None:
             ids = [letter.id for letter in await self.dead_letters(stream, group=group)]
-        if isinstance(ids, str):
-            raise ConfigurationError(f"ids={ids!r}: give a list of ids, e.g. [{ids!r}]")
-        chosen = [plain("id", id) for id in ids]
+        chosen = [plain("id", id) for id in _listed("ids", ids, "ids")]
         return sum([await move(stream, chosen[i : i + PAGE]) for i in range(0, len(chosen), PAGE)])
 
     async def stats(self, *events: object) -> list[StreamStats]:
@@ -667,6 +679,7 @@ class EventBus:
     async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""
         stream, found, after = type_name(event), list[Pending](), START
+        check_limit("limit", limit)
         group = plain("group", group)
         store = await self.ready()
         while limit is None or len(found) < limit:
@@ -706,7 +719,13 @@ def connect(
     >>> connect("memory://")
     <EventBus memory://>
     """
-    return EventBus(url or default_url(), namespace=namespace, limits=limits, idempotency_window=idempotency_window)
+    if url is not None and not isinstance(url, str):
+        raise ConfigurationError(
+            f"connect() takes a URL as a string, not a {type(url).__name__}; for a file write sqlite:///events.db"
+        )
+    return EventBus(
+        default_url() if url is None else url, namespace=namespace, limits=limits, idempotency_window=idempotency_window
+    )
 
 
 class RedisEventBus(EventBus):
@@ -735,6 +754,10 @@ class PersistentEventBus(EventBus):
         limits: Limits = LIMITS,
         idempotency_window: float = DAY,
     ) -> None:
+        if not isinstance(db_path, (str, os.PathLike)):
+            raise ConfigurationError(
+                f"PersistentEventBus takes the path of a file, such as 'events.db', not a {type(db_path).__name__}"
+            )
         url = f"sqlite:///{quote(os.fspath(db_path))}"
         super().__init__(url, namespace=namespace, limits=limits, idempotency_window=idempotency_window)
 
@@ -757,6 +780,15 @@ def _require_different(parts: Sequence[Runnable]) -> None:
         seen.add((stream, group))
 
 
+def _listed(name: str, values: Any, of: str) -> list[Any]:
+    """The values as a list. A string or a mapping is one value by mistake, of which the parts would be taken."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ConfigurationError(
+            f"`{name}`: give a list of {of}, not one {type(values).__name__}, also for one of them"
+        )
+    return list(values)
+
+
 def _require_objects(kind: Any, payloads: Sequence[Any]) -> None:
     for number, payload in enumerate(payloads, 1):
         if not isinstance(payload, kind):
@@ -768,6 +800,8 @@ def _delay(delay: float | None, at: datetime | None) -> float | None:
         return None if delay is None else check_seconds("delay", delay) or None
     if delay is not None:
         raise ConfigurationError("give `delay` or `at`, not both")
-    if at.tzinfo is None:
+    if not isinstance(at, datetime):
+        raise ConfigurationError(f"`at` takes an aware datetime, not a {type(at).__name__}; for seconds use `delay`")
+    if at.utcoffset() is None:
         raise ConfigurationError(f"at={at.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import inspect
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 from forebay.errors import ConfigurationError
 
+_LAZY = (map, filter, contextlib.ContextDecorator, contextlib.AsyncContextDecorator)
+"""What does nothing until somebody asks for its items, or enters it. `@contextmanager` makes the latter."""
 _MAIN = ("__main__", "__mp_main__")
 """The module that a process was started with, in this process and in those that `multiprocessing` starts."""
 
@@ -22,7 +25,8 @@ async def completed(result: object) -> object:
     """The final value of a call that returned `result`.
 
     An awaitable is awaited, and so is an awaitable that it returns: a decorator may have hidden that the
-    function is async. Raises `ConfigurationError` for a generator, because nothing of its body has run.
+    function is async. Raises `ConfigurationError` for what has run nothing yet: a generator, a `map`, a context
+    manager made of a generator function.
     """
     while result is not None:
         if inspect.isawaitable(result):
@@ -32,6 +36,10 @@ async def completed(result: object) -> object:
         elif isinstance(result, (GeneratorType, AsyncGeneratorType)):
             raise ConfigurationError(
                 f"{result.__qualname__} is a generator, so nothing of it has run; write a function without `yield`"
+            )
+        elif isinstance(result, _LAZY):
+            raise ConfigurationError(
+                f"what came back is a {type(result).__name__.lstrip('_')}, of which nothing has run; do the work itself"
             )
         else:
             break

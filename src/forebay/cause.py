@@ -32,8 +32,8 @@ def caused_by(event: Event | None) -> Iterator[None]:
 def with_cause(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """The headers, with the cause added where there is one; what the publisher wrote stays."""
     event = _cause.get()
-    if event is None:
-        return headers
+    if event is None or not isinstance(headers or {}, Mapping):
+        return headers  # what are no headers is refused where they are written
     return {CORRELATION: correlation(event), CAUSATION: event.id, **(headers or {})}
 
 

@@ -130,7 +130,8 @@ class RetryAfter(Exception):
     """Raise it in a handler: try this event again after `seconds`, at the price of one attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
-        if not 0 <= seconds < MOST_SECONDS:
+        given: object = seconds
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < MOST_SECONDS:
             raise ConfigurationError(f"RetryAfter({seconds!r}): give a number of seconds from 0")
         super().__init__(reason or f"retry after {seconds:g} s")
         self.seconds = seconds

@@ -317,6 +317,12 @@ def check_seconds(what: str, seconds: object, *, least: float = 0.0) -> float:
     return float(seconds)
 
 
+def check_limit(what: str, limit: object) -> None:
+    """Refuse what is neither None nor a whole number from 0."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise ConfigurationError(f"{what}={limit!r}: give a whole number from 0, or None for all")
+
+
 def _decode_headers(text: bytes) -> dict[str, str]:
     try:
         return msgspec.json.decode(text, type=dict[str, str])
@@ -325,6 +331,8 @@ def _decode_headers(text: bytes) -> dict[str, str]:
 
 
 def _encode_headers(headers: Mapping[str, str], limits: Limits) -> bytes:
+    if not isinstance(headers, Mapping):
+        raise InvalidEvent(f"headers are a dict of strings to strings, not a {type(headers).__name__}")
     texts = {}
     for name, value in headers.items():
         text = check_text("a header's name", name, 256)

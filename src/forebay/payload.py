@@ -69,7 +69,7 @@ def type_name(kind: object) -> str:
     if isinstance(kind, Enum):
         kind = kind.value
     elif isinstance(kind, type):
-        kind = _name_of_class(kind)
+        return _name_of_class(kind)
     if not isinstance(kind, str):
         hint = '; a decorator is given the type first, as in @bus.on("order_placed")' if callable(kind) else ""
         raise ConfigurationError(
@@ -81,7 +81,7 @@ def type_name(kind: object) -> str:
     return kind
 
 
-def _name_of_class(kind: type) -> object:
+def _name_of_class(kind: type) -> str:
     if not is_payload_class(kind):
         raise ConfigurationError(
             f"{kind.__name__} is not a class of payloads: give the name of an event type, or a msgspec.Struct, "
@@ -92,7 +92,15 @@ def _name_of_class(kind: type) -> object:
     # An attribute of the objects is not the name of their type.
     if isinstance(named, Enum):
         named = named.value
-    return named if isinstance(named, str) else _CAMEL.sub("_", kind.__name__).lower()
+    if isinstance(named, str):
+        return check_name("event type", named)
+    name = _CAMEL.sub("_", kind.__name__).lower()
+    if not is_name(name):
+        raise ConfigurationError(
+            f"the class {kind.__name__} gives no name for an event type, as {name!r} is none: name it in the class, as"
+            ' in `event_type: ClassVar[str] = "order_placed"`'
+        )
+    return name
 
 
 def kind_of(event: object) -> Any:
@@ -123,7 +131,9 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
         raise InvalidEvent("the data holds a lone surrogate, which no UTF-8 text can carry") from error
     except RecursionError as error:
         raise InvalidEvent(f"the data is nested deeper than {limits.max_depth} levels, or holds itself") from error
-    except Exception as error:  # a payload's own class may raise anything while it is encoded
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a payload's own class may raise anything while it is encoded
         raise InvalidEvent(one_line(f"the data is not JSON: {error}")) from error
     if fault := _fault(text, limits):
         raise PayloadTooLarge(fault) if len(text) > limits.max_bytes else InvalidEvent(fault)

@@ -41,7 +41,7 @@ def check_place(place: object) -> Place:
     if isinstance(place, str):
         place = str.__str__(place)
     if isinstance(place, datetime):
-        if place.tzinfo is None:
+        if place.utcoffset() is None:
             raise ConfigurationError(f"the time {place.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
     elif not isinstance(place, str) or (place not in ("earliest", "latest") and not _POSITION.fullmatch(place)):
         raise ConfigurationError(

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from forebay.callables import completed, refuse_generator
+from forebay.errors import ConfigurationError
 from forebay.store import Delivery
 
 logger = logging.getLogger("forebay")
@@ -200,6 +201,9 @@ class Signals:
         It is called on the bus's event loop, and must return soon. An awaitable that it returns runs as a task of its
         own; the bus waits for these tasks when it closes.
         """
+        function: object = listener
+        if not callable(function) or not all(isinstance(kind, type) for kind in kinds):
+            raise ConfigurationError("`listen` takes a function, and then classes of signals, such as DeadLettered")
         refuse_generator("listener", listener)
         for kind in kinds:
             self._listeners.setdefault(kind, []).append(listener)

@@ -67,6 +67,10 @@ def open_store(url: str, *, namespace: str = "events", read_only: bool = False) 
 
 def check_redis_url(url: str) -> str:
     """The URL, if it is one of Redis or Valkey; else a `ConfigurationError` with the right spelling or class."""
+    if not isinstance(url, str):
+        raise ConfigurationError(
+            f"RedisEventBus takes a URL such as redis://localhost:6379, not a {type(url).__name__}"
+        )
     if "://" not in url:
         # An address with credentials is not repeated.
         address = "host:6379" if "@" in url else url

@@ -283,26 +283,29 @@ DEEDS = [
 def test_of_several_processes_each_notices_and_none_loses(path: Path, deed: str) -> None:
     def start(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", PUBLISHER, str(path), name]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Whatever fails here: it ends with the test, at the end of its input.
+        process = stack.enter_context(started)
         assert process.stdout is not None
         assert "ready\n" == process.stdout.readline()
         return process
 
-    processes = [start("a"), start("b")]
-    for turn in range(4):
+    with contextlib.ExitStack() as stack:
+        processes = [start("a"), start("b")]
+        for turn in range(4):
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write("30\n")
+                process.stdin.flush()
+            for process in processes:
+                assert process.stdout is not None
+                assert "done\n" == process.stdout.readline()
+            if turn == 1:
+                processes.append(start("c"))
+            shell(deed, path)
         for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("30\n")
-            process.stdin.flush()
-        for process in processes:
-            assert process.stdout is not None
-            assert "done\n" == process.stdout.readline()
-        if turn == 1:
-            processes.append(start("c"))
-        shell(deed, path)
-    for process in processes:
-        process.communicate()
-        assert 0 == process.returncode
+            process.communicate()
+            assert 0 == process.returncode
 
     connection = apsw.Connection(str(path))
     found = connection.execute("SELECT source, count(*) FROM entries GROUP BY 1 ORDER BY 1").fetchall()

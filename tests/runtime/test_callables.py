@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -345,3 +346,32 @@ async def test_async_progress_is_awaited(memory: EventBus) -> None:
     await memory.replay("t", group="g", progress=report)
 
     assert [(1, 1), (1,)] == seen
+
+
+@contextlib.contextmanager
+def entered(event: Event) -> Iterator[None]:
+    yield
+
+
+@contextlib.asynccontextmanager
+async def entered_async(event: Event) -> AsyncIterator[None]:
+    yield
+
+
+async def mapped(event: Event) -> object:
+    return map(print, [event])
+
+
+def filtered(event: Event) -> object:
+    return filter(print, [event])
+
+
+@pytest.mark.parametrize("function", [entered, entered_async, mapped, filtered])
+async def test_a_result_of_which_nothing_has_run_is_no_success(memory: EventBus, function: Any) -> None:
+    memory.on("t", group="g", retry=ONCE)(function)
+    await memory.publish("t", "s", 1)
+
+    await memory.run(until_idle=True)
+
+    [letter] = await memory.dead_letters("t")
+    assert "nothing has run" in letter.error

@@ -498,3 +498,85 @@ def test_the_fault_names_the_field_and_not_the_value(kind: type, text: bytes) ->
     assert "secret-value" not in str(refused.value)
     assert "1234567" not in str(refused.value)
     assert f"does not fit {kind.__name__}" in str(refused.value)
+
+
+# Classes whose reading changes them, or raises what no data can raise.
+
+
+class Stop(BaseException):
+    pass
+
+
+@dataclasses.dataclass
+class Grows:
+    count: int
+
+    def __post_init__(self) -> None:
+        self.count += 1
+
+
+class GrowsToo(msgspec.Struct):
+    count: int
+
+    def __post_init__(self) -> None:
+        self.count += 1
+
+
+@dataclasses.dataclass
+class Bursts:
+    count: int
+    is_read: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_read:
+            raise Stop
+
+
+@pytest.mark.parametrize("payload", [Grows(1), GrowsToo(1)])
+def test_an_object_that_each_reading_changes_is_refused(payload: object) -> None:
+    with pytest.raises(InvalidEvent, match="another value"):
+        encode(payload)
+
+
+def test_whatever_a_class_raises_while_it_is_read_back_is_an_invalid_event() -> None:
+    payload = Bursts(1)
+    payload.is_read = True
+
+    with pytest.raises(InvalidEvent, match="Stop"):
+        encode(payload)
+
+
+@dataclasses.dataclass
+class Loose:
+    price: decimal.Decimal
+    since: datetime
+    tags: set[str]
+    weights: list[float]
+    items: typing.Iterable[int]
+
+
+def test_other_words_for_the_same_value_are_accepted() -> None:
+    since = "2026-01-01T00:00:00+00:00"
+    payload = Loose(5, since, set(map(str, range(99))), [1], (1, 2))  # type: ignore[arg-type]
+
+    again = decode(encode(payload), Loose)
+
+    assert (5, datetime(2026, 1, 1, tzinfo=UTC), payload.tags) == (again.price, again.since, again.tags)
+    assert ([1.0], [1, 2]) == (again.weights, again.items)
+
+
+class _Hidden(msgspec.Struct):
+    number: int
+
+
+Item = typing.TypeVar("Item")
+
+
+class Page(pydantic.BaseModel, typing.Generic[Item]):
+    items: list[Item]
+
+
+@pytest.mark.parametrize("kind", [_Hidden, Page[int], msgspec.defstruct("Größe", ["number"])])
+async def test_a_class_whose_name_is_no_event_type_is_told_how_to_name_one(memory: EventBus, kind: Any) -> None:
+    with pytest.raises(ConfigurationError, match="event_type: ClassVar"):
+        memory.on(kind, group="g")

@@ -16,7 +16,7 @@ import msgspec
 
 from forebay import ConfigurationError, EventBus, connect
 from forebay.agents import AgentStatus, BaseAgent, roster
-from forebay.cli.commands import chosen_url, refuses, talk, with_bus_to_read
+from forebay.cli.commands import chosen_url, refuses, talk, whereabouts, with_bus_to_read
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_fast
 from forebay.cli.output import Column, Output, counts
@@ -115,7 +115,7 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
         found[:] = await roster(bus)
         return found
 
-    await watch(output, COLUMNS, look, every=every, json=msgspec.to_builtins, empty=f"no agents in {bus.url}")
+    await watch(output, COLUMNS, look, every=every, json=msgspec.to_builtins, empty=f"no agents in {whereabouts(bus)}")
     ill = [agent for agent in found if agent.status in ("silent", "failed")]
     for agent in ill:
         seen = "" if agent.seen is None else f", its last sign of life came {span(agent.seen)} ago"

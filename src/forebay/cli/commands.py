@@ -76,8 +76,11 @@ class Commands(click.Group):
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         """As in click, with what was typed escaped in what is said of it."""
-        with _escaped_usage():
-            return super().make_context(*arguments, **options)
+        try:
+            with _escaped_usage():
+                return super().make_context(*arguments, **options)
+        except OSError as error:  # the help could not be written
+            raise _unwritten(error) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for, and turn the ways it can fail into exit codes."""
@@ -87,9 +90,7 @@ class Commands(click.Group):
         except ForebayError as error:
             raise Failure("; ".join([str(error), *getattr(error, "__notes__", [])])) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise  # whoever read the output has enough of it; click ends quietly
-            raise Failure(str(error)) from error
+            raise _unwritten(error) from error
         except click.UsageError as error:
             # It quotes what was typed in the wrong place, which may be a URL.
             text = error.format_message()
@@ -98,6 +99,12 @@ class Commands(click.Group):
             raise click.UsageError(conceal(text), error.ctx) from error
         except (KeyboardInterrupt, asyncio.CancelledError, click.Abort):
             ctx.exit(INTERRUPTED)
+
+
+def _unwritten(error: OSError) -> Exception:
+    """What to raise for an error of the system: mostly that the output could not be written."""
+    # Whoever read the output from a pipe has enough of it; click ends quietly.
+    return error if error.errno == errno.EPIPE else Failure(str(error))
 
 
 @contextmanager
@@ -229,7 +236,8 @@ def _read_only(url: str, namespace: str) -> EventBus:
 def chosen_url() -> str:
     """The URL of the global options; warns where it shows a password, refuses one that would not last."""
     root = click.get_current_context().find_root()
-    url: str = root.params["url"] or default_url()
+    asked: str | None = root.params["url"]
+    url = default_url() if asked is None else asked
     if url.startswith("memory:"):
         raise ConfigurationError("memory:// would end with this command; name a store that lasts, e.g. with --url")
     warn_of_password()
@@ -247,6 +255,12 @@ def warn_of_password() -> None:
 def talk(text: str) -> None:
     """Tell people something, on stderr."""
     click.echo(printable(text), file=sys.stderr)
+
+
+def whereabouts(bus: EventBus) -> str:
+    """Where a command has looked and found nothing: the store, and the namespace if it is a special one."""
+    namespace: str = click.get_current_context().find_root().params["namespace"]
+    return str(bus.url) if namespace == "events" else f"namespace {namespace!r} of {bus.url}"
 
 
 async def tell_strays(bus: EventBus) -> None:

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import click
 
 from forebay import DeadLetter, EventBus, NotFound
-from forebay.cli.commands import agreed, dry_run_option, talk, with_bus_to_change, with_bus_to_read, yes_option
+from forebay.cli.commands import (
+    agreed,
+    dry_run_option,
+    talk,
+    whereabouts,
+    with_bus_to_change,
+    with_bus_to_read,
+    yes_option,
+)
 from forebay.cli.output import Column, Output, counts, echo
 from forebay.cli.parameters import Moment
 from forebay.cli.progress import progress, stoppable
@@ -82,7 +90,8 @@ async def ls(bus: EventBus, output: Output, *, type: str | None, number: int | N
         letters = sorted(letters, key=lambda letter: letter.failed_at)[-number:]
     output.rows(COLUMNS, letters, json=letter_as_json)
     if not letters and not output.json:
-        talk(f"no dead letters{f' of {type}' if type else ''} match" if any(choice.values()) else "no dead letters")
+        place = f"{f' of {type}' if type else ''} in {whereabouts(bus)}"
+        talk(f"no dead letters{place}{' match' if any(choice.values()) else ''}")
 
 
 @dead.command()

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from forebay import EventBus, GroupStats
-from forebay.cli.commands import tell_strays, with_bus_to_read
+from forebay.cli.commands import tell_strays, whereabouts, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
 from forebay.payload import type_name
@@ -35,7 +35,7 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
         found = await bus.stats() if type is None else [await require_stream(bus.store, type_name(type))]
         return [(stream.stream, group) for stream in found for group in stream.groups]
 
-    await watch(output, COLUMNS, look, every=every, json=_as_json, empty=f"no groups in {bus.url}")
+    await watch(output, COLUMNS, look, every=every, json=_as_json, empty=f"no groups in {whereabouts(bus)}")
     await tell_strays(bus)
 
 

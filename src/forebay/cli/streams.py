@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from forebay import EventBus, StreamStats
-from forebay.cli.commands import tell_strays, with_bus_to_read
+from forebay.cli.commands import tell_strays, whereabouts, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
 from forebay.payload import type_name
@@ -37,7 +37,7 @@ async def streams(bus: EventBus, output: Output, *, types: tuple[str, ...], ever
         look,
         every=every,
         json=msgspec.to_builtins,
-        empty=f"no streams in {bus.url}",
+        empty=f"no streams in {whereabouts(bus)}",
     )
     await tell_strays(bus)
 

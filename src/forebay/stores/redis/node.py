@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import hiredis
@@ -44,6 +45,10 @@ _ASKING = pack("ASKING")
 
 START_ONE = "start one with `redis-server`, or use sqlite:///events.db"
 """The advice where a URL names a server that cannot be reached."""
+
+
+LAST_SECONDS = 1.0
+"""The longest that a node which is closed waits for replies that are on their way."""
 
 
 class Shared(Generic[T]):
@@ -151,15 +156,21 @@ class Node:
         self._retired = [wire for wire in {*self._retired, *wires} if wire.is_connected]
 
     async def close(self) -> None:
-        """Close all wires; what is outstanding fails."""
+        """Close all wires. Commands on their way are waited for a moment; what is outstanding then fails."""
         await self._opening.cancel()
+        for wire in self._blocking:
+            wire.close()
         wires = [*self._spare, *self._blocking, *self._retired, *([self.wire] if self.wire else [])]
         self._spare.clear()
         self._retired.clear()
         for wire in wires:
-            wire.close()
+            wire.retire()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await _all_closed(wires)
         for wire in wires:
-            await wire.wait_closed()
+            wire.close()
+        await _all_closed(wires)
 
     async def _open(self) -> Wire:
         wire = await self._connect()
@@ -246,6 +257,11 @@ class Node:
                 raise await self._refused(reply, f"{self.name} did not answer: {reply}") from reply
         if isinstance(told, list):
             self.clock = int(told[0]) + int(told[1]) / 1e6 - uptime()
+
+
+async def _all_closed(wires: Iterable[Wire]) -> None:
+    for wire in wires:
+        await wire.wait_closed()
 
 
 _NOT_THERE = (ConnectionRefusedError, socket.gaierror)

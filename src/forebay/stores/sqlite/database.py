@@ -202,11 +202,16 @@ class Database:
     def _check_origin(self, connection: apsw.Connection) -> int:
         """The version of forebay's tables in the file, 0 where it is empty."""
         version: int = connection.pragma("user_version")
-        if connection.pragma("application_id") == APPLICATION:
+        application: int = connection.pragma("application_id")
+        if application == APPLICATION:
             if version > VERSION:
                 raise ConfigurationError(
                     f"{self.path} was written by a newer forebay (format {version}, this one knows {VERSION}):"
                     " upgrade forebay"
+                )
+            if version < 0:
+                raise StoreDamaged(
+                    f"{self.path}: it has the format {version}, which no forebay wrote: restore a backup"
                 )
             check_schema(connection, version, str(self.path))
             return version
@@ -223,6 +228,11 @@ class Database:
             raise ConfigurationError(
                 f"{self.path} is another program's database, with the tables"
                 f" {', '.join(repr(name) for (name,) in tables)}, ...: give forebay a file of its own"
+            )
+        if application or version:
+            raise ConfigurationError(
+                f"{self.path} is another program's database, without tables yet (application_id {application},"
+                f" user_version {version}): give forebay a file of its own"
             )
         return 0
 
