@@ -220,7 +220,10 @@ def last_frames(error: BaseException) -> str:
 
     A group of errors has its first member for a cause.
     """
-    chain = _chain(error)
+    try:
+        chain = _chain(error)
+    except Exception:  # noqa: BLE001  # an exception's own attributes may be what is broken
+        return ""
     # Each has its part, so that the frames of a cause do not crowd out the handler's.
     most = max(1, (TRACEBACK_LINES - len(chain)) // (2 * len(chain)))
     lines: list[str] = []

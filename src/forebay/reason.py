@@ -38,6 +38,13 @@ def describe(error: BaseException) -> str:
 
     Of an `ExceptionGroup` the first member stands for all. Values that a pydantic error quotes are left out.
     """
+    try:
+        return _described(error)
+    except Exception:  # noqa: BLE001  # an exception's own attributes may be what is broken
+        return one_line(f"{type(error).__name__}: (it cannot be read)")
+
+
+def _described(error: BaseException) -> str:
     members = list(leaves(error))
     first = members[0]
     cause = first.__cause__ or error.__cause__

@@ -240,3 +240,23 @@ async def test_signs_of_life_and_health_reports_hold_no_payload_either(memory: E
     assert "ValidationError: amount: Input should be a valid integer" in texts[0]
     assert any("ValidationError: amount" in text for text in texts[1:])
     assert not any("secret-value" in text for text in texts)
+
+
+class Broken(Exception):
+    @property
+    def __cause__(self) -> BaseException | None:  # type: ignore[override]  # this is what is broken
+        raise RuntimeError("no cause can be read")
+
+
+async def test_an_error_that_cannot_be_read_is_the_fate_of_its_event_only() -> None:
+    async with connect("memory://") as bus:
+
+        @bus.on("t", group="g", retry=Retry(attempts=2, base=0))
+        async def handle(event: Event) -> None:
+            if event.data == "odd":
+                raise Broken("odd")
+
+        await bus.publish_many("t", "s", ["odd", "even"])
+        await bus.run(until_idle=True)
+
+        assert ["Broken: (it cannot be read)"] == [letter.error for letter in await bus.dead_letters("t")]
