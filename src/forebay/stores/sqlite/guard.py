@@ -314,13 +314,13 @@ class Guard:
             _, header = connection.read("main", 1, 0, LOG_HEADER)
             if log_status.st_size < state.log_size or header[SALTS] != state.salts:
                 raise Changed("the -wal file beside it was overwritten or cut short")
-        copied = None if state is None else state.without_frames()
-        self._check_written(connection, index, (status.st_mtime_ns, status.st_size), copied)
+        self._check_written(connection, index, (status.st_mtime_ns, status.st_size), state)
 
     def _check_written(
-        self, connection: apsw.Connection, index: WalIndex, written: tuple[int, int], copied: Index | None
+        self, connection: apsw.Connection, index: WalIndex, written: tuple[int, int], state: Index | None
     ) -> None:
         """The database was written to, if at all, by SQLite, which copies the log into it, and to a later state."""
+        copied = None if state is None else state.without_frames()
         before = self._copied or copied
         is_new_log = copied is not None and before is not None and copied.salts != before.salts
         if copied is not None and before is not None and not is_new_log and copied.copied < before.copied:
@@ -330,9 +330,13 @@ class Guard:
             if copied is not None and copied == self._copied and not copied.is_copying:
                 raise Changed("it was written to by something other than SQLite")
             stored = self._read_stored()
-            if stored is None and copied is not None and copied.is_copying:
-                # While the log is copied, the database by itself is not whole. The next look is soon enough.
-                self._copied = copied
+            if stored is None and (now := index.read()) != state:
+                return  # the next look is soon enough
+            if stored is None and now is not None and now.is_between:
+                # What it is cannot be told now; what is done to it by anything but SQLite, from now on, can.
+                if not now.is_copying:
+                    self._floor = self._stored if is_new_log else self._floor
+                    self._copied, self._written = copied, written
                 return
             if stored is None or not contains(stored, self._floor if copied is None else self._stored):
                 raise Changed("it was overwritten")
@@ -406,9 +410,12 @@ class Guard:
         places, is_same_index = self._places, False
         with contextlib.suppress(OSError):
             is_same_index = places is not None and _identity(self._index.stat()) == places.memory
+        is_same = places is not None and database == places.database
+        state = opened[0].index.read() if opened and opened[0].index is not None else None
+        if stored is None and is_same and state is not None and state.is_between:
+            stored = self._stored  # with its log it may be whole, which is found when it is opened
         if stored is None or not contains(stored, self._stored if is_same_index else self._floor):
             raise self._damaged(f"{changed}, and what is at its path now is an older state, or another file")
-        is_same = places is not None and database == places.database
         try:
             if opened and places is not None and is_same and self._is_log_to_be_saved(places, opened[0]):
                 self._save_log(opened[0])

@@ -51,6 +51,15 @@ class Index(msgspec.Struct, frozen=True):
         """Whether frames may be on their way into the database now."""
         return self.copied != self.to_copy
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the database by itself may be no state that ever was, and not whole.
+
+        It is so while frames are copied, and after a copy that ended short of the last frame, until one ends there:
+        SQLite copies the last frame of each page, and leaves out a page whose last frame is not to be copied yet.
+        """
+        return self.is_copying or 0 < self.copied < self.frames
+
 
 class WalIndex:
     """The index that one connection uses. Not to be read when the connection is closed, or the file cut short."""
