@@ -79,12 +79,13 @@ async def test_e2_twenty_power_failures_lose_nothing_that_was_acknowledged(tmp_p
 
 
 @pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"])
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError], ids=["EIO", "ENOSPC"])
 async def test_e9_a_disk_that_fails_at_any_call_is_told_of_honestly(
-    tmp_path: Path, error: type[apsw.Error], late: bool
+    tmp_path: Path, error: type[apsw.Error], late: bool, step: int
 ) -> None:
     failures = 0
-    for call in range(1, 31):
+    for call in range(1, 31, step):
         path = tmp_path / f"{call}.db"
         stored, denied = set[str](), set[str]()
         async with SQLiteStore(path) as store:
@@ -97,7 +98,7 @@ async def test_e9_a_disk_that_fails_at_any_call_is_told_of_honestly(
             found = {e.record.id for e in await store.scan("t", limit=1000) if isinstance(e.record, Record)}
         assert {"first"} | stored <= found, call
         assert set() == denied & found, call
-    assert failures >= 20
+    assert failures >= 20 / step
 
 
 async def publish(path: Path, disk: Disk, call: int, stored: set[str], denied: set[str]) -> int:

@@ -183,7 +183,8 @@ async def test_e14_a_truncated_file_is_refused_or_serves_what_is_whole(path: Pat
     assert 38 <= outcomes["refused"]
 
 
-async def test_e14_a_bit_that_flips_changes_no_event_unnoticed(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flips", [100, pytest.param(300, marks=pytest.mark.slow)])
+async def test_e14_a_bit_that_flips_changes_no_event_unnoticed(path: Path, tmp_path: Path, flips: int) -> None:
     events = [to_record("t", source="s", data={"number": number}, key=f"key-{number}") for number in range(200)]
     async with SQLiteStore(path) as store:
         await store.append("t", events)
@@ -196,13 +197,13 @@ async def test_e14_a_bit_that_flips_changes_no_event_unnoticed(path: Path, tmp_p
     ]
 
     outcomes: Counter[str] = Counter()
-    for place in chance.sample(places, 300):
+    for place in chance.sample(places, flips):
         flipped = tmp_path / f"flipped-{place}.db"
         flipped.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :])
         outcomes[await _serve(flipped, events)] += 1
 
     assert {"served", "told", "refused"} >= set(outcomes), outcomes
-    assert outcomes["told"] >= 50
+    assert outcomes["told"] >= flips // 6
 
 
 async def test_e14_a_bit_that_flips_in_the_log_changes_no_event_unnoticed(path: Path, tmp_path: Path) -> None:
