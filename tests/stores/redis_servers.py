@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import random
+import secrets
 import shutil
 import socket
 import subprocess
@@ -35,16 +36,16 @@ def version(binary: str) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, nor 10,000 above it, where a cluster's node talks."""
+    """A port of the loopback that nobody listens on, nor 10,000 above it, where a cluster's node talks.
+
+    It is below those that the system gives to connections, of which one could take it before its server does.
+    """
     while True:
-        with socket.socket() as probe, socket.socket() as above:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port >= 55536:
-                continue
-            with contextlib.suppress(OSError):
-                above.bind(("127.0.0.1", port + 10_000))
-                return port
+        port = 12_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, socket.socket() as above, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            above.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 class Server:
