@@ -1,6 +1,14 @@
-"""What is counted in instructions: publishing and handling on the memory store, in one process."""
+"""What is counted in instructions: publishing and handling on the memory store, in one process.
+
+The wall clock goes on by 10 microseconds for each event, as at 100,000 events a second. Under valgrind an event takes
+about a millisecond, so the parts of ids and times that events of one millisecond share would be made anew for most
+events on a slow machine, and for few on a fast one.
+"""
 
 from __future__ import annotations
+
+import itertools
+import time
 
 from bench.subject import DATA, SOURCE, TYPE, Options, main
 from bench.subjects.forebay_bus import rate_of_handling, rate_of_publishing
@@ -24,4 +32,5 @@ async def handle(options: Options) -> int:
 
 
 if __name__ == "__main__":
+    time.time_ns = itertools.count(time.time_ns(), 10_000).__next__
     main({"publish": publish, "handle": handle})
