@@ -97,7 +97,7 @@ class EventBus:
         self.store = open_store(store, namespace=namespace) if isinstance(store, str) else store
         self.url = mask(store) if isinstance(store, str) else ""
         self.signals = Signals()
-        log(self.signals)
+        self._flush_log = log(self.signals)
         self._engine = Engine(self.store, self.signals, limits)
         self._caretaker = self._engine.caretaker
         self._limits = limits
@@ -130,7 +130,10 @@ class EventBus:
         Each ends within its own grace plus two seconds. A cancellation meanwhile is raised when all is closed. A bus
         that is not open is left as it is; one that is closed may be opened again, on any event loop.
         """
-        await self._engine.close()
+        try:
+            await self._engine.close()
+        finally:
+            self._flush_log()
 
     async def ready(self) -> Store:
         """The store, open: the bus is opened where it is not."""

@@ -7,6 +7,7 @@ one line, and below it the traceback where there is one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from forebay.errors import NotFound, OutcomeUnknown, StoreFull, StoreUnavailable
 from forebay.event import Foreign
@@ -70,12 +71,13 @@ def _escaped(value: object) -> object:
 logger.addFilter(_escape)
 
 
-def log(signals: Signals) -> None:
+def log(signals: Signals) -> Callable[[], None]:
     """Write the rarer signals to the log; nothing per event that goes well.
 
     The first loop of a bus that meets a store which does not work is told of at WARNING, and so is the end of
     the outage; all other failures between them are told at DEBUG. Lines about single events of a group are
-    written in full ten times in ten seconds, then counted.
+    written in full ten times in ten seconds, then counted. Returns what writes the counts that are still open, for
+    the close of a bus.
     """
     lines = _Lines()
     signals.listen(lines.retried, Retried)
@@ -93,6 +95,7 @@ def log(signals: Signals) -> None:
     signals.listen(_stream_trimmed, StreamTrimmed)
     signals.listen(_group_gone, GroupGone)
     signals.listen(_agent_changed, AgentChanged)
+    return lines.flush
 
 
 class _Lines:
@@ -101,6 +104,11 @@ class _Lines:
     def __init__(self) -> None:
         self._outage = Outage()
         self._storms: dict[tuple[str, ...], Storm] = {}
+
+    def flush(self) -> None:
+        """Write the counts of the lines that were left out so far."""
+        for storm in self._storms.values():
+            storm.tell()
 
     def retried(self, signal: Retried) -> None:
         what = describe(signal.error)

@@ -71,6 +71,7 @@ class Storm:
         self._passed = 0
         self._left_out = 0
         self._last = ""
+        self._timer: asyncio.TimerHandle | None = None
 
     def passes(self, what: str) -> bool:
         """Whether a line about `what` is written in full."""
@@ -83,13 +84,16 @@ class Storm:
         if not self._left_out:
             # The last interval of a storm has nobody behind it who would tell what it left out.
             with contextlib.suppress(RuntimeError):  # no loop, no timer
-                asyncio.get_running_loop().call_later(max(self._ends - self._clock(), 0.0), self.tell)
+                self._timer = asyncio.get_running_loop().call_later(max(self._ends - self._clock(), 0.0), self.tell)
         self._left_out += 1
         self._last = what
         return False
 
     def tell(self) -> None:
-        """Tell now what was left out."""
+        """Report now what was left out."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._left_out:
             count, self._left_out = self._left_out, 0
             self._summary(count, self._last)

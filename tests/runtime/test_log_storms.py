@@ -152,3 +152,19 @@ def test_a_short_wait_is_not_told_as_none(delay: float, text: str, caplog: pytes
     log(signals)
     signals.emit(Retried(DELIVERY, KeyError("x"), delay))
     assert text in caplog.text
+
+
+async def test_what_a_storm_left_out_is_counted_when_the_bus_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    async with EventBus("memory://") as bus:
+
+        @bus.on("t", group="g", retry=Retry(attempts=1))
+        async def fail(event: Event) -> None:
+            raise KeyError(event.data)
+
+        await bus.publish_many("t", source="s", data=range(100))
+        await bus.run(until_idle=True)
+        before = loud(caplog)
+
+    [summary] = loud(caplog)[len(before) :]
+    assert FIRST == len(before)
+    assert f"{100 - FIRST} more dead letters" in summary
