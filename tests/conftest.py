@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ import pytest
 
 from forebay import EventBus
 from tests.stores.redis_servers import Server, binaries, version
+
+
+def pytest_configure() -> None:
+    """Give signals their usual actions: under nohup, or in the background of a script, some are ignored.
+
+    What is ignored stays ignored in forebay, and in the processes that the tests start.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:
