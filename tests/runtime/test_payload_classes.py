@@ -557,7 +557,7 @@ class Loose:
 
 def test_other_words_for_the_same_value_are_accepted() -> None:
     since = "2026-01-01T00:00:00+00:00"
-    payload = Loose(5, since, set(map(str, range(99))), [1], (1, 2))  # type: ignore[arg-type]
+    payload = Loose(5, since, set(map(str, range(99))), [1], (1, 2))  # type: ignore[arg-type]  # wrong on purpose
 
     again = decode(encode(payload), Loose)
 
