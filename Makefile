@@ -36,16 +36,16 @@ bench: .venv/bench $(PEERS) ## measure forebay beside yardsticks and peers (ten 
 	$(BIN)/python -m bench --to bench/results
 
 chaos: .venv/dev ## publish 50,000 events on each store, under kills and faults, and check that none is lost (ten minutes)
-	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m chaos
 
 chaos-long: .venv/dev ## the same with two million events and two thousand faults on each store (hours)
-	$(BIN)/python -m tests.chaos --long
+	$(BIN)/python -m chaos --long
 
 matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6.2.5 and 8.2.3 too
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
 lowest: .venv-lowest/made ## run the quick tests on the lowest versions that pyproject.toml allows
-	.venv-lowest/bin/pytest --numprocesses 2 tests/test_public.py tests/cli tests/runtime/test_bus.py tests/stores/test_contract.py
+	.venv-lowest/bin/pytest --numprocesses 2 tests/test_public.py tests/cli tests/guide/test_bus.py tests/stores/test_contract.py
 
 clean: ## remove everything that the other targets made
 	rm -rf .venv .venv-lowest .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -75,10 +75,10 @@ clean: ## remove everything that the other targets made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
-.venv-lowest/made: pyproject.toml tests/lowest.py
+.venv-lowest/made: pyproject.toml tests/support/lowest.py
 	@echo "setting up .venv-lowest"
 	@$(PYTHON) -m venv --clear $(@D)
-	@$(PYTHON) tests/lowest.py > $(@D)/lowest.txt
+	@$(PYTHON) tests/support/lowest.py > $(@D)/lowest.txt
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(@D)/lowest.txt
 	@touch $@
 

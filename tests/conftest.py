@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from forebay import EventBus
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server
+from tests.support.stores import SERVERS, store_name, url_of
 
 
 def pytest_configure() -> None:
@@ -43,37 +43,6 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/events.db"
 
 
-SERVERS: list[Any] = [
-    pytest.param(binary, marks=[pytest.mark.slow] if number else []) for number, binary in enumerate(binaries())
-]
-"""The servers present: on the others than the first the contract suite runs, and `make slow`."""
-
-
-def _name(param: str) -> str:
-    return param if "/" not in param else version(param)
-
-
-def dealt(name: str, *values: Any, ids: Sequence[str] | None = None) -> pytest.MarkDecorator:
-    """Parametrize `bus` and `name` together: each store and each value is met, in as few tests as that takes."""
-    stores = ["memory", "sqlite", binaries()[0]]
-    count = max(len(stores), len(values))
-    names = ids or [str(value) for value in values]
-    hands = [(stores[each % len(stores)], values[each % len(values)]) for each in range(count)]
-    return pytest.mark.parametrize(
-        ("bus", name),
-        hands,
-        indirect=["bus"],
-        ids=[f"{_name(store)}-{names[each % len(values)]}" for each, (store, _) in enumerate(hands)],
-    )
-
-
-def _durable(request: pytest.FixtureRequest) -> str:
-    """The URL of the store that a parameter names: "sqlite", or a server's binary."""
-    if request.param == "sqlite":
-        return str(request.getfixturevalue("sqlite_url"))
-    return str(request.getfixturevalue("servers")[request.param].url)
-
-
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
     """All servers present, by their binary; each is started when it is first asked for."""
@@ -93,15 +62,15 @@ class _Running(dict[str, Server]):
         return self[binary]
 
 
-@pytest.fixture(params=["sqlite", *SERVERS], ids=_name)
+@pytest.fixture(params=["sqlite", *SERVERS], ids=store_name)
 def durable_url(request: pytest.FixtureRequest) -> str:
     """A store that several processes share."""
-    return _durable(request)
+    return url_of(request)
 
 
-@pytest.fixture(params=["memory", "sqlite", *SERVERS], ids=_name)
+@pytest.fixture(params=["memory", "sqlite", *SERVERS], ids=store_name)
 async def bus(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[EventBus]:
     """An open bus on each store."""
-    url = "memory://" if request.param == "memory" else _durable(request)
+    url = "memory://" if request.param == "memory" else url_of(request)
     async with EventBus(url, namespace=namespace) as open_bus:
         yield open_bus

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "migration.md").read_text()

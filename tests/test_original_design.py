@@ -17,7 +17,7 @@ from forebay import ConfigurationError, Event, EventBus, InMemoryEventBus, Persi
 from forebay.agents import BaseAgent
 from forebay.event import TypeName
 from forebay.testing import eventually
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 
 class Kind(Enum):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lowest import lowest
+from tests.support.lowest import lowest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

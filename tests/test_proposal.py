@@ -11,8 +11,8 @@ import pytest
 
 from forebay import Event, EventBus, EventType, InMemoryEventBus, PersistentEventBus, RedisEventBus
 from forebay.testing import eventually
-from tests.crash.processes import History, Process, consume
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.processes import History, Process, consume
+from tests.support.redis_servers import Server, binaries, version
 
 KEY = "events:health_check"
 

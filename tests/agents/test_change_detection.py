@@ -23,7 +23,7 @@ from forebay.agents.files import Unsettled, held_open, read
 from forebay.agents.state import notes_of
 from forebay.signals import LoopFailed
 from forebay.testing import eventually
-from tests.agents.watching import (
+from tests.support.watching import (
     WITHIN,
     ails,
     change,

@@ -17,7 +17,7 @@ from forebay.agents.telling import Teller
 from forebay.agents.told import Told
 from forebay.store import Store
 from forebay.testing import FaultyStore, eventually
-from tests.agents.watching import (
+from tests.support.watching import (
     WITHIN,
     events,
     final,

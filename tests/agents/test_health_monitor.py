@@ -22,8 +22,8 @@ from forebay.agents import (
 )
 from forebay.agents.health_monitor import Illness, judge
 from forebay.testing import FaultyStore, eventually
-from tests.agents.watching import running
-from tests.crash.processes import Process
+from tests.support.processes import Process
+from tests.support.watching import running
 
 WITHIN = 30.0
 

@@ -9,8 +9,8 @@ import pytest
 
 from forebay import EventBus
 from forebay.testing import eventually
-from tests.agents.watching import events, final, is_told, on_disk, told, watch
-from tests.crash.processes import Process
+from tests.support.processes import Process
+from tests.support.watching import events, final, is_told, on_disk, told, watch
 
 LEASE = 0.5
 WITHIN = 60.0

@@ -15,7 +15,7 @@ from forebay import EventBus, InMemoryEventBus
 from forebay.agents.state import notes_of
 from forebay.signals import AgentFailed, LoopFailed
 from forebay.testing import eventually
-from tests.agents.watching import WITHIN, change, events, healthy, is_told, running, told, watcher
+from tests.support.watching import WITHIN, change, events, healthy, is_told, running, told, watcher
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ import asyncio, subprocess, sys
 from pathlib import Path
 from forebay import AgentError, EventBus, Event
 from forebay.agents import ChangeDetectionAgent
-from tests.agents.watching import WITHIN, healthy, is_told, running, told, watcher
+from tests.support.watching import WITHIN, healthy, is_told, running, told, watcher
 from forebay.testing import eventually
 
 url, top, layout = sys.argv[1:]

@@ -11,8 +11,8 @@ from forebay.agents.state import notes_of
 from forebay.signals import AgentFailed, LoopFailed
 from forebay.testing import eventually
 from tests.agents.test_health_monitor import WITHIN, Patient, is_told, monitor
-from tests.agents.watching import running
-from tests.conftest import dealt
+from tests.support.stores import dealt
+from tests.support.watching import running
 
 
 @dealt("note", b"", b"\xff", b'{"patient": 7}', b"[]")

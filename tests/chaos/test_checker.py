@@ -6,13 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
-
-from tests.chaos.bugs import BUGS, cut_unsynced_tail
-from tests.chaos.checker import Report, _recovery
-from tests.chaos.history import Struck
-from tests.chaos.ledger import Call, Ledger
-from tests.chaos.rehearsal import rehearse
-from tests.chaos.wrapped import Wrapped
+from chaos.bugs import BUGS, cut_unsynced_tail
+from chaos.checker import Report, _recovery
+from chaos.history import Struck
+from chaos.ledger import Call, Ledger
+from chaos.rehearsal import rehearse
+from chaos.wrapped import Wrapped
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_the_checker_finds_what_a_power_failure_took_from_a_store_that_does_not_
 
 
 def test_a_history_that_a_kill_has_torn_is_read_up_to_there(tmp_path: Path) -> None:
-    from tests.chaos import history
+    from chaos import history
 
     pen = history.Pen(tmp_path, "c1")
     pen.told("Joined", "plain")

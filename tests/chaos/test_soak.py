@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chaos import nemesis
+from chaos.soak import Run, Size, soak_server, soak_sqlite
 
-from tests.chaos import nemesis
-from tests.chaos.soak import Run, Size, soak_server, soak_sqlite
-from tests.conftest import SERVERS
-from tests.stores.redis_servers import version
+from tests.support.redis_servers import version
+from tests.support.stores import SERVERS
 
 SHORT = Size(events=2000, faults=6, seconds=6, lease=1.0)
 

@@ -16,7 +16,7 @@ import pytest
 from forebay import EventBus, EventType
 from forebay.agents import Heartbeat
 from forebay.agents.roster import last_beats
-from tests.cli.conftest import PATIENCE, Forebay
+from tests.support.command import PATIENCE, Forebay
 
 AGENTS = """
 import os

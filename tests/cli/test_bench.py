@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from forebay import EventBus
-from tests.cli.conftest import Forebay
+from tests.support.command import Forebay
 
 
 def test_bench_measures_the_store(forebay: Forebay) -> None:

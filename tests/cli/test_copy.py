@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forebay import DeadLetter, EventBus
-from tests.cli.conftest import PATIENCE, Forebay
+from tests.support.command import PATIENCE, Forebay
 from tests.transfer.test_quickfix import write
 
 

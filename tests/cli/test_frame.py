@@ -10,7 +10,7 @@ import click
 import pytest
 
 from forebay.cli import TABLE, cli
-from tests.cli.conftest import Forebay
+from tests.support.command import Forebay
 
 
 def commands(group: click.Group, context: click.Context) -> Iterator[click.Command]:

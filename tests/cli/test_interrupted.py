@@ -12,7 +12,7 @@ import pytest
 
 from forebay import EventBus
 from forebay.store import Reader
-from tests.cli.conftest import PATIENCE, Forebay
+from tests.support.command import PATIENCE, Forebay
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

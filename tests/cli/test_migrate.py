@@ -6,7 +6,7 @@ import time
 
 from forebay.migration.counts import Counts, TypeCounts
 from forebay.migration.parity import Member, tell
-from tests.cli.conftest import Forebay
+from tests.support.command import Forebay
 
 
 def test_a_store_without_a_migration_does_not_pass_the_check(forebay: Forebay) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Forebay
+from tests.support.command import Forebay
 
 
 @pytest.mark.parametrize("command", [["streams"], ["groups"], ["dead", "ls"], ["agents", "status"]], ids=" ".join)

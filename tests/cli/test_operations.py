@@ -13,7 +13,7 @@ import pytest
 from forebay import EventBus
 from forebay.event import Record
 from forebay.store import Reader
-from tests.cli.conftest import PATIENCE, Forebay
+from tests.support.command import PATIENCE, Forebay
 
 
 def states(forebay: Forebay, id: str) -> list[tuple[str, str]]:

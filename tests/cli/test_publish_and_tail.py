@@ -10,7 +10,7 @@ import pytest
 
 from forebay import EventBus
 from forebay.event import Record
-from tests.cli.conftest import PATIENCE, Forebay
+from tests.support.command import PATIENCE, Forebay
 
 
 def test_a_published_event_is_shown_by_tail_and_get(forebay: Forebay) -> None:

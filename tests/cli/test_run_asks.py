@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Forebay
+from tests.support.command import Forebay
 
 APP = """
 from forebay import connect

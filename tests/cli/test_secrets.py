@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import PATIENCE, Forebay
-from tests.stores.redis_servers import Server, binaries
+from tests.support.command import PATIENCE, Forebay
+from tests.support.redis_servers import Server, binaries
 
 SECRET = "hunter2xyz"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from tests.cli.conftest import Forebay
+from tests.support.command import Forebay
 
 
 @pytest.mark.parametrize("command", ["streams", "groups"])

@@ -19,7 +19,7 @@ from forebay.cli.table import table
 from forebay.cli.text import as_json
 from forebay.printable import is_printable, printable
 from forebay.store import Reader
-from tests.cli.conftest import PATIENCE, Forebay
+from tests.support.command import PATIENCE, Forebay
 
 WIDTHS = (40, 60, 80, 100, 140)
 NAME = "customer_subscription_renewed"

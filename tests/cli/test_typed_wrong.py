@@ -9,7 +9,7 @@ import pytest
 from forebay import NotFound, StoreDenied
 from forebay.migration.routes import introduce
 from forebay.stores.sqlite import SQLiteStore
-from tests.cli.conftest import Forebay
+from tests.support.command import Forebay
 
 LOOKS: list[list[str]] = [
     ["streams"],

@@ -10,7 +10,7 @@ import pytest
 
 from forebay import EventBus, Retry
 from forebay.testing import eventually
-from tests.crash.processes import LEASE, History, Process, consume, publish
+from tests.support.processes import LEASE, History, Process, consume, publish
 
 
 async def test_four_processes_publish_and_four_consume_on_one_file(sqlite_url: str, tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from forebay.signals import LoopFailed
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from forebay.testing.faulty import Move
-from tests.crash.processes import History, Process
-from tests.faults import killing
-from tests.faults.consumers import Span, consume, spans
-from tests.faults.killing import Point
+from tests.support import killing
+from tests.support.consumers import Span, consume, spans
+from tests.support.killing import Point
+from tests.support.processes import History, Process
 
 LEASE = 0.6
 

@@ -19,7 +19,7 @@ from forebay.errors import OutcomeUnknown
 from forebay.event import to_event, to_record
 from forebay.stores.redis import RedisStore
 from forebay.testing import eventually
-from tests.stores.redis_servers import Proxy, Server, binaries
+from tests.support.redis_servers import Proxy, Server, binaries
 
 LEASE = 0.6
 

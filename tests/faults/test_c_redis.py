@@ -1,7 +1,7 @@
 """Rows C of the fault catalogue: what befalls one Redis or Valkey server.
 
 C17 (a busy server) and the whole table of error replies are in tests/stores/test_redis.py; C1, C2 and C5 (servers
-that are killed or stall under load) in tests/chaos.
+that are killed or stall under load) in chaos/.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from forebay import (
 )
 from forebay.signals import DeadLettered, Finished, Joined, LoopFailed, Missed, Vanished
 from forebay.testing import eventually
-from tests.conftest import SERVERS
 from tests.faults.test_b_connections import Handled, running
-from tests.stores.redis_servers import Server, version
+from tests.support.redis_servers import Server, version
+from tests.support.stores import SERVERS
 
 every_server = pytest.mark.parametrize("binary", SERVERS, ids=version)
 

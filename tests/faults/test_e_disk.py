@@ -14,7 +14,7 @@ from forebay.errors import OutcomeUnknown, StoreError
 from forebay.event import Record, to_record
 from forebay.store import Reader
 from forebay.stores.sqlite import SQLiteStore
-from tests.faults.disk import Acknowledged, Disk, Operation, Write, after_power_loss, put, watched_disk
+from tests.support.disk import Acknowledged, Disk, Operation, Write, after_power_loss, put, watched_disk
 
 READER = Reader("t", "g", "consumer")
 WAYS = ("nothing", "some", "some", "all")

@@ -31,8 +31,8 @@ from forebay.store import Reader
 from forebay.stores.sqlite import SQLiteStore, filesystem
 from forebay.stores.sqlite.schema import VERSION
 from forebay.testing import eventually
-from tests.crash.processes import History, Process, publish
-from tests.faults.disk import watched_disk
+from tests.support.disk import watched_disk
+from tests.support.processes import History, Process, publish
 
 READER = Reader("t", "g", "consumer")
 LOOK_AND_CLOSE = """

@@ -1,7 +1,7 @@
 """Rows G of the fault catalogue: events that cannot be handled, and what is decided about them.
 
 G2 (foreign entries) is in tests/test_proposal.py, G3 (limits) in tests/runtime/test_payload.py, G5 (a failing event of
-an ordered key) and G9 (replays) in tests/runtime/test_bus.py, G7 in test_c_redis.py and test_e_sqlite.py, G8 in
+an ordered key) and G9 (replays) in tests/guide/test_bus.py, G7 in test_c_redis.py and test_e_sqlite.py, G8 in
 test_a_processes.py.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 from forebay import Event, EventBus, Retry
 from forebay.signals import Retried
 from forebay.testing import eventually
-from tests.crash.processes import History, Process
-from tests.faults.consumers import consume, spans
+from tests.support.consumers import consume, spans
+from tests.support.processes import History, Process
 
 
 async def test_g1_events_that_always_fail_are_dead_once_after_their_attempts_and_hold_up_nobody(bus: EventBus) -> None:

@@ -15,8 +15,8 @@ from forebay.store import Reader
 from forebay.stores.memory import MemoryStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing import eventually
-from tests.faults.clocks import WallClock
 from tests.faults.test_f_time import HOUR, Jumping
+from tests.support.clocks import WallClock
 
 READER = Reader("t", "g", "first")
 

@@ -21,7 +21,7 @@ from forebay.migration.routes import STREAM, name_of
 from forebay.runtime.consumer import Consumer
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
-from tests.migration.old_bus import PlainBus
+from tests.support.old_bus import PlainBus
 
 
 @pytest.fixture(autouse=True)

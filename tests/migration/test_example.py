@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from forebay.cli import cli
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "migration"
 AGENTS = {"billing": 1, "mail": 1, "stock": 1, "audit": 3}

@@ -12,7 +12,7 @@ from forebay import Event, EventBus, Retry, RetryAfter
 from forebay.runtime.alarm import FAR, Alarm
 from forebay.store import Delivery, Reader
 from forebay.testing import eventually
-from tests.conftest import dealt
+from tests.support.stores import dealt
 
 MANY = 400
 ORDERED = {"ordered": True, "prefetch": MANY}

@@ -15,7 +15,7 @@ from forebay import Event, EventBus, connect
 from forebay.agents import BaseAgent, handles
 from forebay.cleanup import done, finish
 from forebay.testing import eventually
-from tests.conftest import dealt
+from tests.support.stores import dealt
 
 GRACE = 0.3
 BOUND = GRACE + 2.0

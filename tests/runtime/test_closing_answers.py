@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from forebay import Event, EventBus, PublishUnknown, connect
-from tests.stores.redis_servers import Server, binaries
+from tests.support.redis_servers import Server, binaries
 
 
 async def test_a_publish_that_is_on_its_way_is_answered_when_the_bus_closes(bus: EventBus) -> None:

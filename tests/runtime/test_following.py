@@ -22,7 +22,7 @@ from forebay.stores.sqlite import SQLiteStore
 from forebay.testing import eventually
 from forebay.testing.faulty import FaultyStore
 from forebay.transfer import copy, verify
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 
 @contextlib.asynccontextmanager

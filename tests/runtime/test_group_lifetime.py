@@ -14,7 +14,7 @@ from forebay.retention import LONGEST_LOOK, SILENT, Attendance, enforce, set_rul
 from forebay.signals import GroupGone, Signals
 from forebay.store import Reader, Store
 from forebay.testing import eventually
-from tests.faults.clocks import WallClock
+from tests.support.clocks import WallClock
 
 LIFETIME = 600.0
 RULE = Retention(max_length=0, group_lifetime=LIFETIME)

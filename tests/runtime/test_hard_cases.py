@@ -11,8 +11,8 @@ import pytest
 from forebay import ConfigurationError, Event, EventBus, PublishUnknown, Retry, RetryAfter, StoreUnavailable
 from forebay.signals import Joined
 from forebay.testing import FaultyStore, eventually
-from tests.conftest import dealt
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
+from tests.support.stores import dealt
 
 ONCE = Retry(attempts=1)
 

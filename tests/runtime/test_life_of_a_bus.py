@@ -26,8 +26,8 @@ from forebay.event import to_record
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
-from tests.conftest import _durable, _name
-from tests.stores.redis_servers import binaries
+from tests.support.redis_servers import binaries
+from tests.support.stores import store_name, url_of
 
 Use = Callable[[EventBus], Awaitable[object]]
 
@@ -92,10 +92,10 @@ async def _led(leadership: Leadership) -> None:
         pass
 
 
-@pytest.fixture(params=["memory", "sqlite", *binaries()[:1]], ids=_name)
+@pytest.fixture(params=["memory", "sqlite", *binaries()[:1]], ids=store_name)
 def closed(request: pytest.FixtureRequest, namespace: str) -> EventBus:
     """A bus on each store that nobody has opened."""
-    return connect("memory://" if request.param == "memory" else _durable(request), namespace=namespace)
+    return connect("memory://" if request.param == "memory" else url_of(request), namespace=namespace)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from forebay.signals import AgentFailed, LoopFailed, LoopRecovered, Retried, Sig
 from forebay.store import Delivery, Reader
 from forebay.storms import FIRST, INTERVAL, SILENT, Outage, Storm
 from forebay.testing import eventually
-from tests.stores.redis_servers import Server, binaries
+from tests.support.redis_servers import Server, binaries
 
 DELIVERY = Delivery(Reader("t", "g", "c"), "1", None)
 

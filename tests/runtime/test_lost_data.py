@@ -12,8 +12,8 @@ from forebay.signals import Joined
 from forebay.stores.memory import MemoryStore
 from forebay.testing import eventually
 from forebay.transfer.copy import copy
-from tests.faults.clocks import WallClock
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.clocks import WallClock
+from tests.support.redis_servers import Server, binaries, version
 
 
 async def test_a_consumer_handles_all_that_came_since_its_stream_was_lost(bus: EventBus) -> None:

@@ -16,7 +16,7 @@ from forebay.runtime.consumer import Consumer
 from forebay.runtime.sizes import AT_ONCE, READ_AHEAD_BYTES, UNKNOWN, Sizes
 from forebay.store import Delivery, Reader
 from forebay.testing import eventually
-from tests.conftest import dealt
+from tests.support.stores import dealt
 
 LARGE = 500_000
 MANY = 200

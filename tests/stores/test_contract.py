@@ -13,7 +13,7 @@ from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing.contract import Fields, Plant, StoreContract
 from forebay.testing.contract.missed import MissedContract
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 
 class TestMemory(StoreContract):

@@ -28,7 +28,7 @@ from forebay.store import END, START, Begun, Delivery, Failure, GroupPlace, Item
 from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
-from tests.stores.redis_servers import Server, binaries
+from tests.support.redis_servers import Server, binaries
 
 STREAM = "t"
 HOUR = 3600.0

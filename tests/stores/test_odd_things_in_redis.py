@@ -11,7 +11,7 @@ from forebay import EventBus
 from forebay.event import Record, to_record
 from forebay.store import Reader
 from forebay.stores.redis import RedisStore
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 STREAM = "order_placed"
 GROUP = "billing"

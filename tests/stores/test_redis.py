@@ -30,7 +30,7 @@ from forebay.stores.redis import store as redis_store
 from forebay.stores.redis.address import Address, parse
 from forebay.stores.redis.errors import TABLE, translate
 from forebay.stores.url import Secret
-from tests.stores.redis_servers import Proxy, Server, binaries, eventually, version
+from tests.support.redis_servers import Proxy, Server, binaries, eventually, version
 
 READER = Reader("order_placed", "billing", "worker-1")
 OTHER = Reader("order_placed", "billing", "worker-2")

@@ -10,8 +10,8 @@ import pytest
 from forebay.event import to_record
 from forebay.store import Reader
 from forebay.stores.redis import RedisStore
-from tests.conftest import SERVERS
-from tests.stores.redis_servers import Server, version
+from tests.support.redis_servers import Server, version
+from tests.support.stores import SERVERS
 
 STREAM = "order_placed"
 GROUP = "billing"

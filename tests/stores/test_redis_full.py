@@ -13,7 +13,7 @@ from forebay.event import Record, to_record
 from forebay.retention import enforce
 from forebay.store import Reader, Trimmed
 from forebay.stores.redis import RedisStore
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 STREAM = "order_placed"
 READER = Reader(STREAM, "billing", "worker-1")

@@ -23,8 +23,8 @@ from forebay.stores.redis.address import Address
 from forebay.stores.redis.errors import TABLE, Fate, fate
 from forebay.stores.redis.node import Shared
 from forebay.stores.redis.topology import Cluster
-from tests.stores.redis_servers import Proxy, Server, binaries, eventually, version
 from tests.stores.test_redis_topologies import insist, make_cluster
+from tests.support.redis_servers import Proxy, Server, binaries, eventually, version
 
 each_server = pytest.mark.parametrize("binary", binaries(), ids=version)
 

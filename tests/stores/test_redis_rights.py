@@ -14,7 +14,7 @@ from forebay.errors import StoreDenied
 from forebay.event import Record, to_record
 from forebay.store import Delivery, GroupPlace, Reader, Remembered, Scheduled
 from forebay.stores.redis import RedisStore
-from tests.stores.redis_servers import Server, binaries, version
+from tests.support.redis_servers import Server, binaries, version
 
 STREAM = "order_placed"
 READER = Reader(STREAM, "billing", "worker-1")

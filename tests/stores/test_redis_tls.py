@@ -13,7 +13,7 @@ import pytest
 from forebay.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from forebay.event import to_record
 from forebay.stores.redis import RedisStore
-from tests.stores.redis_servers import Server, binaries, free_port
+from tests.support.redis_servers import Server, binaries, free_port
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("openssl") or not shutil.which("redis-server"),

@@ -17,8 +17,8 @@ from forebay.store import Reader
 from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.transfer import copy
-from tests.stores.redis_servers import Server, binaries, eventually, version
-from tests.transfer.contents import contents, fill
+from tests.support.contents import contents, fill
+from tests.support.redis_servers import Server, binaries, eventually, version
 
 T = TypeVar("T")
 

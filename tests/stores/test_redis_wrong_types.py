@@ -9,8 +9,8 @@ import pytest
 from forebay.errors import StoreError
 from forebay.stores.redis import RedisStore
 from forebay.stores.redis.keys import Keys
-from tests.stores.redis_servers import Server, binaries, version
 from tests.stores.test_redis_rights import ALL, STREAM, State
+from tests.support.redis_servers import Server, binaries, version
 
 KEYS = Keys("events", STREAM)
 BILLING = KEYS.group("billing")

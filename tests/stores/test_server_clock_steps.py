@@ -17,8 +17,8 @@ from forebay.store import Delivery, Reader
 from forebay.stores.redis import RedisStore
 from forebay.stores.redis.pace import TOLERANCE, Pace, Step
 from forebay.testing import eventually
-from tests.faults.clocks import WallClock
-from tests.stores.redis_servers import Proxy, Server, binaries, version
+from tests.support.clocks import WallClock
+from tests.support.redis_servers import Proxy, Server, binaries, version
 
 HOUR = 3600.0
 A, B = Reader("t", "g", "a"), Reader("t", "g", "b")

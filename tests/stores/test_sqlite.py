@@ -40,8 +40,8 @@ from forebay.stores.sqlite import SQLiteStore
 from forebay.stores.sqlite.rows import _step, select
 from forebay.stores.sqlite.schema import VERSION
 from forebay.testing import eventually
-from tests.crash.processes import Process
-from tests.stores import sqlite_roles
+from tests.support import sqlite_roles
+from tests.support.processes import Process
 
 READER = Reader("order_placed", "billing", "worker-1")
 OTHER = Reader("order_placed", "billing", "worker-2")

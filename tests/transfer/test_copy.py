@@ -20,8 +20,8 @@ from forebay.stores.sqlite import SQLiteStore
 from forebay.testing import eventually
 from forebay.testing.faulty import FaultyStore
 from forebay.transfer import copy, verify
-from tests.stores.redis_servers import Server, binaries
-from tests.transfer.contents import HOUR, STREAM, contents, fill, order
+from tests.support.contents import HOUR, STREAM, contents, fill, order
+from tests.support.redis_servers import Server, binaries
 
 ORIGIN = "sqlite:///old.db"
 BILLING = Reader(STREAM, "billing", "billing-1")

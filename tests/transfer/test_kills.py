@@ -13,8 +13,8 @@ import pytest
 
 from forebay.store import Store
 from forebay.urls import open_store
-from tests.stores.redis_servers import Server, binaries
-from tests.transfer.contents import STREAM, contents, fill, times
+from tests.support.contents import STREAM, contents, fill, times
+from tests.support.redis_servers import Server, binaries
 
 KILLS = 10
 

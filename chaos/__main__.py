@@ -1,6 +1,6 @@
 """Soaks every store of this machine, and the loop that forebay was proposed with; prints what came of it.
 
-    python -m tests.chaos [--long] [--seed N] [--results FOLDER] [STORE ...]
+    python -m chaos [--long] [--seed N] [--results FOLDER] [STORE ...]
 
 STORE is sqlite, redis, valkey or proposal; all of them unless named. Exits with 1 where a promise was broken, or a
 run did not get into the states that it is there for.
@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+from tests.support.redis_servers import binaries, version
 
-from tests.chaos.soak import Run, Size, soak_proposal, soak_server, soak_sqlite
-from tests.chaos.table import table
-from tests.stores.redis_servers import binaries, version
+from chaos.soak import Run, Size, soak_proposal, soak_server, soak_sqlite
+from chaos.table import table
 
 CHAOS = Size(events=50_000, faults=40, seconds=100)
 LONG = Size(events=2_000_000, faults=2_000, seconds=3_000, patience=300.0)
@@ -48,7 +48,7 @@ def _is_here(store: str) -> bool:
 
 def main() -> int:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser = argparse.ArgumentParser(prog="python -m chaos")
     parser.add_argument("stores", nargs="*", metavar="STORE", help=f"one of {', '.join(STORES)}; all unless named")
     parser.add_argument("--long", action="store_true", help="two million events instead of fifty thousand")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="draws the faults")

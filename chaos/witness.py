@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from chaos.history import Leased, Move, Pen, Settled, now
+from chaos.wrapped import Wrapped
 from forebay.errors import ForebayError, OutcomeUnknown
 from forebay.event import Record
 from forebay.store import Delivery, Failure, Reader, Store
-from tests.chaos.history import Leased, Move, Pen, Settled, now
-from tests.chaos.wrapped import Wrapped
 
 SECOND = 1_000_000_000
 

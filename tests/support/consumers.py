@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from forebay import Event, EventBus
-from tests.crash.processes import Fact, History
+from tests.support.processes import Fact, History
 
 
 @dataclass(frozen=True, slots=True)

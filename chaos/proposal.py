@@ -19,9 +19,9 @@ from typing import Any
 
 import redis
 
-from tests.chaos.dump import Dump
-from tests.chaos.history import Answered, Begun, Ended, Invoked, Pen, now
-from tests.chaos.workers import GROUPS, STREAM, Plan, body, failing_attempts, is_poison
+from chaos.dump import Dump
+from chaos.history import Answered, Begun, Ended, Invoked, Pen, now
+from chaos.workers import GROUPS, STREAM, Plan, body, failing_attempts, is_poison
 
 KEY = f"events:{STREAM}"
 DEAD = f"{KEY}:dead_letter"

@@ -24,4 +24,4 @@ def lowest(pyproject: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.writelines(f"{each}\n" for each in lowest((Path(__file__).parents[1] / "pyproject.toml").read_text()))
+    sys.stdout.writelines(f"{each}\n" for each in lowest((Path(__file__).parents[2] / "pyproject.toml").read_text()))

@@ -13,7 +13,7 @@ from forebay import Event, EventBus, Reject, Retry
 from forebay.testing import FaultyStore
 from forebay.testing.faulty import Move
 from forebay.urls import open_store
-from tests.crash.processes import History
+from tests.support.processes import History
 
 T = TypeVar("T")
 Point = tuple[Literal["before", "after"], Move]

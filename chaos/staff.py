@@ -7,9 +7,10 @@ import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+from tests.support.processes import Process
+
+from chaos.workers import Plan, consume, write
 from forebay.testing import eventually
-from tests.chaos.workers import Plan, consume, write
-from tests.crash.processes import Process
 
 Work = Callable[[Plan, str], Awaitable[None]]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from tests.support.redis_servers import free_port
 
 from forebay.testing import eventually
-from tests.stores.redis_servers import free_port
 
 DURABLE = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
+from chaos.history import Answered, Begun, Ended, Invoked, Pen, now
+from chaos.witness import Witness, name
 from forebay import Event, EventBus, ForebayError, PublishUnknown, Reject, Retry, StoreError
 from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried
 from forebay.store import Delivery, Store
 from forebay.stores.redis import RedisStore
 from forebay.urls import open_store
-from tests.chaos.history import Answered, Begun, Ended, Invoked, Pen, now
-from tests.chaos.witness import Witness, name
 
 STREAM = "soak"
 ATTEMPTS = 5

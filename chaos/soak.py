@@ -13,20 +13,20 @@ from pathlib import Path
 import apsw
 import msgspec
 import redis
+from tests.support.processes import Process
 
+from chaos import checker, dump, ledger, nemesis, proposal
+from chaos.checker import Report
+from chaos.dump import Dump
+from chaos.history import Pen, Redriven, now
+from chaos.nemesis import FILE, PROCESSES, SERVER, Kinds, Scene, Strike
+from chaos.proxy import Proxy
+from chaos.server import DurableServer
+from chaos.staff import Staff
+from chaos.workers import STREAM, Plan, open_store_of
 from forebay import EventBus
 from forebay.event import Record
 from forebay.testing import eventually
-from tests.chaos import checker, dump, ledger, nemesis, proposal
-from tests.chaos.checker import Report
-from tests.chaos.dump import Dump
-from tests.chaos.history import Pen, Redriven, now
-from tests.chaos.nemesis import FILE, PROCESSES, SERVER, Kinds, Scene, Strike
-from tests.chaos.proxy import Proxy
-from tests.chaos.server import DurableServer
-from tests.chaos.staff import Staff
-from tests.chaos.workers import STREAM, Plan, open_store_of
-from tests.crash.processes import Process
 
 Say = Callable[[str], None]
 Ended = tuple[float, Dump]

@@ -13,17 +13,17 @@ from typing import Any
 
 import msgspec
 
+from chaos import checker, dump, ledger
+from chaos.checker import Report
+from chaos.dump import Dump
+from chaos.history import Facts, Pen, Struck, now
+from chaos.soak import Counted, drain
+from chaos.workers import STREAM, Plan, consuming_bus, write_lane
+from chaos.wrapped import Wrapped
 from forebay import EventBus
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.testing import eventually
-from tests.chaos import checker, dump, ledger
-from tests.chaos.checker import Report
-from tests.chaos.dump import Dump
-from tests.chaos.history import Facts, Pen, Struck, now
-from tests.chaos.soak import Counted, drain
-from tests.chaos.workers import STREAM, Plan, consuming_bus, write_lane
-from tests.chaos.wrapped import Wrapped
 
 LEASE = 0.2
 COUNT = 40

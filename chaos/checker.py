@@ -21,10 +21,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from tests.chaos.dump import Dump
-from tests.chaos.history import Struck
-from tests.chaos.ledger import Call, Ledger, Place
-from tests.chaos.workers import ATTEMPTS
+from chaos.dump import Dump
+from chaos.history import Struck
+from chaos.ledger import Call, Ledger, Place
+from chaos.workers import ATTEMPTS
 
 SLACK = 5_000_000
 """Nanoseconds: Redis counts idle times in milliseconds, by a clock that it reads once a turn."""

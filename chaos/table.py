@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tests.chaos.soak import Run
+from chaos.soak import Run
 
 
 def _count(kind: str) -> Callable[[Run], str]:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import apsw
+from tests.support.processes import Process
 
+from chaos.history import Pen, Struck, now
+from chaos.proxy import Proxy, Weather
+from chaos.server import DurableServer
+from chaos.staff import Staff
+from chaos.workers import GROUPS, STREAM
 from forebay.testing import eventually
-from tests.chaos.history import Pen, Struck, now
-from tests.chaos.proxy import Proxy, Weather
-from tests.chaos.server import DurableServer
-from tests.chaos.staff import Staff
-from tests.chaos.workers import GROUPS, STREAM
-from tests.crash.processes import Process
 
 MOST_AT_ONCE = 3
 

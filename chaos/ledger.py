@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tests.chaos import history
-from tests.chaos.history import (
+from chaos import history
+from chaos.history import (
     Answered,
     Begun,
     Ended,

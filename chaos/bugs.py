@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from chaos.dump import Dump
+from chaos.wrapped import Wrapped
 from forebay.errors import StoreUnavailable
 from forebay.event import Record
 from forebay.store import Delivery, Reader, Store
-from tests.chaos.dump import Dump
-from tests.chaos.wrapped import Wrapped
 
 
 class Counting(Wrapped):

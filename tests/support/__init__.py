@@ -1,0 +1,1 @@
+"""Helpers of the tests: servers, processes, clocks, disks and the command line."""
