@@ -76,7 +76,7 @@ PARTS = (
     Part("the event: id, time, JSON, checks", r"forebay/(event|payload)\.py", is_needed=True),
     Part("fields or rows, checksum", r"forebay/stores/(redis/codec|sqlite/(rows|log|turn))\.py"),
     Part("asyncio: loop, futures, tasks", r"/asyncio/|\.create_future\(|\.set_result\(|\.call_soon\(", is_needed=True),
-    Part("intake, workers, settling", r"forebay/(runtime|signals|subscription|policy)\b"),
+    Part("in flight, workers, settling", r"forebay/(runtime|signals|subscription|policy)\b"),
     Part("calls of the bus and the store", r"/forebay/"),
     Part("the benchmark itself", r"/bench/"),
 )

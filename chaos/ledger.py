@@ -117,7 +117,7 @@ class _Reading:
                 self._settle(fact)
             case Told():
                 ledger.told[fact.signal, fact.about if fact.signal == "LoopFailed" else ""] += 1
-                if fact.signal == "Joined":
+                if fact.signal == "GroupCreated":
                     ledger.joins += 1
                     ledger.groups.add(fact.group)
             case Struck(phase="begin"):

@@ -19,7 +19,7 @@ import msgspec
 from chaos.history import Answered, Begun, Ended, Invoked, Pen, now
 from chaos.witness import Witness, name
 from forebay import Event, EventBus, ForebayError, PublishUnknown, Reject, Retry, StoreError
-from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried
+from forebay.signals import DeadLettered, GroupCreated, LateAck, LeaseLost, LoopFailed, Recovered, Retried
 from forebay.store import Delivery, Store
 from forebay.stores.redis import RedisStore
 from forebay.urls import open_store
@@ -214,6 +214,6 @@ def listen(bus: EventBus, pen: Pen) -> None:
         pen.told(type(signal).__name__, delivery.reader.group, name(delivery))
 
     bus.signals.listen(about_delivery, DeadLettered, LeaseLost, Recovered, Retried)
-    bus.signals.listen(lambda s: pen.told("Joined", s.group), Joined)
+    bus.signals.listen(lambda s: pen.told("GroupCreated", s.group), GroupCreated)
     bus.signals.listen(lambda s: pen.told("LateAck", s.group, str(s.count)), LateAck)
     bus.signals.listen(lambda s: pen.told("LoopFailed", s.group, f"{s.loop} {type(s.error).__name__}"), LoopFailed)

@@ -19,7 +19,7 @@ from forebay.callables import refuse_generator
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
-from forebay.engine import Engine
+from forebay.context import BusContext
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown, StoreError
 from forebay.event import Event, Foreign, Record, check_limit, check_seconds, to_event, to_record, to_records
 from forebay.home import running_loop
@@ -30,7 +30,7 @@ from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
 from forebay.retention import Retention, enforce, rule_of, set_rule
 from forebay.runtime import Options, Runnable, handler_name
-from forebay.runtime.supervise import PASSING, OnOutage
+from forebay.runtime.supervise import TRANSIENT, OnOutage
 from forebay.signals import LoopFailed, LoopRecovered, Published, Signals
 from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
@@ -98,8 +98,8 @@ class EventBus:
         self.url = mask(store) if isinstance(store, str) else ""
         self.signals = Signals()
         self._flush_log = log(self.signals)
-        self._engine = Engine(self.store, self.signals, limits)
-        self._caretaker = self._engine.caretaker
+        self._context = BusContext(self.store, self.signals, limits)
+        self._caretaker = self._context.caretaker
         self._limits = limits
         self._window = check_seconds("idempotency_window", idempotency_window)
         self._subscriptions: list[tuple[EventStreamConsumer[Any], Callable[..., Any]]] = []
@@ -121,7 +121,7 @@ class EventBus:
 
         Raises `ConfigurationError` where the bus is open already, here or on another loop, and what the store raises.
         """
-        await self._engine.open()
+        await self._context.open()
         return self
 
     async def close(self) -> None:
@@ -131,15 +131,15 @@ class EventBus:
         that is not open is left as it is; one that is closed may be opened again, on any event loop.
         """
         try:
-            await self._engine.close()
+            await self._context.close()
         finally:
             self._flush_log()
 
     async def ready(self) -> Store:
         """The store, open: the bus is opened where it is not."""
-        session = self._engine.session
+        session = self._context.session
         if session is None or running_loop() is not session.loop:
-            await self._engine.enter()
+            await self._context.enter()
         return self.store
 
     # Publishing.
@@ -173,9 +173,9 @@ class EventBus:
         record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
         if id is None and delay is None and at is None and not self.signals.wanted(Published):
             # The usual way, without the cost of one more coroutine.
-            session = self._engine.session
+            session = self._context.session
             if session is None or running_loop() is not session.loop:
-                await self._engine.enter()
+                await self._context.enter()
             self._caretaker.touched.add(stream)
             try:
                 await self.store.append(stream, (record,))
@@ -346,7 +346,9 @@ class EventBus:
 
         def register(function: Function) -> Function:
             name = group if group is not None else handler_name(function)
-            subscription = EventStreamConsumer[Any](self._engine, event, name, None, options, is_implicit=group is None)
+            subscription = EventStreamConsumer[Any](
+                self._context, event, name, None, options, is_implicit=group is None
+            )
             subscription.handler(function).close()
             name = subscription.group
             if any(s.stream == subscription.stream and s.group == name for s, _ in self._subscriptions):
@@ -423,7 +425,7 @@ class EventBus:
         made unique: what a dead consumer left pending is taken over when its lease runs out, by whatever name.
         """
         return EventStreamConsumer(
-            self._engine, event_type, consumer_group, consumer_name, Options.parse({**options, "batch": batch})
+            self._context, event_type, consumer_group, consumer_name, Options.parse({**options, "batch": batch})
         )
 
     def run(
@@ -458,7 +460,7 @@ class EventBus:
                 raise ConfigurationError(f"{agent!r} is no agent: give objects, as in bus.run(Billing())")
         wait = IDLE_LOOK if until_idle else None
         parts: list[Runnable] = [agent.on_bus(self, wait=wait) for agent in agents]
-        run = self._engine.runs.begin()
+        run = self._context.runs.begin()
 
         async def idle() -> None:
             while not await self._is_idle(parts):
@@ -494,7 +496,7 @@ class EventBus:
 
         Those too that were called and have not begun yet. May be called from any thread, and from a signal handler.
         """
-        self._engine.stop()
+        self._context.stop()
 
     @property
     def last_read(self) -> float | None:
@@ -503,14 +505,14 @@ class EventBus:
         The sign of life for a probe: while the store answers it grows at least each second, also
         while a consumer has its hands full. None while nothing runs, or something has not read yet.
         """
-        times = [part.last_read for part in self._engine.runs.parts]
+        times = [part.last_read for part in self._context.runs.parts]
         return None if None in times else min((t for t in times if t is not None), default=None)
 
     async def _is_idle(self, parts: Sequence[Runnable]) -> bool:
-        if not all(part.quiet for part in parts):
+        if not all(part.is_idle for part in parts):
             return False
         ours = {place for part in parts for place in part.groups}
-        with contextlib.suppress(*PASSING):
+        with contextlib.suppress(*TRANSIENT):
             found = await self.store.stats(sorted({stream for stream, _ in ours}))
             groups = [group for stream in found for group in stream.groups if (stream.stream, group.group) in ours]
             return all(not group.lag and not group.pending for group in groups)
@@ -672,7 +674,7 @@ class EventBus:
         stream = type_name(event)
         store = await self.ready()
         await set_rule(store, stream, rule)
-        groups = {group for its, group in self._engine.runs.served() if its == stream}
+        groups = {group for its, group in self._context.runs.served() if its == stream}
         return await enforce(store, stream, self.signals, attendance=self._caretaker.attendance, at_work=groups)
 
     async def retention(self, event: object) -> Retention | None:

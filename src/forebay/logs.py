@@ -15,22 +15,22 @@ from forebay.policy import last_frames
 from forebay.printable import printable
 from forebay.reason import describe
 from forebay.signals import (
-    AgentChanged,
     AgentFailed,
+    AgentStatusChanged,
     DeadLettered,
-    GroupGone,
-    Joined,
+    EntryMissing,
+    GroupAbandoned,
+    GroupCreated,
     LateAck,
     LeaseLost,
     LoopBlocked,
     LoopFailed,
     LoopRecovered,
-    Missed,
     Recovered,
     Retried,
     Signals,
     StreamTrimmed,
-    Vanished,
+    TrimmedUnread,
 )
 from forebay.store import Delivery
 from forebay.storms import INTERVAL, Outage, Storm
@@ -83,18 +83,18 @@ def log(signals: Signals) -> Callable[[], None]:
     signals.listen(lines.retried, Retried)
     signals.listen(lines.dead_lettered, DeadLettered)
     signals.listen(lines.recovered, Recovered)
-    signals.listen(lines.vanished, Vanished)
+    signals.listen(lines.entry_missing, EntryMissing)
     signals.listen(lines.lease_lost, LeaseLost)
     signals.listen(lines.loop_failed, LoopFailed)
     signals.listen(lines.loop_recovered, LoopRecovered)
     signals.listen(lines.agent_failed, AgentFailed)
-    signals.listen(_missed, Missed)
+    signals.listen(_trimmed_unread, TrimmedUnread)
     signals.listen(_late_ack, LateAck)
-    signals.listen(lines.joined, Joined)
+    signals.listen(lines.group_created, GroupCreated)
     signals.listen(_loop_blocked, LoopBlocked)
     signals.listen(_stream_trimmed, StreamTrimmed)
-    signals.listen(_group_gone, GroupGone)
-    signals.listen(_agent_changed, AgentChanged)
+    signals.listen(_group_abandoned, GroupAbandoned)
+    signals.listen(_agent_status_changed, AgentStatusChanged)
     return lines.flush
 
 
@@ -127,7 +127,7 @@ class _Lines:
         level = self._level(logging.INFO, "events taken over", signal.delivery, "")
         logger.log(level, "%s was taken over, its lease had run out", _name(signal.delivery))
 
-    def vanished(self, signal: Vanished) -> None:
+    def entry_missing(self, signal: EntryMissing) -> None:
         level = self._level(logging.WARNING, "events gone from the stream", signal.delivery, "")
         name = _name(signal.delivery)
         logger.log(level, "%s is no longer in its stream: trimmed or deleted before it was handled", name)
@@ -158,12 +158,12 @@ class _Lines:
         if (over := self._outage.worked((signal.loop, signal.stream, signal.group))) is not None:
             logger.warning("the store works again, after %.1f s and %d failed tries", *over)
 
-    def joined(self, signal: Joined) -> None:
-        if signal.healed:
+    def group_created(self, signal: GroupCreated) -> None:
+        if signal.recreated:
             level = self._storm(logging.WARNING, ("healed",), "this bus", "lost groups made again", signal.stream)
             logger.log(level, "%s lost its group %s; made it again", signal.stream, signal.group)
         else:
-            _joined(signal)
+            _group_created(signal)
 
     def agent_failed(self, signal: AgentFailed) -> None:
         again = "given up" if signal.delay is None else f"started again {_when(signal.delay)}"
@@ -195,7 +195,7 @@ _OUTAGE = (StoreUnavailable, OutcomeUnknown, StoreFull)
 
 
 _HEALING = ("read", "claim")
-"""Loops that make a lost group again, and tell that (`Joined`)."""
+"""Loops that make a lost group again, and tell that (`GroupCreated`)."""
 _TELLING = (*_HEALING, "follow")
 """Loops that tell when they work again (`LoopRecovered`)."""
 
@@ -207,7 +207,7 @@ def _when(delay: float) -> str:
     return f"in {delay * 1000:.0f} ms" if delay < 1 else f"in {delay:.1f} s"
 
 
-def _missed(signal: Missed) -> None:
+def _trimmed_unread(signal: TrimmedUnread) -> None:
     logger.error(
         "%s has lost %d events that its group %s had not read: somebody trimmed it",
         signal.stream,
@@ -221,7 +221,7 @@ def _late_ack(signal: LateAck) -> None:
     logger.info("%s for %s: %s came after the lease had run out", signal.stream, signal.group, acks)
 
 
-def _joined(signal: Joined) -> None:
+def _group_created(signal: GroupCreated) -> None:
     if signal.history:
         logger.warning(
             "%s has a new group %s, named after its function: it begins with the %s events that are there; "
@@ -251,14 +251,14 @@ def _stream_trimmed(signal: StreamTrimmed) -> None:
         )  # fmt: skip
 
 
-def _group_gone(signal: GroupGone) -> None:
+def _group_abandoned(signal: GroupAbandoned) -> None:
     logger.warning(
         "%s waits no longer for its group %s, which has had no consumer for %.0f s",
         signal.stream, signal.group, signal.silent,
     )  # fmt: skip
 
 
-def _agent_changed(signal: AgentChanged) -> None:
+def _agent_status_changed(signal: AgentStatusChanged) -> None:
     logger.info("agent %s: %s", signal.agent, signal.status)
 
 

@@ -98,13 +98,13 @@ class Retry(msgspec.Struct, frozen=True):
         return float(min(self.cap, self.base * 2.0 ** min(failures - 1, 60)))
 
 
-class Again(msgspec.Struct, frozen=True):
+class RetryIn(msgspec.Struct, frozen=True):
     """Try the event again after `delay` seconds."""
 
     delay: float
 
 
-class Dead(msgspec.Struct, frozen=True):
+class GiveUp(msgspec.Struct, frozen=True):
     """Move the event to the dead letters, with the reason.
 
     `traceback` belongs to the last error, if there was one. `attempts` counts the tries that were made; None
@@ -122,22 +122,22 @@ def decide(
     failures: int,
     retry: Retry,
     jitter: Callable[[float, float], float] = random.uniform,
-) -> Again | Dead:
+) -> RetryIn | GiveUp:
     """What becomes of an event after its `failures`-th failure (from 1), of which `error` was the last."""
     members = list(leaves(error))
     for member in members:
         if isinstance(member, (Reject, MalformedEvent)):
-            return Dead(describe(member))
+            return GiveUp(describe(member))
     pauses = [member.seconds for member in members if isinstance(member, RetryAfter)]
     rule = retry.rule(error)
     if rule is None and len(pauses) == len(members):
         rule = retry
     if rule is None or failures >= rule.attempts:
-        return Dead(describe(error))
+        return GiveUp(describe(error))
     if pauses:
-        return Again(max(0.0, *pauses))
+        return RetryIn(max(0.0, *pauses))
     ceiling = rule.ceiling(failures)
-    return Again(jitter(ceiling / 2, ceiling))
+    return RetryIn(jitter(ceiling / 2, ceiling))
 
 
 MOST_CRASHES = 5
@@ -153,13 +153,13 @@ def crashes_allowed(retry: Retry) -> int:
     return min(max(retry.attempts, 2), MOST_CRASHES)
 
 
-def judge_recovered(delivery: Delivery, retry: Retry) -> Dead | None:
+def judge_recovered(delivery: Delivery, retry: Retry) -> GiveUp | None:
     """Why an event that was taken over from a dead consumer is a dead letter; None where it is tried again."""
     tries = delivery.attempt - 1
     if tries < max(retry.attempts, 2) and tries - delivery.failures < crashes_allowed(retry):
         return None
     last = delivery.last_failure or Failure("")
-    return Dead(history(last.error, attempts=tries, failures=delivery.failures), last.traceback, tries)
+    return GiveUp(history(last.error, attempts=tries, failures=delivery.failures), last.traceback, tries)
 
 
 def history(last_error: str, *, attempts: int, failures: int) -> str:

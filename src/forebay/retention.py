@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
+from forebay.clock import boottime
 from forebay.errors import ConfigurationError, StoreDenied, StoreFull
 from forebay.event import check_seconds
-from forebay.signals import GroupGone, LoopFailed, Signals, StreamTrimmed
+from forebay.signals import GroupAbandoned, LoopFailed, Signals, StreamTrimmed
 from forebay.store import Store, Trimmed
-from forebay.uptime import uptime
 
 RULE = "retention"
 """The note with a stream's rule."""
@@ -26,7 +26,7 @@ SILENT = "silent:"
 """What the notes begin with that say for how many seconds a group has been silent; the group's name follows.
 
 Whoever serves the group puts the note back to 0. Everybody else adds the time for which it has seen the note unchanged
-by its own uptime. So no two clocks are compared. The number is negative once it was told that the group is gone.
+by its own boottime. So no two clocks are compared. The number is negative once it was told that the group is gone.
 """
 INTERVAL = 5.0
 """Seconds, more or less, between two looks at a stream."""
@@ -40,8 +40,8 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Events older than `max_age` seconds, and the oldest beyond `max_length`, leave the stream once every
     group has finished them. The oldest beyond `hard_length` leave it whoever has not finished them: what
     that costs is counted and told (`StreamTrimmed`). A group without a running consumer for `group_lifetime`
-    seconds is not waited for, which is told too (`GroupGone`); it keeps its place, and may come back. Only time counts
-    in which another process that publishes to the stream, or consumes it, was there to see that.
+    seconds is not waited for, which is told too (`GroupAbandoned`); it keeps its place, and may come back. Only time
+    counts in which another process that publishes to the stream, or consumes it, was there to see that.
     """
 
     max_age: float | None = None
@@ -104,9 +104,9 @@ async def enforce(
 
 
 class Attendance:
-    """For how long this process has seen that a note does not change, by its own uptime."""
+    """For how long this process has seen that a note does not change, by its own boottime."""
 
-    def __init__(self, clock: Callable[[], float] = uptime) -> None:
+    def __init__(self, clock: Callable[[], float] = boottime) -> None:
         self._clock = clock
         self._seen: dict[tuple[str, str], _Seen] = {}
 
@@ -167,7 +167,7 @@ async def _gone(
             gone.append(group)
             # Of all processes one tells it, once.
             if note[:1] != b"-" and await store.note(stream, name, b"-" + note, expected=note):
-                signals.emit(GroupGone(stream, group, silent))
+                signals.emit(GroupAbandoned(stream, group, silent))
     return gone
 
 

@@ -81,13 +81,13 @@ class Skipped(msgspec.Struct, frozen=True):
     delivery: Delivery
 
 
-class Vanished(msgspec.Struct, frozen=True):
+class EntryMissing(msgspec.Struct, frozen=True):
     """A pending event is no longer in its stream: somebody trimmed or deleted it."""
 
     delivery: Delivery
 
 
-class Missed(msgspec.Struct, frozen=True):
+class TrimmedUnread(msgspec.Struct, frozen=True):
     """`count` events left the stream before the group could read them: somebody trimmed it, or deleted them."""
 
     stream: str
@@ -109,8 +109,8 @@ class LateAck(msgspec.Struct, frozen=True):
     count: int
 
 
-class Joined(msgspec.Struct, frozen=True):
-    """A group was made, or made again after the store had lost it (`healed`).
+class GroupCreated(msgspec.Struct, frozen=True):
+    """A group was made, or made again after the store had lost it (`recreated`).
 
     `history` counts the events with which it begins, where its name was made of its function's and `start` was not
     given: they may have been handled under another name of the function.
@@ -118,7 +118,7 @@ class Joined(msgspec.Struct, frozen=True):
 
     stream: str
     group: str
-    healed: bool
+    recreated: bool
     history: int = 0
 
 
@@ -130,7 +130,7 @@ class StreamTrimmed(msgspec.Struct, frozen=True):
     dropped: int
 
 
-class GroupGone(msgspec.Struct, frozen=True):
+class GroupAbandoned(msgspec.Struct, frozen=True):
     """A group has had no consumer for `silent` seconds, and its stream waits for it no longer."""
 
     stream: str
@@ -139,7 +139,7 @@ class GroupGone(msgspec.Struct, frozen=True):
 
 
 class LoopFailed(msgspec.Struct, frozen=True):
-    """A loop of a consumer met a passing error and goes on in `delay` seconds."""
+    """A loop of a consumer met a transient error and goes on in `delay` seconds."""
 
     loop: str
     stream: str
@@ -181,7 +181,7 @@ class AgentFailed(msgspec.Struct, frozen=True):
     delay: float | None
 
 
-class AgentChanged(msgspec.Struct, frozen=True):
+class AgentStatusChanged(msgspec.Struct, frozen=True):
     """An agent went on to the next part of its life: initializing, started, draining, stopped, failed."""
 
     agent: str

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 
 from msgspec.structs import replace
 
-from forebay.engine import Engine
+from forebay.context import BusContext
 from forebay.event import Event
 from forebay.payload import check_name, kind_of, type_name
 from forebay.replay import check_place, last_position, resolve
-from forebay.runtime import Around, Handler, Options
-from forebay.runtime.supervise import PASSING
+from forebay.runtime import Handler, Middleware, Options
+from forebay.runtime.supervise import TRANSIENT
 from forebay.store import END, Reader
 from forebay.typed import Item, P, T
 
@@ -28,7 +28,7 @@ class EventStreamConsumer(Generic[T]):
 
     def __init__(
         self,
-        engine: Engine,
+        context: BusContext,
         event: object,
         group: str,
         consumer: str | None,
@@ -41,7 +41,7 @@ class EventStreamConsumer(Generic[T]):
         check_place(options.start)
         self.options = options
         self._is_implicit = is_implicit
-        self._engine = engine
+        self._context = context
         self._kind = kind_of(event)
         self._name = check_name("consumer", consumer) if consumer is not None else None
 
@@ -86,11 +86,11 @@ class EventStreamConsumer(Generic[T]):
         and gives the rest back, and takes at most two seconds more.
         """
         self.handler(handler).close()
-        run = self._engine.runs.begin()
+        run = self._context.runs.begin()
 
         async def consume() -> None:
             if not run.is_stopped:
-                await self._engine.enter()
+                await self._context.enter()
             if not run.is_stopped:
                 with run.under_way():
                     await run.go([await self.consumer(handler)], grace=grace)
@@ -103,7 +103,7 @@ class EventStreamConsumer(Generic[T]):
         *,
         concurrency: int | None = None,
         wait: float | None = None,
-        around: Around | None = None,
+        middleware: Middleware | None = None,
     ) -> Consumer:
         """A consumer that is ready to run; `ConfigurationError` where the function cannot be a handler."""
         # Who only publishes need not wait for it.
@@ -112,23 +112,23 @@ class EventStreamConsumer(Generic[T]):
         options = self.options
         if concurrency is not None:
             options = replace(options, concurrency=concurrency)
-        engine = self._engine
-        handler = self.handler(function, options, around=around)
+        context = self._context
+        handler = self.handler(function, options, middleware=middleware)
         history = await self.history()
-        start = await resolve(engine.store, self.stream, options.start)
+        start = await resolve(context.store, self.stream, options.start)
         if start == END:
             # A place that can be gone back to, should the group be lost before it has read anything.
-            start = await last_position(engine.store, self.stream)
+            start = await last_position(context.store, self.stream)
         return Consumer(
-            engine.store,
+            context.store,
             Reader(self.stream, self.group, consumer_name(self._name), options.ordered),
             handler,
             options,
-            signals=engine.signals,
-            keeper=engine.keeper,
+            signals=context.signals,
+            keeper=context.keeper,
             start=start,
             history=history,
-            limits=engine.limits,
+            limits=context.limits,
             **({} if wait is None else {"wait": wait}),
         )
 
@@ -139,14 +139,14 @@ class EventStreamConsumer(Generic[T]):
         """
         if not self._is_implicit or self.options.start != "earliest":
             return 0
-        with contextlib.suppress(*PASSING):
-            for stream in await self._engine.store.stats([self.stream]):
+        with contextlib.suppress(*TRANSIENT):
+            for stream in await self._context.store.stats([self.stream]):
                 if self.group not in {group.group for group in stream.groups}:
                     return stream.length
         return 0
 
     def handler(
-        self, function: Callable[..., Any], options: Options | None = None, *, around: Around | None = None
+        self, function: Callable[..., Any], options: Options | None = None, *, middleware: Middleware | None = None
     ) -> Handler:
         """The function as the runtime calls it."""
         options = options or self.options
@@ -156,7 +156,7 @@ class EventStreamConsumer(Generic[T]):
             batch=options.batch is not None,
             timeout=options.timeout,
             threads=options.concurrency,
-            around=around,
+            middleware=middleware,
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 from forebay import AgentError, ConfigurationError, Event, EventBus, EventType, InMemoryEventBus, Retry, StoreDenied
 from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, handles, roster
 from forebay.event import to_record
-from forebay.signals import AgentChanged, AgentFailed
+from forebay.signals import AgentFailed, AgentStatusChanged
 from forebay.testing import FaultyStore, eventually
 
 
@@ -304,7 +304,7 @@ async def test_an_agent_that_fails_too_often_in_a_row_ends_the_run() -> None:
 
     async with InMemoryEventBus() as bus:
         changes: list[str] = []
-        bus.signals.listen(lambda signal: changes.append(signal.status), AgentChanged)
+        bus.signals.listen(lambda signal: changes.append(signal.status), AgentStatusChanged)
 
         with pytest.raises(AgentError, match="'billing' failed 2 times in a row, last with OSError: no disk"):
             await bus.run(Hopeless())

@@ -56,11 +56,11 @@ def test_a_history_that_a_kill_has_torn_is_read_up_to_there(tmp_path: Path) -> N
     from chaos import history
 
     pen = history.Pen(tmp_path, "c1")
-    pen.told("Joined", "plain")
+    pen.told("GroupCreated", "plain")
     with (tmp_path / "c1").open("ab") as file:
         file.write(b'["told",12,"Jo')
 
-    assert ["Joined"] == [fact.signal for fact in history.read(tmp_path / "c1") if isinstance(fact, history.Told)]
+    assert ["GroupCreated"] == [fact.signal for fact in history.read(tmp_path / "c1") if isinstance(fact, history.Told)]
 
 
 @pytest.mark.parametrize(("buried", "seconds"), [(None, 28.0), (4, 2.0)])

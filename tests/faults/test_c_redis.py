@@ -25,7 +25,7 @@ from forebay import (
     StoreFull,
     StoreUnavailable,
 )
-from forebay.signals import DeadLettered, Finished, Joined, LoopFailed, Missed, Vanished
+from forebay.signals import DeadLettered, EntryMissing, Finished, GroupCreated, LoopFailed, TrimmedUnread
 from forebay.testing import eventually
 from tests.faults.test_b_connections import Handled, running
 from tests.support.redis_servers import Server, version
@@ -65,9 +65,9 @@ async def publish_at_last(bus: EventBus, number: int) -> None:
 async def test_c3_after_a_server_came_back_empty_the_group_is_made_again_from_the_start(
     bus: EventBus, server: Server
 ) -> None:
-    handled, healed = Handled(), list[Joined]()
+    handled, recreated = Handled(), list[GroupCreated]()
     bus.on("t", group="g")(handled.handle)
-    bus.signals.listen(healed.append, Joined)
+    bus.signals.listen(recreated.append, GroupCreated)
     async with running(bus):
         await bus.publish("t", source="s", data=0)
         await eventually(lambda: handled.has(1))
@@ -76,7 +76,7 @@ async def test_c3_after_a_server_came_back_empty_the_group_is_made_again_from_th
         await publish_at_last(bus, 1)
         await eventually(lambda: 1 in handled.times, within=20)
 
-    assert healed[-1].healed
+    assert recreated[-1].recreated
     assert "lost" == (await bus.durability()).store_killed
 
 
@@ -85,9 +85,9 @@ async def test_c3_after_a_server_came_back_empty_the_group_is_made_again_from_th
 async def test_c4_what_is_published_after_a_wipe_is_handled_and_the_wipe_is_told(
     bus: EventBus, server: Server, wipe: tuple[str, ...]
 ) -> None:
-    handled, healed = Handled(), list[Joined]()
+    handled, recreated = Handled(), list[GroupCreated]()
     bus.on("t", group="g")(handled.handle)
-    bus.signals.listen(healed.append, Joined)
+    bus.signals.listen(recreated.append, GroupCreated)
     await bus.publish("t", source="s", data=0)
     async with running(bus):
         await eventually(lambda: handled.has(1))
@@ -97,7 +97,7 @@ async def test_c4_what_is_published_after_a_wipe_is_handled_and_the_wipe_is_told
             await publish_at_last(bus, number)
             await eventually(lambda number=number: number in handled.times)
 
-    assert sum(signal.healed for signal in healed) >= 3
+    assert sum(signal.recreated for signal in recreated) >= 3
 
 
 @every_server
@@ -174,9 +174,9 @@ async def test_c8_a_server_that_evicts_streams_is_refused_unless_the_url_allows_
 async def test_c12_what_another_program_trimmed_from_under_a_group_is_told_and_counted_exactly(
     bus: EventBus, server: Server
 ) -> None:
-    handled, missed = Handled(), list[Missed]()
+    handled, missed = Handled(), list[TrimmedUnread]()
     bus.on("t", group="g")(handled.handle)
-    bus.signals.listen(missed.append, Missed)
+    bus.signals.listen(missed.append, TrimmedUnread)
     async with running(bus):
         await bus.publish("t", source="s", data=0)
         await eventually(lambda: handled.has(1))
@@ -194,8 +194,8 @@ async def test_c12_what_another_program_trimmed_from_under_a_group_is_told_and_c
 async def test_c13_entries_that_were_deleted_while_pending_are_told_of_and_not_taken_for_handled(
     bus: EventBus, server: Server
 ) -> None:
-    vanished, finished = list[Vanished](), list[Finished]()
-    bus.signals.listen(vanished.append, Vanished)
+    vanished, finished = list[EntryMissing](), list[Finished]()
+    bus.signals.listen(vanished.append, EntryMissing)
     bus.signals.listen(finished.append, Finished)
     await bus.publish_many("t", source="s", data=range(10))
     await bus.store.join("t", "g")
@@ -323,8 +323,8 @@ async def test_what_is_removed_from_under_a_running_group_is_reported_exactly_by
     bus: EventBus, server: Server, removal: str
 ) -> None:
     handled, lost = Handled(busy=0.005), list[int]()
-    bus.signals.listen(lambda signal: lost.append(signal.count), Missed)
-    bus.signals.listen(lambda signal: lost.append(1), Vanished)
+    bus.signals.listen(lambda signal: lost.append(signal.count), TrimmedUnread)
+    bus.signals.listen(lambda signal: lost.append(1), EntryMissing)
     bus.on("t", group="g", concurrency=1, prefetch=1)(handled.handle)
     async with running(bus):
         for start in range(0, 90, 30):

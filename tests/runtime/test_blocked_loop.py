@@ -10,8 +10,8 @@ import time
 import pytest
 
 from forebay import Event, EventBus
-from forebay.runtime import lease
-from forebay.runtime.lease import Turns
+from forebay.runtime import lease_keeper
+from forebay.runtime.lease_keeper import Turns
 from forebay.signals import LoopBlocked
 from forebay.testing import eventually
 
@@ -19,7 +19,7 @@ from forebay.testing import eventually
 async def test_the_handler_that_blocks_the_loop_is_named_once_and_then_yields_its_events(
     durable_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lease, "YIELD_SECONDS", 2.5)
+    monkeypatch.setattr(lease_keeper, "YIELD_SECONDS", 2.5)
     free, reports, taken = threading.Event(), list[LoopBlocked](), list[str]()
 
     def work() -> None:
@@ -109,7 +109,7 @@ async def test_a_loop_that_turns_is_not_reported_and_neither_is_a_process_that_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(lease, "uptime", lambda: now)
+    monkeypatch.setattr(lease_keeper, "boottime", lambda: now)
     turns = Turns(asyncio.get_running_loop())
 
     def look() -> float:

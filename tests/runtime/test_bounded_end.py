@@ -170,7 +170,7 @@ async def test_an_agents_hook_that_swallows_cancellation_does_not_hold_up_the_en
 
 
 def _is_started(bus: EventBus) -> bool:
-    return bool([place for part in bus._engine.runs.parts for place in part.groups]) and bus.last_read is not None
+    return bool([place for part in bus._context.runs.parts for place in part.groups]) and bus.last_read is not None
 
 
 # What cleans up.

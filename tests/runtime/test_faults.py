@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from forebay import Event, EventBus, PublishUnknown, Reject, Retry, StoreDenied, StoreFull, StoreUnavailable
-from forebay.signals import DeadLettered, Joined, LateAck, LeaseLost, LoopFailed, Recovered, Retried, Skipped
+from forebay.signals import DeadLettered, GroupCreated, LateAck, LeaseLost, LoopFailed, Recovered, Retried, Skipped
 from forebay.store import Delivery, Reader
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
@@ -351,7 +351,7 @@ async def test_an_event_whose_ack_was_lost_on_the_way_is_not_handled_again(store
 
 
 async def test_a_lost_group_is_made_again_where_it_had_read_to(store: FaultyStore, bus: EventBus) -> None:
-    joined, handle = heard(bus, Joined), Seen()
+    joined, handle = heard(bus, GroupCreated), Seen()
     bus.on("t", group="g")(handle.__call__)
     await bus.publish_many("t", source="s", data=range(3))
 
@@ -367,14 +367,14 @@ async def test_a_lost_group_is_made_again_where_it_had_read_to(store: FaultyStor
         bus.stop()
 
     assert dict.fromkeys(range(6), 1) == handle.times
-    assert [False, True] == [signal.healed for signal in joined if isinstance(signal, Joined)]
+    assert [False, True] == [signal.recreated for signal in joined if isinstance(signal, GroupCreated)]
 
 
 async def test_what_was_finished_before_its_group_was_lost_is_not_handled_again(
     store: FaultyStore, bus: EventBus
 ) -> None:
     handled: list[int] = []
-    lost, joined = asyncio.Event(), heard(bus, Joined)
+    lost, joined = asyncio.Event(), heard(bus, GroupCreated)
 
     @bus.on("t", group="g", prefetch=9, concurrency=1)
     async def handle(event: Event) -> None:
@@ -472,9 +472,9 @@ async def test_what_a_worker_is_about_to_begin_is_given_back_with_the_rest(store
     await store.join("t", "g")
     await bus.publish("t", source="s", data=0)
     deliveries = await store.read(consumer.reader, limit=1)
-    consumer._intake.put(deliveries, sure_until=math.inf)
-    consumer._intake.pop()
-    consumer._intake.is_shaken = True
+    consumer._in_flight.put(deliveries, sure_until=math.inf)
+    consumer._in_flight.pop()
+    consumer._in_flight.is_shaken = True
 
     lapsed, _ = await asyncio.gather(consumer._have_lapsed(deliveries), consumer._give_back())
 

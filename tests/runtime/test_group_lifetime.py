@@ -1,4 +1,4 @@
-"""A group is gone when others have seen it silent for its lifetime, by their own uptime and by no wall clock."""
+"""A group is gone when others have seen it silent for its lifetime, by their own boottime and by no wall clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from forebay import Event, EventBus, Retention, Trimmed
 from forebay.retention import LONGEST_LOOK, SILENT, Attendance, enforce, set_rule
-from forebay.signals import GroupGone, Signals
+from forebay.signals import GroupAbandoned, Signals
 from forebay.store import Reader, Store
 from forebay.testing import eventually
 from tests.support.clocks import WallClock
@@ -29,7 +29,7 @@ class Process:
         self._store = store
         self._served = served
         self._signals = Signals()
-        self._signals.listen(lambda signal: self.gone.append(signal.group), GroupGone)
+        self._signals.listen(lambda signal: self.gone.append(signal.group), GroupAbandoned)
         self._attendance = Attendance(lambda: self.now)
 
     async def look(self, passed: float = 5.0) -> Trimmed:

@@ -15,7 +15,7 @@ from forebay import ConfigurationError, Event, EventBus, connect
 from forebay.agents import BaseAgent
 from forebay.agents.agent import code_of
 from forebay.runtime import handler_name
-from forebay.signals import Joined
+from forebay.signals import GroupCreated
 
 APP = """
 import functools, multiprocessing, sys
@@ -143,8 +143,8 @@ def test_a_name_is_made_of_module_and_function() -> None:
 async def test_a_new_group_with_a_made_name_reports_the_events_that_it_begins_with(
     bus: EventBus, caplog: pytest.LogCaptureFixture, options: dict[str, Any], history: int
 ) -> None:
-    joined: list[Joined] = []
-    bus.signals.listen(joined.append, Joined)
+    joined: list[GroupCreated] = []
+    bus.signals.listen(joined.append, GroupCreated)
 
     async def bill(event: Event) -> None: ...
 

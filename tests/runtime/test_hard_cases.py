@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from forebay import ConfigurationError, Event, EventBus, PublishUnknown, Retry, RetryAfter, StoreUnavailable
-from forebay.signals import Joined
+from forebay.signals import GroupCreated
 from forebay.testing import FaultyStore, eventually
 from tests.support.redis_servers import Server, binaries, version
 from tests.support.stores import dealt
@@ -148,9 +148,9 @@ async def _dead(bus: EventBus, count: int) -> bool:
 
 async def test_an_event_in_hand_while_its_group_is_lost_is_still_retried(bus: EventBus) -> None:
     begun, go = asyncio.Event(), asyncio.Event()
-    healed: list[Any] = []
+    recreated: list[Any] = []
     done: set[int] = set()
-    bus.signals.listen(healed.append, Joined)
+    bus.signals.listen(recreated.append, GroupCreated)
 
     @bus.on("t", group="g", concurrency=4, retry=Retry(attempts=5, base=0))
     async def handle(event: Event) -> None:
@@ -170,7 +170,7 @@ async def test_an_event_in_hand_while_its_group_is_lost_is_still_retried(bus: Ev
     bus.stop()
     await run
 
-    assert any(signal.healed for signal in healed)
+    assert any(signal.recreated for signal in recreated)
 
 
 async def test_a_group_that_was_to_see_only_news_is_not_given_the_history_when_it_is_healed(bus: EventBus) -> None:

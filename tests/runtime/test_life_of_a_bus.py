@@ -21,7 +21,7 @@ import pytest
 from forebay import ConfigurationError, Event, EventBus, NotFound, connect
 from forebay.agents.leadership import Leadership
 from forebay.agents.state import AgentState
-from forebay.engine import FORGOTTEN
+from forebay.context import FORGOTTEN
 from forebay.event import to_record
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
@@ -419,7 +419,7 @@ async def test_a_run_that_begins_after_the_close_ends_at_once_and_opens_nothing(
     await asyncio.wait_for(run, 1)
     await asyncio.wait_for(consume, 1)
 
-    assert closed._engine.session is None or closed._engine.session.is_over
+    assert closed._context.session is None or closed._context.session.is_over
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 1000])

@@ -21,7 +21,7 @@ from forebay.payload import Limits, check_name, decode, encode, type_name
 from forebay.policy import failure_of
 from forebay.printable import printable
 from forebay.reason import describe
-from forebay.signals import DeadLettered, Retried, Signals, Vanished
+from forebay.signals import DeadLettered, EntryMissing, Retried, Signals
 from forebay.store import Delivery, Reader
 from forebay.stores.redis.codec import decode as from_redis
 from forebay.stores.redis.codec import encode as to_redis
@@ -85,7 +85,7 @@ def test_a_field_of_any_length_is_read_described_and_logged_in_linear_time(field
                 as_indented_json(event_as_json(event))
             except ForebayError as fault:
                 error = fault
-            signals.emit(Vanished(delivery))
+            signals.emit(EntryMissing(delivery))
             signals.emit(Retried(delivery, error, 1.0))
             signals.emit(DeadLettered(delivery, describe(error)))
 
@@ -147,7 +147,7 @@ def test_a_log_line_is_short_whatever_a_foreign_entry_is_called(caplog: pytest.L
     foreign = Foreign(((huge.encode(), b"1"),) * 8)
 
     with caplog.at_level(logging.DEBUG, "forebay"):
-        signals.emit(Vanished(Delivery(Reader("t", "g", "c"), "1-0", record)))
+        signals.emit(EntryMissing(Delivery(Reader("t", "g", "c"), "1-0", record)))
         with pytest.raises(ForebayError) as caught:
             to_event(foreign)
 

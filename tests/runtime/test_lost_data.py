@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forebay import Event, EventBus, TransferRefused
-from forebay.signals import Joined
+from forebay.signals import GroupCreated
 from forebay.stores.memory import MemoryStore
 from forebay.testing import eventually
 from forebay.transfer.copy import copy
@@ -23,8 +23,8 @@ async def test_a_consumer_handles_all_that_came_since_its_stream_was_lost(bus: E
     async def handle(event: Event) -> None:
         seen.append(event.data)
 
-    healed: list[Joined] = []
-    bus.signals.listen(healed.append, Joined)
+    recreated: list[GroupCreated] = []
+    bus.signals.listen(recreated.append, GroupCreated)
     run = asyncio.create_task(bus.run())
     await bus.publish_many("t", "s", range(20))
     await eventually(lambda: len(seen) == 20)
@@ -33,7 +33,7 @@ async def test_a_consumer_handles_all_that_came_since_its_stream_was_lost(bus: E
     await bus.publish_many("t", "s", range(100, 105))
 
     await eventually(lambda: set(seen) == {*range(20), *range(100, 105)})
-    assert [False, True] == [signal.healed for signal in healed]
+    assert [False, True] == [signal.recreated for signal in recreated]
     bus.stop()
     await run
 

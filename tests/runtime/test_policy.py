@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from forebay import ConfigurationError, EventBus, HandlerTimeout, MalformedEvent, Reject, Retry, RetryAfter
-from forebay.policy import Again, Dead, crashes_allowed, decide
+from forebay.policy import GiveUp, RetryIn, crashes_allowed, decide
 from forebay.reason import describe
 from forebay.runtime.options import Options
 
@@ -25,14 +25,14 @@ def test_the_wait_doubles_with_each_failure_up_to_the_cap() -> None:
 
     waits = [decide(OSError(), failures=n, retry=retry, jitter=longest) for n in (1, 2, 3, 4, 5)]
 
-    assert [Again(0.5), Again(1.0), Again(2.0), Again(3.0), Again(3.0)] == waits
+    assert [RetryIn(0.5), RetryIn(1.0), RetryIn(2.0), RetryIn(3.0), RetryIn(3.0)] == waits
 
 
 def test_an_event_waits_at_least_half_of_the_longest_wait() -> None:
-    assert Again(1.0) == decide(OSError(), failures=3, retry=Retry(base=0.5), jitter=shortest)
+    assert RetryIn(1.0) == decide(OSError(), failures=3, retry=Retry(base=0.5), jitter=shortest)
     for failures in range(1, 12):
         again = decide(OSError(), failures=failures, retry=Retry())
-        assert isinstance(again, Again)
+        assert isinstance(again, RetryIn)
         assert Retry().ceiling(failures) / 2 <= again.delay <= Retry().ceiling(failures)
 
 
@@ -42,7 +42,7 @@ def test_by_default_an_outage_of_five_minutes_makes_no_dead_letter(error: Except
     while now < outage:
         failures += 1
         verdict = decide(error, failures=failures, retry=Retry(), jitter=shortest)
-        assert isinstance(verdict, Again)
+        assert isinstance(verdict, RetryIn)
         now += verdict.delay
 
 
@@ -53,7 +53,7 @@ def test_by_default_an_outage_of_five_minutes_makes_no_dead_letter(error: Except
 def test_the_span_is_what_all_waits_come_to(retry: Retry) -> None:
     def waited(jitter: Callable[[float, float], float]) -> float:
         verdicts = (decide(OSError(), failures=n, retry=retry, jitter=jitter) for n in range(1, retry.attempts + 1))
-        return sum(verdict.delay for verdict in verdicts if isinstance(verdict, Again))
+        return sum(verdict.delay for verdict in verdicts if isinstance(verdict, RetryIn))
 
     assert pytest.approx(retry.span()) == (waited(shortest), waited(longest))
 
@@ -69,37 +69,39 @@ def test_the_span_of_a_million_tries_is_found_at_once() -> None:
 
 
 def test_the_last_attempt_ends_among_the_dead_letters_with_its_reason() -> None:
-    assert Dead("ValueError: no such order") == decide(ValueError("no such order"), failures=3, retry=Retry(attempts=3))
+    assert GiveUp("ValueError: no such order") == decide(
+        ValueError("no such order"), failures=3, retry=Retry(attempts=3)
+    )
 
 
 def test_an_enormous_number_of_failures_still_waits_no_longer_than_the_cap() -> None:
-    assert Again(300.0) == decide(OSError(), failures=100_000, retry=Retry(attempts=10**6), jitter=longest)
+    assert RetryIn(300.0) == decide(OSError(), failures=100_000, retry=Retry(attempts=10**6), jitter=longest)
 
 
 @pytest.mark.parametrize("error", [Reject("never"), MalformedEvent("cut")])
 def test_what_can_never_succeed_is_dead_at_once(error: Exception) -> None:
-    assert isinstance(decide(error, failures=1, retry=Retry()), Dead)
+    assert isinstance(decide(error, failures=1, retry=Retry()), GiveUp)
 
 
 def test_a_handler_may_say_when_to_try_again_but_not_for_ever() -> None:
-    assert Again(7.0) == decide(RetryAfter(7), failures=1, retry=Retry(attempts=2))
-    assert isinstance(decide(RetryAfter(7), failures=2, retry=Retry(attempts=2)), Dead)
+    assert RetryIn(7.0) == decide(RetryAfter(7), failures=1, retry=Retry(attempts=2))
+    assert isinstance(decide(RetryAfter(7), failures=2, retry=Retry(attempts=2)), GiveUp)
 
 
 def test_only_the_named_errors_are_tried_again() -> None:
     retry = Retry(on=(ConnectionError, TimeoutError))
 
-    assert isinstance(decide(ConnectionResetError(), failures=1, retry=retry), Again)
-    assert isinstance(decide(ValueError(), failures=1, retry=retry), Dead)
+    assert isinstance(decide(ConnectionResetError(), failures=1, retry=retry), RetryIn)
+    assert isinstance(decide(ValueError(), failures=1, retry=retry), GiveUp)
 
 
 def test_rules_per_error_take_the_nearest_base_class() -> None:
     retry = Retry(attempts=2, on={OSError: Retry(attempts=9), FileNotFoundError: None})
 
-    assert isinstance(decide(PermissionError(), failures=8, retry=retry), Again)
-    assert isinstance(decide(FileNotFoundError(), failures=1, retry=retry), Dead)
-    assert isinstance(decide(ValueError(), failures=1, retry=retry), Again)
-    assert isinstance(decide(ValueError(), failures=2, retry=retry), Dead)
+    assert isinstance(decide(PermissionError(), failures=8, retry=retry), RetryIn)
+    assert isinstance(decide(FileNotFoundError(), failures=1, retry=retry), GiveUp)
+    assert isinstance(decide(ValueError(), failures=1, retry=retry), RetryIn)
+    assert isinstance(decide(ValueError(), failures=2, retry=retry), GiveUp)
 
 
 @pytest.mark.parametrize("options", [{"attempts": 0}, {"attempts": 2.5}, {"base": -1}, {"base": 5, "cap": 1}])

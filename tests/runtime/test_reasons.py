@@ -16,7 +16,7 @@ from forebay.agents.roster import HealthReport, Heartbeat
 from forebay.bus import EventType
 from forebay.errors import MalformedEvent, StoreUnavailable
 from forebay.event import Foreign, to_event
-from forebay.policy import Again, Dead, decide
+from forebay.policy import GiveUp, RetryIn, decide
 from forebay.reason import describe, redacted
 
 
@@ -81,21 +81,21 @@ def test_a_cause_keeps_its_place_behind_a_long_message() -> None:
 @pytest.mark.parametrize(
     ("error", "retry", "decision"),
     [
-        (group(OSError(), Reject("no such order")), Retry(), Dead("Reject: no such order")),
-        (group(OSError(), group(MalformedEvent("cut"))), Retry(), Dead("MalformedEvent: cut")),
-        (group(OSError(), ValueError("v")), Retry(on={ValueError: None}), Dead("OSError (the first of 2 errors)")),
-        (group(group(ValueError("v"))), Retry(on=OSError), Dead("ValueError: v")),
-        (group(OSError(), ValueError("v")), Retry(on=OSError), Dead("OSError (the first of 2 errors)")),
-        (group(OSError(), TimeoutError()), Retry(on=OSError, base=1), Again(2.0)),
-        (group(OSError(), RetryAfter(7), RetryAfter(9)), Retry(), Again(9.0)),
-        (group(RetryAfter(7)), Retry(on=OSError), Again(7.0)),
-        (group(RetryAfter(7, "x"), ValueError()), Retry(on=OSError), Dead("RetryAfter: x (the first of 2 errors)")),
-        (group(OSError(), ValueError()), Retry(9, on={OSError: Retry(2)}), Dead("OSError (the first of 2 errors)")),
-        (group(ValueError("v")), Retry(on={ExceptionGroup: Retry(base=3), ValueError: None}), Again(6.0)),
-        (group(ValueError("v")), Retry(on=(ExceptionGroup, OSError), base=4), Again(8.0)),
+        (group(OSError(), Reject("no such order")), Retry(), GiveUp("Reject: no such order")),
+        (group(OSError(), group(MalformedEvent("cut"))), Retry(), GiveUp("MalformedEvent: cut")),
+        (group(OSError(), ValueError("v")), Retry(on={ValueError: None}), GiveUp("OSError (the first of 2 errors)")),
+        (group(group(ValueError("v"))), Retry(on=OSError), GiveUp("ValueError: v")),
+        (group(OSError(), ValueError("v")), Retry(on=OSError), GiveUp("OSError (the first of 2 errors)")),
+        (group(OSError(), TimeoutError()), Retry(on=OSError, base=1), RetryIn(2.0)),
+        (group(OSError(), RetryAfter(7), RetryAfter(9)), Retry(), RetryIn(9.0)),
+        (group(RetryAfter(7)), Retry(on=OSError), RetryIn(7.0)),
+        (group(RetryAfter(7, "x"), ValueError()), Retry(on=OSError), GiveUp("RetryAfter: x (the first of 2 errors)")),
+        (group(OSError(), ValueError()), Retry(9, on={OSError: Retry(2)}), GiveUp("OSError (the first of 2 errors)")),
+        (group(ValueError("v")), Retry(on={ExceptionGroup: Retry(base=3), ValueError: None}), RetryIn(6.0)),
+        (group(ValueError("v")), Retry(on=(ExceptionGroup, OSError), base=4), RetryIn(8.0)),
     ],
 )  # fmt: skip
-def test_rules_look_at_all_members_of_a_group(error: Exception, retry: Retry, decision: Again | Dead) -> None:
+def test_rules_look_at_all_members_of_a_group(error: Exception, retry: Retry, decision: RetryIn | GiveUp) -> None:
     assert decision == decide(error, failures=2, retry=retry, jitter=lambda _, high: high)
 
 

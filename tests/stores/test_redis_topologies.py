@@ -30,7 +30,7 @@ def order(number: int = 1) -> Record:
 
 
 async def insist(attempt: Callable[[], Awaitable[T]], within: float = 20.0) -> T:
-    """Repeat over passing errors, as the runtime does."""
+    """Repeat over transient errors, as the runtime does."""
     deadline = time.monotonic() + within
     while True:
         try:

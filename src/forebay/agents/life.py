@@ -28,9 +28,9 @@ from forebay.payload import encode, type_name
 from forebay.reason import describe
 from forebay.runtime import Options, Run, Runnable
 from forebay.runtime.consumer import Consumer
-from forebay.runtime.supervise import PASSING, Backoff, wait_for
-from forebay.runtime.together import leave
-from forebay.signals import AgentChanged, AgentFailed, LoopFailed
+from forebay.runtime.run import leave
+from forebay.runtime.supervise import TRANSIENT, Backoff, wait_for
+from forebay.signals import AgentFailed, AgentStatusChanged, LoopFailed
 from forebay.subscription import EventStreamConsumer, consumer_name
 
 STEADY = 60.0
@@ -73,9 +73,9 @@ class Life:
         self._pulse = Pulse(agent, bus)
 
     @property
-    def quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether it has begun, and had nothing to do at its last look."""
-        return bool(self._consumers) and all(consumer.quiet for consumer in self._consumers)
+        return bool(self._consumers) and all(consumer.is_idle for consumer in self._consumers)
 
     @property
     def last_read(self) -> float | None:
@@ -121,7 +121,7 @@ class Life:
                 if time.monotonic() - began > STEADY:
                     in_a_row = 0
                     backoff.reset()
-                if not isinstance(error, PASSING):
+                if not isinstance(error, TRANSIENT):
                     in_a_row += 1
                 again = in_a_row <= self.agent.restarts and not self._stop.is_set()
                 delay = backoff.next() if again else None
@@ -188,7 +188,7 @@ class Life:
         """Handle events until `stop`, or until something fails."""
         self._run = Run()
         self._consumers = [
-            await subscription.consumer(function, wait=self._wait, around=self._pulse.around)
+            await subscription.consumer(function, wait=self._wait, middleware=self._pulse.around)
             for subscription, function in self._subscriptions
         ]
         await self._unless_stopped(self.agent.started)
@@ -219,7 +219,7 @@ class Life:
 
     def _enter(self, status: Status) -> None:
         self._pulse.enter(status)
-        self._bus.signals.emit(AgentChanged(self.agent.name, status))
+        self._bus.signals.emit(AgentStatusChanged(self.agent.name, status))
 
     def _with_health_check(self, declared: Sequence[Handles]) -> list[Handles]:
         """What the agent handles, and the health check, which it may handle beside us."""
@@ -265,7 +265,7 @@ class Work:
     """What an agent does of itself, as a part of its run; ends it where it fails, and not where it is done."""
 
     groups: Sequence[tuple[str, str]] = ()
-    quiet = True
+    is_idle = True
     last_read = None
 
     def __init__(self, agent: BaseAgent, *, on_draining: Callable[[], None]) -> None:

@@ -38,7 +38,7 @@ class Peers:
         """What has become of one; of one that is silent, once it speaks or has been silent for long enough."""
         first = await self._standing(id)
         standing = first
-        # By the uptime of this process: the store's clock may be set, and make a last word look fresh for hours.
+        # By the boottime of this process: the store's clock may be set, and make a last word look fresh for hours.
         deadline = time.monotonic() + FRESH
         while standing.fate == "alive" and standing in (first, self._before.get(id)):
             if standing != self._before.get(id) and abs(self._now - standing.at) < QUIET:

@@ -1,14 +1,14 @@
 """The engine between a store and a handler. `consumer` and what only it needs wait until something is consumed."""
 
-from forebay.runtime.handler import Around, Handler, handler_name
-from forebay.runtime.lease import LeaseKeeper
+from forebay.runtime.handler import Handler, Middleware, handler_name
+from forebay.runtime.lease_keeper import LeaseKeeper
 from forebay.runtime.options import Options
-from forebay.runtime.together import Run, Runnable
+from forebay.runtime.run import Run, Runnable
 
 __all__ = [
-    "Around",
     "Handler",
     "LeaseKeeper",
+    "Middleware",
     "Options",
     "Run",
     "Runnable",

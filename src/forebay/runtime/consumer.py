@@ -1,8 +1,8 @@
 """One consumer of a group: it reads ahead, hands events to workers, settles them, and stops cleanly.
 
-reader ---> intake ---> workers ---> settler ---> store
+reader ---> in flight ---> workers ---> settler ---> store
 claimer ------^
-lease keeper (a thread): renews what the intake holds
+lease keeper (a thread): renews what is in flight
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Any, Protocol
 import msgspec
 
 from forebay.cleanup import finish
+from forebay.clock import boottime
 from forebay.errors import ForebayError, OutcomeUnknown
 from forebay.event import Record
 from forebay.payload import LIMITS, Limits
 from forebay.policy import crashes_allowed
 from forebay.runtime.alarm import Alarm
+from forebay.runtime.dedup import Deduplicator, id_of
 from forebay.runtime.handler import Handler
-from forebay.runtime.inbox import Inbox, id_of
-from forebay.runtime.intake import Intake, Lane
-from forebay.runtime.lease import LeaseKeeper
+from forebay.runtime.in_flight import InFlight, Lane
+from forebay.runtime.lease_keeper import LeaseKeeper
 from forebay.runtime.options import READ_AHEAD, Options
-from forebay.runtime.settle import Settler
+from forebay.runtime.poison import PoisonGuard
+from forebay.runtime.run import leave
+from forebay.runtime.settler import Settler
 from forebay.runtime.sizes import AT_ONCE, Sizes
-from forebay.runtime.supervise import PASSING, repeat, wait_for
-from forebay.runtime.suspects import Suspects
-from forebay.runtime.together import leave
+from forebay.runtime.supervise import TRANSIENT, repeat, wait_for
 from forebay.runtime.workers import Workers
-from forebay.signals import Joined, LeaseLost, LoopFailed, LoopRecovered, Missed, Recovered, Signals
+from forebay.signals import GroupCreated, LeaseLost, LoopFailed, LoopRecovered, Recovered, Signals, TrimmedUnread
 from forebay.store import END, START, Delivery, Leases, Log, Reader
-from forebay.uptime import uptime
 
 LAST = 1.2
 """Seconds after the grace of the handlers for what else there is to do at the end."""
@@ -60,7 +60,7 @@ class Consumer:
     """Handles a stream's events for one group until it is stopped.
 
     `last_read` is the monotonic time when a read last finished, or was not needed because all hands
-    are full: the sign of life. `quiet` is true while nothing is held and the last read found nothing.
+    are full: the sign of life. `is_idle` is true while nothing is held and the last read found nothing.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Consumer:
         self._start = start
         self._history = history
         self._wait = wait
-        self._intake = Intake(_lane(options))
+        self._in_flight = InFlight(_lane(options))
         self._look = asyncio.Event()
-        self._alarm = Alarm(look=self._look.set, again=self._intake.again)
+        self._alarm = Alarm(look=self._look.set, again=self._in_flight.again)
         self._settler = Settler(
             store,
             reader,
             options,
-            self._intake,
+            self._in_flight,
             self._alarm,
             signals,
             on_settled=self._make_room,
@@ -125,15 +125,15 @@ class Consumer:
         self._starved = False
         self._empty = False
         self._unbegun_at_stop: list[Delivery] = []
-        self._suspects = Suspects(crashes_allowed(options.retry))
-        self._inbox = Inbox()
+        self._poison_guard = PoisonGuard(crashes_allowed(options.retry))
+        self._deduplicator = Deduplicator()
         self._workers = Workers(
             handler,
             options,
-            self._intake,
+            self._in_flight,
             self._settler,
-            self._inbox,
-            self._suspects,
+            self._deduplicator,
+            self._poison_guard,
             signals,
             limits,
             have_lapsed=self._have_lapsed,
@@ -148,7 +148,7 @@ class Consumer:
     @property
     def held(self) -> dict[str, Delivery]:
         """What is leased and not yet handled, by position."""
-        return self._intake.held
+        return self._in_flight.held
 
     def blocking(self, task: object) -> tuple[str, Delivery] | None:
         """The handler that this task runs, and the first event that it was given. From any thread."""
@@ -161,7 +161,7 @@ class Consumer:
 
         A store that refuses acks for longer than a lease must not take this consumer for dead.
         """
-        return {**self._intake.held, **self._settler.unconfirmed()}
+        return {**self._in_flight.held, **self._settler.unconfirmed()}
 
     @property
     def groups(self) -> list[tuple[str, str]]:
@@ -169,14 +169,14 @@ class Consumer:
         return [(self.reader.stream, self.reader.group)]
 
     @property
-    def quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether there was nothing to do at the last look."""
-        return self._empty and not self._intake.held and not self._settler.unacked
+        return self._empty and not self._in_flight.held and not self._settler.unacked
 
     def stop(self) -> None:
         """Read nothing more, finish what runs, give back the rest; `run` then returns."""
         self._alarm.close()
-        self._unbegun_at_stop.extend(self._intake.close())
+        self._unbegun_at_stop.extend(self._in_flight.close())
         for event in (self._stop, self._look, self._room, self._joined):
             event.set()
 
@@ -236,7 +236,7 @@ class Consumer:
         await asyncio.wait([giving_back, *workers, *loops], timeout=_until(end + LAST / 2))
         # A handler that goes on, though it was cancelled, keeps its events until their leases run out.
         for delivery in self._workers.unended():
-            self._intake.forget(delivery)
+            self._in_flight.forget(delivery)
         rest = asyncio.create_task(self._settler.release(list(self.held.values())))
         await leave([rest], after=_until(end + LAST))
         self._settler.close()
@@ -265,7 +265,9 @@ class Consumer:
         end = await self._last_until(END) if self._start == END else None
         if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
             self._position = end or await self._last_until(self._start)
-            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=False, history=self._history))
+            self._signals.emit(
+                GroupCreated(self.reader.stream, self.reader.group, recreated=False, history=self._history)
+            )
         await self._look_for_gaps()
         self._joined.set()
 
@@ -277,7 +279,7 @@ class Consumer:
     async def _look_for_gaps(self) -> None:
         """Report what others removed from under the group since the last look."""
         if missed := await self._store.missed(self.reader.stream, self.reader.group):
-            self._signals.emit(Missed(self.reader.stream, self.reader.group, missed))
+            self._signals.emit(TrimmedUnread(self.reader.stream, self.reader.group, missed))
         self._gaps_at = time.monotonic() + GAPS
 
     async def _heal(self) -> None:
@@ -287,7 +289,7 @@ class Consumer:
         start = START if known is None or known != await self._last_until(known) else known
         self._position = start
         if await self._store.join(self.reader.stream, self.reader.group, start=start):
-            self._signals.emit(Joined(self.reader.stream, self.reader.group, healed=True))
+            self._signals.emit(GroupCreated(self.reader.stream, self.reader.group, recreated=True))
 
     async def _last_until(self, position: str) -> str:
         """The position of the last entry up to this one; START if there is none."""
@@ -308,7 +310,7 @@ class Consumer:
             self.last_read = time.monotonic()
             return
         limit = min(room, max(part, self._hands), self._at_once)
-        asked = uptime()
+        asked = boottime()
         deliveries = await self._lease(self._store.read(self.reader, limit=limit, wait=self._wait))
         self.last_read = time.monotonic()
         self._empty = not deliveries
@@ -353,20 +355,20 @@ class Consumer:
         self._finished, self._measured_at = 0, now
 
     async def _claim(self) -> None:
-        if self._intake.is_shaken:
+        if self._in_flight.is_shaken:
             await self._give_back()
         window = self._sizes.most(self._window, least=self._options.concurrency)
         room = 0 if self._workers.all_hang else window - len(self.held)
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
-            asked = uptime()
+            asked = boottime()
             due = await self._lease(self._store.due(self.reader, limit=min(room, self._at_once)))
             if due:
                 self._sizes.seen(due)
             await self._take(due, asked)
-        may_claim = self._suspects.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
+        may_claim = self._poison_guard.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
         if may_claim and not self._stop.is_set():
-            asked = uptime()
+            asked = boottime()
             claimed = await self._lease(self._store.claim(self.reader, idle=self.lease, limit=1))
             if claimed:
                 await self._take_over(claimed, asked)
@@ -396,7 +398,7 @@ class Consumer:
         for delivery in claimed:
             if delivery.recovered:
                 self._signals.emit(Recovered(delivery))
-                self._suspects.add(delivery)
+                self._poison_guard.add(delivery)
         await self._take(claimed, asked, first=True)
 
     async def _take(self, deliveries: list[Delivery], asked: float, *, first: bool = False) -> None:
@@ -406,24 +408,24 @@ class Consumer:
             ids = [id for delivery in deliveries if (id := id_of(delivery)) is not None]
             try:
                 handled = await self._store.handled(self.reader.stream, self.reader.group, ids)
-            except PASSING:
+            except TRANSIENT:
                 await self._return(deliveries)
                 raise
-            self._inbox.told(deliveries, handled)
+            self._deduplicator.told(deliveries, handled)
         if self._stop.is_set() or self._giving_back or asked < self._gave_back_at:
             await self._return(deliveries)
             # A store in memory never waits: whoever gives back must come to its end all the same.
             await asyncio.sleep(0)
         else:
-            self._intake.put(deliveries, sure_until=asked + SURE * self.lease, first=first)
+            self._in_flight.put(deliveries, sure_until=asked + SURE * self.lease, first=first)
 
     # Leases that may have run out: the process or the machine stood still, or the store did not answer.
 
     def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
         """What the keeper found. Handlers that run go on: an ack may come late."""
-        self._intake.renewed(kept, sure_until=asked + SURE * self.lease)
+        self._in_flight.renewed(kept, sure_until=asked + SURE * self.lease)
         lost = [delivery for delivery in lost if self.held.get(delivery.position) is delivery]
-        self._intake.drop(lost)
+        self._in_flight.drop(lost)
         for delivery in lost:
             self._signals.emit(LeaseLost(delivery))
             if delivery.position not in self.held:
@@ -435,7 +437,7 @@ class Consumer:
         """A lease is lost, or left to lapse: in an ordered group, what is not begun comes after that event."""
         if self._options.ordered:
             self._rename()
-            self._intake.is_shaken = True
+            self._in_flight.is_shaken = True
             self._look.set()
 
     def _rename(self) -> None:
@@ -449,25 +451,25 @@ class Consumer:
     async def _have_lapsed(self, deliveries: Sequence[Delivery]) -> bool:
         """Whether these may be somebody else's by now; then they are given back, and what is behind them."""
         # The keeper may have renewed them, and wait to tell, if a handler held up the loop.
-        looked = uptime()
+        looked = boottime()
         await asyncio.sleep(0)
         # Where all that is not begun was given back meanwhile, these belong to it.
-        if all(map(self._intake.is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
+        if all(map(self._in_flight.is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
             return False
         await self._give_back(deliveries)
         return True
 
     async def _give_back(self, deliveries: Sequence[Delivery] = ()) -> None:
         """Give back these and all that no worker has begun."""
-        self._intake.is_shaken = False
+        self._in_flight.is_shaken = False
         for delivery in deliveries:
-            self._intake.done(delivery)
+            self._in_flight.done(delivery)
         self._giving_back += 1
         try:
-            await self._return([*deliveries, *self._intake.withdraw()])
+            await self._return([*deliveries, *self._in_flight.withdraw()])
         finally:
             self._giving_back -= 1
-            self._gave_back_at = uptime()
+            self._gave_back_at = boottime()
             self._make_room()
 
     async def _return(self, deliveries: Sequence[Delivery]) -> None:
@@ -489,12 +491,12 @@ class Consumer:
             self._look.set()
 
     def _begun(self, delivery: Delivery) -> None:
-        if self._suspects.begun(delivery):
+        if self._poison_guard.begun(delivery):
             self._look.set()
 
     def _over(self, delivery: Delivery) -> None:
         # Of any delivery: what this consumer took over may have been its own, which a worker had begun before.
-        if self._suspects.over(delivery):
+        if self._poison_guard.over(delivery):
             self._look.set()
 
 

@@ -16,7 +16,7 @@ from forebay.event import Event
 from forebay.runtime.annotations import taken_by
 from forebay.threads import Outcome, Threads
 
-Around = Callable[[Any], AbstractContextManager[None]]
+Middleware = Callable[[Any], AbstractContextManager[None]]
 """Given an event or a list of them, a context in which their handler is called."""
 
 
@@ -28,7 +28,7 @@ class Handler:
     takes a second argument. A plain function runs in a thread, of which there are as many as the consumer's
     `concurrency`; when it exceeds its `timeout` it counts as failed, but nothing can stop the thread, and its
     place is taken until it ends. It does not keep the process from ending. An awaitable that a call returns is
-    awaited on the loop, as a part of the call. `around` makes a context for each call.
+    awaited on the loop, as a part of the call. `middleware` makes a context for each call.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Handler:
         batch: bool,
         timeout: float | None,
         threads: int,
-        around: Around | None = None,
+        middleware: Middleware | None = None,
     ) -> None:
         taken = taken_by(function, kind=kind, batch=batch)
         refuse_generator("handler", function)
@@ -49,18 +49,18 @@ class Handler:
         self.name = name_of(function)
         self._batch = batch
         self._timeout = timeout
-        self._around = around
+        self._middleware = middleware
         self._threads = None if is_async(function) else Threads(threads)
         # The plainest case has no wrapper at all: this is the hot path. Its result is the caller's to complete.
         self.call: Callable[[Any], Awaitable[Any]] = (
-            function if self._threads is None and timeout is None and kind is Any and around is None else self._call
+            function if self._threads is None and timeout is None and kind is Any and middleware is None else self._call
         )
 
     async def _call(self, events: Event | list[Event]) -> None:
-        if self._around is None:
+        if self._middleware is None:
             await self._call_function(events)
         else:
-            with self._around(events):
+            with self._middleware(events):
                 await self._call_function(events)
 
     async def _call_function(self, events: Event | list[Event]) -> None:

@@ -1,4 +1,4 @@
-"""Keeps loops alive: a passing error is waited out with jittered back-off, any other ends the run."""
+"""Keeps loops alive: a transient error is waited out with jittered back-off, any other ends the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OnOutage = Callable[[StoreError | None], object]
 OnFailure = Callable[[StoreError, float], None]
 """It is called with each error, and with the seconds until the next try."""
 
-PASSING = (StoreUnavailable, OutcomeUnknown, StoreFull)
+TRANSIENT = (StoreUnavailable, OutcomeUnknown, StoreFull)
 """Errors of a store that time may heal."""
 
 
@@ -49,7 +49,7 @@ async def repeat(
 ) -> None:
     """Take turns until `stop`, after `before` has succeeded once.
 
-    After `NotFound` the group is healed first; passing errors are waited out.
+    After `NotFound` the group is healed first; transient errors are waited out.
     """
     backoff = Backoff()
     failing = False
@@ -64,7 +64,7 @@ async def repeat(
                 failing = False
                 backoff.reset()
                 on_recovery()
-        except (NotFound, *PASSING) as error:
+        except (NotFound, *TRANSIENT) as error:
             if isinstance(error, NotFound):
                 first = heal
             failing = True
@@ -82,7 +82,7 @@ async def outlast(
     while True:
         try:
             answer = await ask()
-        except PASSING as error:
+        except TRANSIENT as error:
             delay = backoff.next()
             if on_failure is not None:
                 on_failure(error, delay)

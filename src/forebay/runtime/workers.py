@@ -11,15 +11,15 @@ from forebay.callables import completed
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, to_event
 from forebay.payload import Limits
-from forebay.policy import Dead, judge_recovered, last_frames
+from forebay.policy import GiveUp, judge_recovered, last_frames
 from forebay.reason import describe
+from forebay.runtime.dedup import Deduplicator
 from forebay.runtime.handler import Handler
-from forebay.runtime.inbox import Inbox
-from forebay.runtime.intake import Intake
+from forebay.runtime.in_flight import InFlight
 from forebay.runtime.options import Options
-from forebay.runtime.settle import Settler
-from forebay.runtime.suspects import Suspects
-from forebay.signals import Delivered, Finished, Signals, Skipped, Vanished
+from forebay.runtime.poison import PoisonGuard
+from forebay.runtime.settler import Settler
+from forebay.signals import Delivered, EntryMissing, Finished, Signals, Skipped
 from forebay.store import Delivery
 
 TURN = 64
@@ -38,10 +38,10 @@ class Workers:
         self,
         handler: Handler,
         options: Options,
-        intake: Intake,
+        in_flight: InFlight,
         settler: Settler,
-        inbox: Inbox,
-        suspects: Suspects,
+        deduplicator: Deduplicator,
+        poison_guard: PoisonGuard,
         signals: Signals,
         limits: Limits,
         *,
@@ -52,10 +52,10 @@ class Workers:
     ) -> None:
         self._handler = handler
         self._options = options
-        self._intake = intake
+        self._in_flight = in_flight
         self._settler = settler
-        self._inbox = inbox
-        self._suspects = suspects
+        self._deduplicator = deduplicator
+        self._poison_guard = poison_guard
         self._signals = signals
         self._limits = limits
         self._have_lapsed = have_lapsed
@@ -71,7 +71,7 @@ class Workers:
         self._is_torn_down: Callable[[], bool]
 
     def start(self, stopping: asyncio.Future[Any], *, is_torn_down: Callable[[], bool]) -> list[asyncio.Task[None]]:
-        """The tasks, each of which ends when the intake is closed.
+        """The tasks, each of which ends when `in_flight` is closed.
 
         After `stopping` none waits for a thread that hangs. `is_torn_down` says whether the whole loop is
         being cancelled, and not a handler from within.
@@ -105,15 +105,15 @@ class Workers:
         return next((begun for each, begun in zip(self._tasks, self._begun, strict=False) if each is task), ())
 
     async def _work(self, number: int) -> None:
-        intake, batch = self._intake, self._options.batch
+        in_flight, batch = self._in_flight, self._options.batch
         turns = 0
-        while (delivery := intake.pop() or await intake.next()) is not None:
+        while (delivery := in_flight.pop() or await in_flight.next()) is not None:
             self._begun[number] = alone = (delivery,)
             if batch is not None:
-                self._begun[number] = several = [delivery, *intake.more(batch - 1, beside=delivery)]
+                self._begun[number] = several = [delivery, *in_flight.more(batch - 1, beside=delivery)]
                 await self._handle_batch(several)
             elif isinstance(event := self._open(delivery), Event):
-                if intake.is_sure(delivery) or not await self._have_lapsed(alone):
+                if in_flight.is_sure(delivery) or not await self._have_lapsed(alone):
                     await self._call(event, alone)
             elif event is not None:
                 await self._settle_dead(delivery, event)
@@ -124,24 +124,24 @@ class Workers:
     async def _handle_batch(self, deliveries: list[Delivery]) -> None:
         opened = [(self._open(delivery), delivery) for delivery in deliveries]
         for event, delivery in opened:
-            if isinstance(event, Dead):
+            if isinstance(event, GiveUp):
                 await self._settle_dead(delivery, event)
         events = [event for event, _ in opened if isinstance(event, Event)]
         deliveries = [delivery for event, delivery in opened if isinstance(event, Event)]
-        if events and (all(map(self._intake.is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
+        if events and (all(map(self._in_flight.is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
             await self._call(events, deliveries)
 
-    def _open(self, delivery: Delivery) -> Event | Dead | None:
+    def _open(self, delivery: Delivery) -> Event | GiveUp | None:
         """The event to hand over; why it is dead already; or None where it was settled without a handler."""
         if delivery.recovered:
             self._on_begun(delivery)
         if delivery.record is None:
-            self._signals.emit(Vanished(delivery))
+            self._signals.emit(EntryMissing(delivery))
             self._settle_unhandled(delivery)
             return None
         if delivery.recovered and (verdict := judge_recovered(delivery, self._options.retry)) is not None:
             return verdict
-        if self._options.dedup and self._inbox.is_repeated(delivery):
+        if self._options.dedup and self._deduplicator.is_repeated(delivery):
             self._signals.emit(Skipped(delivery))
             self._settle_unhandled(delivery)
             return None
@@ -154,7 +154,7 @@ class Workers:
                 kind=self._handler.kind,
             )
         except MalformedEvent as error:
-            return Dead(str(error), last_frames(error))
+            return GiveUp(str(error), last_frames(error))
 
     async def _call(self, event: Event | list[Event], deliveries: Sequence[Delivery]) -> None:
         if self._signals.wanted(Delivered):
@@ -176,8 +176,8 @@ class Workers:
                 if is_timed:
                     self._signals.emit(Finished(delivery, time.perf_counter() - started))
                 if self._options.dedup:
-                    self._inbox.handled(delivery)
-            if delivery.position in self._suspects.positions:
+                    self._deduplicator.handled(delivery)
+            if delivery.position in self._poison_guard.positions:
                 self._on_over(delivery)
         if isinstance(error, HandlerTimeout) and error.still_running is not None:
             await self._outlast(error.still_running)
@@ -195,7 +195,7 @@ class Workers:
         if isinstance(raised, (KeyboardInterrupt, SystemExit)):
             # An attempt was made, so nothing is given back as if it had not been.
             for delivery in deliveries:
-                self._intake.forget(delivery)
+                self._in_flight.forget(delivery)
             raise raised
         return raised if isinstance(raised, Exception) else ForebayError(f"the handler raised {describe(raised)}")
 
@@ -211,6 +211,6 @@ class Workers:
         self._settler.done(delivery)
         self._on_over(delivery)
 
-    async def _settle_dead(self, delivery: Delivery, verdict: Dead) -> None:
+    async def _settle_dead(self, delivery: Delivery, verdict: GiveUp) -> None:
         await self._settler.dead(delivery, verdict)
         self._on_over(delivery)

@@ -23,7 +23,7 @@ import msgspec
 
 from forebay.callables import completed, refuse_generator
 from forebay.errors import NotFound, StoreError, TransferRefused
-from forebay.runtime.supervise import PASSING, Backoff, OnOutage, wait_for
+from forebay.runtime.supervise import TRANSIENT, Backoff, OnOutage, wait_for
 from forebay.store import START, Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
 from forebay.transfer.marks import PREFIX, Mark, Marks, Place
 from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, place, remembered_of, streams_of
@@ -201,7 +201,7 @@ class _Copy:
                     look_at = clock() + NEW_STREAMS
                 await self.copy_entries(streams)
                 backoff.reset()
-            except PASSING as transient:
+            except TRANSIENT as transient:
                 error = transient
                 # What the target has of this page is in doubt: its own marks say how far it is.
                 self._marks.clear()

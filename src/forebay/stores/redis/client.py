@@ -14,13 +14,13 @@ from typing import Any
 
 import hiredis
 
+from forebay.clock import boottime
 from forebay.errors import ForebayError, OutcomeUnknown, StoreUnavailable
 from forebay.stores.redis.address import Address, Place
 from forebay.stores.redis.errors import Fate, fate, translate
 from forebay.stores.redis.node import Node, Part, pack
 from forebay.stores.redis.pace import TOLERANCE, Pace
 from forebay.stores.redis.topology import NAME_THE_NODES, topology
-from forebay.uptime import uptime
 
 HOPS = 5
 """Redirections that one command follows."""
@@ -107,10 +107,10 @@ class Client:
         Where the server's clock was set since the last answer, the stream's offset is changed by as much.
         """
         pace = self.pace(keys[0])
-        sent = uptime()
+        sent = boottime()
         reply: list[Any] = await self.run(name, keys, *arguments)
         told, offset, *rest = reply
-        if step := pace.look(told, int(offset), sent, uptime()):
+        if step := pace.look(told, int(offset), sent, boottime()):
             _, latest = pace.bounds()
             expected = int(latest) - step.offset + round(TOLERANCE * 2000)
             after = step.offset - round(step.seconds * 1000)
@@ -146,18 +146,18 @@ class Client:
         return self.topology.masters()
 
     def server_time(self, key: str, moment: float | None = None) -> float:
-        """The time at the server of `key`, in seconds, now or at a moment of `uptime`.
+        """The time at the server of `key`, in seconds, now or at a moment of `boottime`.
 
         About right, if its clock was not set since it was last asked.
         """
         node = self.topology.find(key)
-        clock = node.clock if node else time.time() - uptime()
-        return clock + (uptime() if moment is None else moment)
+        clock = node.clock if node else time.time() - boottime()
+        return clock + (boottime() if moment is None else moment)
 
     async def ask_time(self, key: str) -> float:
-        """Seconds to add to `uptime` for the time at the server of `key`, as it tells it now; never too many."""
+        """Seconds to add to `boottime` for the time at the server of `key`, as it tells it now; never too many."""
         seconds, micros = await self.call(key, "TIME")
-        return int(seconds) + int(micros) / 1e6 - uptime()
+        return int(seconds) + int(micros) / 1e6 - boottime()
 
     async def close(self) -> None:
         """Close all connections."""

@@ -24,12 +24,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from forebay.clock import boottime
 from forebay.errors import ConfigurationError, StoreDenied, StoreError, StoreUnavailable
 from forebay.stores.redis import tls
 from forebay.stores.redis.address import Access, Address
 from forebay.stores.redis.errors import translate
 from forebay.stores.redis.wire import Wire
-from forebay.uptime import uptime
 
 T = TypeVar("T")
 Part = str | bytes | int
@@ -88,7 +88,7 @@ class Shared(Generic[T]):
 class Node:
     """One server. Its wires are opened when they are needed, and again after they broke.
 
-    `wire` is the one for commands, open or not. `clock` plus the uptime is the server's
+    `wire` is the one for commands, open or not. `clock` plus the boottime is the server's
     time in seconds, as it was when the wire was opened.
     """
 
@@ -96,7 +96,7 @@ class Node:
         self.address = address
         self.name = str(address)
         self.wire: Wire | None = None
-        self.clock = time.time() - uptime()
+        self.clock = time.time() - boottime()
         self._access = access
         self._timeout = timeout
         self._advice = advice
@@ -256,7 +256,7 @@ class Node:
             elif isinstance(reply, BaseException):
                 raise await self._refused(reply, f"{self.name} did not answer: {reply}") from reply
         if isinstance(told, list):
-            self.clock = int(told[0]) + int(told[1]) / 1e6 - uptime()
+            self.clock = int(told[0]) + int(told[1]) / 1e6 - boottime()
 
 
 async def _all_closed(wires: Iterable[Wire]) -> None:

@@ -1,4 +1,4 @@
-"""Notices when a server's wall clock is set: the time of a stream is compared with the uptime of this process.
+"""Notices when a server's wall clock is set: the time of a stream is compared with the boottime of this process.
 
 A server measures by its wall clock alone. A stream's own time is that clock plus an offset, kept beside the stream:
 whoever notices that the clock was set changes the offset by as much, so that the stream's time goes on as before.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from forebay.uptime import uptime
+from forebay.clock import boottime
 
 TOLERANCE = 0.5
 """Seconds by which a clock may be set without being noticed. The scripts have it too (clock.lua)."""
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 class Pace:
     """The time of one stream, as far as this store has watched it.
 
-    `key` is where the stream's offset is kept. The stream's time less the uptime lies between two bounds: an answer
+    `key` is where the stream's offset is kept. The stream's time less the boottime lies between two bounds: an answer
     was made after its question was sent, and before it was received.
     """
 
@@ -39,20 +39,20 @@ class Pace:
         self.offset = 0
         self._low = self._high = 0.0
         self._looked_at: float | None = None
-        self._met_at = uptime()
+        self._met_at = boottime()
         self._first_look_at: float | None = None
 
     def bounds(self) -> tuple[int | str, int | str]:
         """The earliest and the latest time, in ms, that the stream's clock should show now; empty where unknown."""
         if self._looked_at is None:
             return "", ""
-        now = uptime()
+        now = boottime()
         slack = DRIFT * (now - self._looked_at)
         return round((now + self._low - slack) * 1000), round((now + self._high + slack) * 1000)
 
     def trust(self, idle: float) -> Literal["hold", "watch", "sure"]:
         """How far this store may go by what it has seen, before it takes over what was `idle` for so long."""
-        now = uptime()
+        now = boottime()
         if now - self._met_at < min(HOLD_SECONDS, idle):
             return "hold"
         is_sure = self._first_look_at is not None and now - self._first_look_at > SURE_SECONDS

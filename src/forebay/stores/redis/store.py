@@ -14,6 +14,7 @@ from typing import Self
 import hiredis
 
 from forebay.cleanup import finish
+from forebay.clock import boottime
 from forebay.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
 from forebay.event import Record
 from forebay.home import Home
@@ -49,7 +50,6 @@ from forebay.stores.redis.codec import (
 )
 from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part
-from forebay.uptime import uptime
 
 CHUNK = 500
 """Entries that one script call handles at most; a server does nothing else meanwhile."""
@@ -142,7 +142,7 @@ class RedisStore:
         self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
     ) -> list[str]:
         client, keys = self._client, self._keys(stream)
-        started = uptime()
+        started = boottime()
         try:
             if len(records) == 1 and unless_seen is None and since is None:
                 key, command = keys.stream, add(keys.stream, records[0])
@@ -523,7 +523,7 @@ class RedisStore:
         return [stats for stats in found if stats is not None]
 
     async def time(self, stream: str) -> float:
-        return await self._client.ask_time(self._keys(stream).stream) + uptime()
+        return await self._client.ask_time(self._keys(stream).stream) + boottime()
 
     async def groups(self, stream: str) -> list[str]:
         return await inspection.find_groups(self._client, self._keys(stream))

@@ -7,13 +7,13 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 
+from forebay.clock import boottime
 from forebay.store import Delivery
-from forebay.uptime import uptime
 
 Lane = Callable[[Delivery], Hashable]
 
 
-class Intake:
+class InFlight:
     """Deliveries on their way to the workers.
 
     With `lane`, deliveries of one lane are handed out one after the other: the next one when the one
@@ -32,7 +32,7 @@ class Intake:
         self._closed = False
 
     def put(self, deliveries: Iterable[Delivery], *, sure_until: float, first: bool = False) -> None:
-        """Take deliveries in, whose leases hold until `sure_until` at least, by `uptime`.
+        """Take deliveries in, whose leases hold until `sure_until` at least, by `boottime`.
 
         With `first` they are handed out before what is waiting already.
         """
@@ -62,7 +62,7 @@ class Intake:
 
     def is_sure(self, delivery: Delivery) -> bool:
         """Whether the lease of this delivery surely holds, and nothing speaks against beginning it."""
-        return uptime() < self._sure_until.get(delivery.position, 0.0) and not self.is_shaken
+        return boottime() < self._sure_until.get(delivery.position, 0.0) and not self.is_shaken
 
     def pop(self) -> Delivery | None:
         """The next delivery, if there is one."""
@@ -82,7 +82,7 @@ class Intake:
         return found
 
     async def next(self) -> Delivery | None:
-        """The next delivery, when there is one; None once the intake is closed."""
+        """The next delivery, when there is one; None once this is closed."""
         while not self._queue:
             if self._closed:
                 return None

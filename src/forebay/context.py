@@ -67,7 +67,7 @@ class Runs:
             await asyncio.wait(endings)
 
 
-class Engine:
+class BusContext:
     """What the consumers of one bus share.
 
     The bus is open on one event loop at a time: by `open`, or by its first use, which calls `enter`. Both refuse
@@ -158,17 +158,17 @@ class Session:
     `loop` is the event loop on which the bus can be used now; None before and after.
     """
 
-    def __init__(self, engine: Engine, *, is_asked: bool) -> None:
+    def __init__(self, context: BusContext, *, is_asked: bool) -> None:
         self.home = Home("this bus")
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_asked = is_asked
         self._is_lost = False
         self.closing = asyncio.Event()
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
-        # What the task holds lives as long as its loop, so this is not the engine.
-        self._runs, self._keeper = engine.runs, engine.keeper
-        self._signals, self._caretaker = engine.signals, engine.caretaker
-        self.task = self.home.loop.create_task(self._live(engine.store), name="forebay-bus")
+        # What the task holds lives as long as its loop, so this is not the context.
+        self._runs, self._keeper = context.runs, context.keeper
+        self._signals, self._caretaker = context.signals, context.caretaker
+        self.task = self.home.loop.create_task(self._live(context.store), name="forebay-bus")
         self.task.add_done_callback(self._ended)
 
     @property

@@ -16,7 +16,7 @@ LAST_SECONDS = 1.8
 class Runnable(Protocol):
     """What runs until it is stopped: a consumer, or an agent with several of them.
 
-    `groups` are the pairs of stream and group that it serves; `quiet` is true while it has nothing in
+    `groups` are the pairs of stream and group that it serves; `is_idle` is true while it has nothing in
     hand and found nothing at its last look; `last_read` is its sign of life, on `time.monotonic`.
     """
 
@@ -24,7 +24,7 @@ class Runnable(Protocol):
     def groups(self) -> Sequence[tuple[str, str]]: ...
 
     @property
-    def quiet(self) -> bool: ...
+    def is_idle(self) -> bool: ...
 
     @property
     def last_read(self) -> float | None: ...

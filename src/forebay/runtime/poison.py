@@ -8,7 +8,7 @@ ALONE_FROM = 3
 """From this delivery on, an event taken over from dead consumers is tried with no other such event beside it."""
 
 
-class Suspects:
+class PoisonGuard:
     """Says when the next event may be taken over.
 
     One at a time, and only when the one before has begun: being taken over counts as an attempt, and

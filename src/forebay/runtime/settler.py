@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from forebay.errors import NotFound, OutcomeUnknown
-from forebay.policy import Again, Dead, decide, failure_of, history
+from forebay.policy import GiveUp, RetryIn, decide, failure_of, history
 from forebay.runtime.alarm import Alarm
-from forebay.runtime.intake import Intake
+from forebay.runtime.in_flight import InFlight
 from forebay.runtime.options import Options
-from forebay.runtime.supervise import PASSING, Backoff, wait_for
+from forebay.runtime.supervise import TRANSIENT, Backoff, wait_for
 from forebay.signals import DeadLettered, LateAck, LeaseLost, Released, Retried, Signals
 from forebay.store import Delivery, Failure, Leases, Reader
 
@@ -21,7 +21,7 @@ class Settler:
     """Tells the store how deliveries ended.
 
     Acks are collected while one batch of them is on its way, so their number per call grows with the
-    load. Everything else is one move each, repeated over passing errors for the length of a lease, and on while
+    load. Everything else is one move each, repeated over transient errors for the length of a lease, and on while
     the lease is renewed; after that the delivery is left to lapse and will be taken over.
     """
 
@@ -30,7 +30,7 @@ class Settler:
         store: Leases,
         reader: Reader,
         options: Options,
-        intake: Intake,
+        in_flight: InFlight,
         alarm: Alarm,
         signals: Signals,
         *,
@@ -40,7 +40,7 @@ class Settler:
         self._store = store
         self._reader = reader
         self._options = options
-        self._intake = intake
+        self._in_flight = in_flight
         self._signals = signals
         self._alarm = alarm
         self._on_settled = on_settled
@@ -61,7 +61,7 @@ class Settler:
 
     def done(self, delivery: Delivery) -> None:
         """The delivery was handled."""
-        self._intake.done(delivery)
+        self._in_flight.done(delivery)
         if not self._acks:
             self._more.set()
         self._acks.append(delivery)
@@ -70,11 +70,11 @@ class Settler:
         """The handler raised: the retry policy says what follows."""
         failures, failure = delivery.failures + 1, failure_of(error)
         match decide(error, failures=failures, retry=self._options.retry):
-            case Again(delay):
+            case RetryIn(delay):
                 await self._again(delivery, error, delay, failure)
-            case Dead(reason):
+            case GiveUp(reason):
                 reason = history(reason, attempts=delivery.attempt, failures=failures)
-                await self.dead(delivery, Dead(reason, failure.traceback))
+                await self.dead(delivery, GiveUp(reason, failure.traceback))
 
     async def _again(self, delivery: Delivery, error: BaseException, delay: float, failure: Failure) -> None:
         keep = self._options.ordered
@@ -92,10 +92,10 @@ class Settler:
             delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1, last_failure=failure
         )
         # The keeper goes on renewing it, under its new self, while it waits here.
-        self._intake.held[delivery.position] = again
+        self._in_flight.held[delivery.position] = again
         self._alarm.again_in(delay, again)
 
-    async def dead(self, delivery: Delivery, verdict: Dead) -> None:
+    async def dead(self, delivery: Delivery, verdict: GiveUp) -> None:
         """The delivery becomes a dead letter."""
         reason, traceback, attempts = verdict.reason, verdict.traceback, verdict.attempts
         buried = await self._persist(
@@ -107,21 +107,21 @@ class Settler:
             self._signals.emit(DeadLettered(delivery, reason, traceback))
 
     async def release(self, deliveries: Sequence[Delivery], *, until: asyncio.Event | None = None) -> None:
-        """Give deliveries back untried, over passing errors `until` something happens.
+        """Give deliveries back untried, over transient errors `until` something happens.
 
         What the store does not hear lapses with its lease.
         """
         if not deliveries:
             return
         for delivery in deliveries:
-            self._intake.forget(delivery)
+            self._in_flight.forget(delivery)
         backoff = Backoff()
         while True:
             try:
                 await self._store.release(deliveries)
             except NotFound:
                 return
-            except PASSING:
+            except TRANSIENT:
                 if until is None or await wait_for(until, backoff.next()):
                     return
             else:
@@ -129,7 +129,7 @@ class Settler:
                 return
 
     async def _persist(self, delivery: Delivery, move: Callable[[], Awaitable[bool]]) -> bool | None:
-        """Repeat a fenced move over passing errors; None where the delivery is ours no more."""
+        """Repeat a fenced move over transient errors; None where the delivery is ours no more."""
         deadline = asyncio.get_running_loop().time() + self._options.lease
         backoff = Backoff()
         unsure = False
@@ -138,11 +138,11 @@ class Settler:
                 if await move() or unsure:
                     return True
                 break
-            except (NotFound, *PASSING) as error:
+            except (NotFound, *TRANSIENT) as error:
                 # A lost group is made again, and this event read again, by the reader meanwhile.
                 # The move may have happened unheard; then its repetition finds the lease gone.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
-                is_ours = self._intake.is_sure(delivery) and not isinstance(error, NotFound)
+                is_ours = self._in_flight.is_sure(delivery) and not isinstance(error, NotFound)
                 if asyncio.get_running_loop().time() > deadline and not is_ours:
                     break
                 await asyncio.sleep(backoff.next())
@@ -152,7 +152,7 @@ class Settler:
         return None
 
     def _let_go(self, delivery: Delivery) -> None:
-        self._intake.done(delivery)
+        self._in_flight.done(delivery)
         self._on_settled()
 
     async def flush(self) -> None:
@@ -175,7 +175,7 @@ class Settler:
                 count = await self._store.ack(batch, remember=self._options.remember)
             except NotFound:
                 count = 0  # the group is lost; where it is healed, these are done again
-            except PASSING as error:
+            except TRANSIENT as error:
                 # An ack repeated does no harm; one forgotten is a duplicate.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
                 await asyncio.sleep(backoff.next())

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from forebay.clock import boottime
 from forebay.errors import ForebayError, NotFound
 from forebay.event import Record
 from forebay.policy import last_frames
@@ -23,7 +24,6 @@ from forebay.signals import LoopBlocked
 from forebay.stacks import stack_of
 from forebay.store import Delivery, Store
 from forebay.threads import Threads
-from forebay.uptime import uptime
 
 BLOCKED_SECONDS = 10.0
 """Seconds without a turn of the loop after which a handler is reported; half a lease where that is shorter, or 1 s."""
@@ -51,7 +51,7 @@ class Holder(Protocol):
         ...
 
     def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
-        """Some leases were renewed, asked for at `asked` by `uptime`; others were found gone."""
+        """Some leases were renewed, asked for at `asked` by `boottime`; others were found gone."""
         ...
 
 
@@ -104,12 +104,12 @@ class LeaseKeeper:
     def _run(self, shift: _Shift) -> None:
         with asyncio.Runner() as runner:
             store: Store | None = None
-            looked_at = uptime()
+            looked_at = boottime()
             while not shift.is_over(wait := min(self._tick(), LOOK_SECONDS)):
                 self._watch(shift.turns, wait)
-                if uptime() < looked_at + 0.95 * self._tick():
+                if boottime() < looked_at + 0.95 * self._tick():
                     continue
-                looked_at = uptime()
+                looked_at = boottime()
                 aging = self._aging(shift.turns)
                 if not aging:
                     continue
@@ -163,7 +163,7 @@ class LeaseKeeper:
 
     async def _renew(self, store: Store, aging: list[tuple[Holder, list[Delivery]]]) -> None:
         for holder, deliveries in aging:
-            asked = uptime()
+            asked = boottime()
             try:
                 kept = await store.extend(deliveries)
             except NotFound:
@@ -191,16 +191,16 @@ class Turns:
         self._loop = loop
         self._thread = threading.get_ident()
         self._turned = True
-        self._asked_at = self._waits_since = uptime()
+        self._asked_at = self._waits_since = boottime()
         self._told = 0
 
     def wait(self) -> None:
         """Remember when this thread began to wait for its next look."""
-        self._waits_since = uptime()
+        self._waits_since = boottime()
 
     def look(self, wait: float) -> float:
         """Look, after a wait of so many seconds, whether the loop has turned since the last look; return `blocked`."""
-        now = uptime()
+        now = boottime()
         if self._turned or now - self._waits_since > wait + STANDSTILL_SECONDS:
             # Where this thread did not run either, the whole process stood still, and no handler is to blame.
             self._told, self._asked_at = 0, now

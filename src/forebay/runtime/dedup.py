@@ -11,7 +11,7 @@ MOST = 10_000
 """Ids that a consumer itself keeps in mind: the store learns of them with the acks."""
 
 
-class Inbox:
+class Deduplicator:
     """Knows handled ids: those that the store told of, and those of this consumer that it has not heard of yet."""
 
     def __init__(self) -> None:
