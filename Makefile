@@ -45,7 +45,7 @@ matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
 lowest: .venv-lowest/made ## run the quick tests on the lowest versions that pyproject.toml allows
-	.venv-lowest/bin/pytest --numprocesses 2 tests/test_public.py tests/cli tests/guide/test_bus.py tests/stores/test_contract.py
+	.venv-lowest/bin/pytest --numprocesses 2 tests/test_public.py tests/cli tests/guide tests/stores/test_contract.py
 
 clean: ## remove everything that the other targets made
 	rm -rf .venv .venv-lowest .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
