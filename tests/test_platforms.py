@@ -69,7 +69,7 @@ for url in ("memory://", "sqlite:///events.db"):
     asyncio.run(main(url))
 
 from pathlib import Path
-from forebay.agents.files import _digest
+from forebay.agents.file_watch.files import _digest
 import threading
 Path("text").write_bytes(b"a\\r\\nb")
 assert _digest("text", threading.Event()) is not None

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from forebay import AgentError, ConfigurationError, Event, EventBus, EventType, InMemoryEventBus, Retry, StoreDenied
-from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, handles, roster
+from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, agent_statuses, handles
 from forebay.event import to_record
 from forebay.signals import AgentFailed, AgentStatusChanged
 from forebay.testing import FaultyStore, eventually
@@ -179,11 +179,11 @@ async def test_signs_of_life_tell_how_an_agent_is(bus: EventBus) -> None:
     await eventually(lambda: _dead(bus, "bad", 2))
 
     async def told() -> bool:
-        [status] = await roster(bus)
+        [status] = await agent_statuses(bus)
         return status.failed == 2
 
     await eventually(told)
-    [status] = await roster(bus)
+    [status] = await agent_statuses(bus)
     assert ("failing", "started", 1, 2, 0, "ValueError: no price") == (
         status.agent, status.status, status.members, status.dead, status.restarts, status.last_error,
     )  # fmt: skip
@@ -193,7 +193,7 @@ async def test_signs_of_life_tell_how_an_agent_is(bus: EventBus) -> None:
 
     bus.stop()
     await running
-    [status] = await roster(bus)
+    [status] = await agent_statuses(bus)
     assert ("stopped", 0) == (status.status, status.members)
 
 
@@ -204,11 +204,11 @@ async def test_an_agent_that_gives_no_sign_of_life_is_silent(bus: EventBus) -> N
     await bus.publish(EventType.AGENT_HEARTBEAT, "billing", beat)
 
     async def silent() -> bool:
-        return "silent" == (await roster(bus))[0].status
+        return "silent" == (await agent_statuses(bus))[0].status
 
     await eventually(silent)
     assert [("billing", "silent"), ("forgotten", "unknown")] == [
-        (status.agent, status.status) for status in await roster(bus)
+        (status.agent, status.status) for status in await agent_statuses(bus)
     ]
 
 
@@ -234,7 +234,7 @@ async def test_an_agent_that_fails_is_started_again_and_the_others_go_on(bus: Ev
     assert 1 == steady.life.count("initialize")
     life = ["initialize", "stopped", "initialize", "stopped", "initialize", "started", "draining", "stopped"]
     assert life == fragile.life
-    assert 2 == next(status.restarts for status in await roster(bus) if status.agent == "fragile")
+    assert 2 == next(status.restarts for status in await agent_statuses(bus) if status.agent == "fragile")
 
 
 async def test_an_agent_that_is_stopped_before_it_begins_anew_is_stopped_and_not_failed() -> None:
@@ -249,7 +249,7 @@ async def test_an_agent_that_is_stopped_before_it_begins_anew_is_stopped_and_not
         await eventually(lambda: failures)
         bus.stop()
         await running
-        [status] = await roster(bus)
+        [status] = await agent_statuses(bus)
 
     assert ("stopped", "OSError: no disk") == (status.status, status.last_error)
 
@@ -422,7 +422,7 @@ async def test_what_failed_is_told_and_not_what_stopped_then_misses() -> None:
     async with InMemoryEventBus() as bus:
         with pytest.raises(AgentError, match="OSError: no disk"):
             await bus.run(Unready())
-        [status] = await roster(bus)
+        [status] = await agent_statuses(bus)
 
     assert ("failed", "OSError: no disk") == (status.status, status.last_error)
 
@@ -472,7 +472,7 @@ async def test_a_failed_agent_stays_failed_and_does_not_become_silent(bus: Event
     beat = Heartbeat(agent="billing", member="billing-1", code="app:Billing", status="failed", since=old, every=0.0)
     await bus.publish(EventType.AGENT_HEARTBEAT, "billing", beat)
 
-    assert ["failed"] == [status.status for status in await roster(bus)]
+    assert ["failed"] == [status.status for status in await agent_statuses(bus)]
 
 
 class Template(BaseAgent):
@@ -682,7 +682,7 @@ async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
 async def test_a_strange_sign_of_life_is_passed_over(bus: EventBus) -> None:
     await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", {"agent": 1})
 
-    assert [] == await roster(bus)
+    assert [] == await agent_statuses(bus)
 
 
 @pytest.mark.parametrize("timestamp", ["yesterday", "2024-01-31T12:00:00"])
@@ -693,11 +693,11 @@ async def test_a_sign_of_life_with_a_strange_time_does_no_harm(timestamp: str) -
         await bus.store.append("agent_heartbeat", [msgspec.structs.replace(record, timestamp=timestamp)])
 
         # How old it is says the store.
-        assert ["started"] == [status.status for status in await roster(bus)]
+        assert ["started"] == [status.status for status in await agent_statuses(bus)]
 
 
 async def _started(bus: EventBus, *names: str) -> bool:
-    return {status.agent for status in await roster(bus) if status.status == "started"} >= set(names)
+    return {status.agent for status in await agent_statuses(bus) if status.status == "started"} >= set(names)
 
 
 async def _length(bus: EventBus, stream: str, length: int) -> bool:

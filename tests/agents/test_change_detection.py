@@ -19,7 +19,7 @@ import pytest
 
 from forebay import ConfigurationError, EventBus, InMemoryEventBus
 from forebay.agents import ChangeDetectionAgent
-from forebay.agents.files import Unsettled, held_open, read
+from forebay.agents.file_watch.files import Unsettled, held_open, read
 from forebay.agents.state import notes_of
 from forebay.signals import LoopFailed
 from forebay.testing import eventually
@@ -407,8 +407,11 @@ def test_importing_the_agents_loads_no_watchfiles() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     before, after = map(set, map(str.split, done.stdout.splitlines()))
-    assert {"forebay.agents.change_detection"} == after & {"watchfiles", "forebay.agents.change_detection"}
-    assert "forebay.agents.change_detection" not in before
+    assert {"forebay.agents.file_watch.change_detection"} == after & {
+        "watchfiles",
+        "forebay.agents.file_watch.change_detection",
+    }
+    assert "forebay.agents.file_watch.change_detection" not in before
 
 
 def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from forebay import EventBus, ForebayError, InMemoryEventBus, OutcomeUnknown
-from forebay.agents import life
-from forebay.agents.leadership import Outdated
-from forebay.agents.mounts import Mounts
-from forebay.agents.telling import Teller
-from forebay.agents.told import Told
+from forebay.agents import runner
+from forebay.agents.file_watch.journal import FileJournal
+from forebay.agents.file_watch.mounts import Mounts
+from forebay.agents.file_watch.publisher import FileChangePublisher
+from forebay.agents.leadership import LeadershipLost
 from forebay.store import Store
 from forebay.testing import FaultyStore, eventually
 from tests.support.watching import (
@@ -52,19 +52,21 @@ async def test_one_of_several_watches_and_another_takes_over(durable_url: str, n
 
 async def test_who_has_lost_the_watch_without_knowing_writes_nothing(bus: EventBus, inbox: Path) -> None:
     (inbox / "file").write_text("")
-    paused, successor = await _teller(bus), await _teller(bus)
-    await successor.tell([str(inbox / "file")])
+    paused, successor = await _publisher(bus), await _publisher(bus)
+    await successor.publish_changes([str(inbox / "file")])
 
-    with pytest.raises(Outdated):
-        await paused.tell([str(inbox / "file")])
+    with pytest.raises(LeadershipLost):
+        await paused.publish_changes([str(inbox / "file")])
 
     assert [("created", "file")] == await told(bus)
 
 
-async def _teller(bus: EventBus) -> Teller:
-    teller = Teller(bus, "teller", Told(bus.store, "agent.teller.files"), Mounts(bus.store, "agent.teller", ()), ())
-    await teller.begin()
-    return teller
+async def _publisher(bus: EventBus) -> FileChangePublisher:
+    publisher = FileChangePublisher(
+        bus, "teller", FileJournal(bus.store, "agent.teller.files"), Mounts(bus.store, "agent.teller", ()), ()
+    )
+    await publisher.begin()
+    return publisher
 
 
 class Breaking(FaultyStore):
@@ -119,22 +121,22 @@ async def test_a_crash_between_any_two_lines_is_made_good(
     store = Breaking(InMemoryEventBus().store, step, after=after)
     path = inbox / "file"
     async with EventBus(store, idempotency_window=window) as bus:
-        teller = await _teller(bus)
+        publisher = await _publisher(bus)
         for life in (lambda: path.write_text("1"), lambda: path.write_text("22"), path.unlink):
             life()
             try:
-                await teller.tell([str(path)])
+                await publisher.publish_changes([str(path)])
             except ForebayError:
                 if path.exists():
                     then(path)
-                teller = await _teller(bus)
-                await teller.tell([str(path)])
+                publisher = await _publisher(bus)
+                await publisher.publish_changes([str(path)])
             assert on_disk(inbox) == final(await events(bus))
             if not path.exists():
                 break
         assert store.broke or then is _remove or step > 3
-        await teller.tell([str(path)])
-        assert {} == teller.told.unfinished()
+        await publisher.publish_changes([str(path)])
+        assert {} == publisher.journal.unfinished()
         assert on_disk(inbox) == final(await events(bus))
 
 
@@ -142,7 +144,7 @@ async def test_an_outage_of_the_store_loses_and_repeats_nothing(
     sqlite_url: str, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It begins anew after half a second each time, and not later and later.
-    monkeypatch.setattr(life, "STEADY", 0.0)
+    monkeypatch.setattr(runner, "RESTART_WINDOW", 0.0)
     store = FaultyStore(EventBus(sqlite_url).store)
     async with EventBus(store) as bus, running(bus, watcher(inbox)):
         for number in range(2):

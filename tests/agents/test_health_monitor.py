@@ -17,10 +17,10 @@ from forebay.agents import (
     BaseAgent,
     HealthMonitorAgent,
     HealthReport,
+    agent_statuses,
     health_monitor,
-    roster,
 )
-from forebay.agents.health_monitor import Illness, judge
+from forebay.agents.health_monitor import Incident, update_incidents
 from forebay.testing import FaultyStore, eventually
 from tests.support.processes import Process
 from tests.support.watching import running
@@ -117,7 +117,7 @@ async def test_an_agent_that_was_killed_is_silent_until_it_is_back(durable_url: 
 
 
 async def _is(bus: EventBus, status: str) -> bool:
-    return any(each.agent == "patient" and each.status == status for each in await roster(bus))
+    return any(each.agent == "patient" and each.status == status for each in await agent_statuses(bus))
 
 
 async def test_an_agent_that_was_stopped_in_an_orderly_way_is_not_ill(bus: EventBus) -> None:
@@ -213,13 +213,13 @@ def _status(status: Any) -> AgentStatus:
     ],
 )
 def test_what_makes_an_agent_ill(status: str, report: HealthReport | None, reason: str | None, detail: object) -> None:
-    ill = judge({}, [_status(status)], {} if report is None else {"a": report}, NOW)
+    ill = update_incidents({}, [_status(status)], {} if report is None else {"a": report}, NOW)
 
     if reason is None:
         assert {} == ill
     else:
         assert AgentUnhealthy("a", reason, detail, NOW, NOW - timedelta(seconds=5)) == ill["a"].unhealthy  # type: ignore[arg-type]  # a word
-        assert ill == judge(ill, [_status(status)], {} if report is None else {"a": report}, NOW)
+        assert ill == update_incidents(ill, [_status(status)], {} if report is None else {"a": report}, NOW)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_what_makes_an_agent_ill(status: str, report: HealthReport | None, reaso
     ],
 )
 def test_what_makes_an_agent_well(reason: Any, status: str, report: HealthReport | None, recovers: bool) -> None:
-    before = {"a": Illness(AgentUnhealthy("a", reason, None, NOW, NOW))}
+    before = {"a": Incident(AgentUnhealthy("a", reason, None, NOW, NOW))}
 
-    after = judge(before, [_status(status)], {} if report is None else {"a": report}, NOW)
+    after = update_incidents(before, [_status(status)], {} if report is None else {"a": report}, NOW)
 
     assert recovers == (after["a"].recovered is not None)
     assert recovers == (after["a"].telling is not None)

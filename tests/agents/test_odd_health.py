@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from forebay import EventBus, EventType
-from forebay.agents import HealthMonitorAgent, roster
-from forebay.agents.roster import Heartbeat
+from forebay.agents import HealthMonitorAgent, agent_statuses
+from forebay.agents.heartbeat import Heartbeat
 from forebay.agents.state import notes_of
 from forebay.signals import AgentFailed, LoopFailed
 from forebay.testing import eventually
@@ -44,5 +44,5 @@ async def test_a_stranger_with_an_impossible_name_is_passed_over(bus: EventBus, 
     async with running(bus, patient, monitor()):
         await eventually(lambda: is_told(bus, "agent_unhealthy"), within=WITHIN)
 
-    assert {"patient", HealthMonitorAgent().name} == {status.agent for status in await roster(bus)}
+    assert {"patient", HealthMonitorAgent().name} == {status.agent for status in await agent_statuses(bus)}
     assert [] == failed

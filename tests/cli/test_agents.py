@@ -15,7 +15,7 @@ import pytest
 
 from forebay import EventBus, EventType
 from forebay.agents import Heartbeat
-from forebay.agents.roster import last_beats
+from forebay.agents.roster import last_heartbeats
 from tests.support.command import PATIENCE, Forebay
 
 AGENTS = """
@@ -85,7 +85,7 @@ def status(forebay: Forebay) -> dict[str, dict[str, object]]:
 
 def members(forebay: Forebay) -> int:
     """How many processes have run the billing agent."""
-    return sum(beat.heartbeat.agent == "billing" for beat in forebay.do(last_beats))
+    return sum(beat.heartbeat.agent == "billing" for beat in forebay.do(last_heartbeats))
 
 
 def count(forebay: Forebay, type: str) -> int:
@@ -222,7 +222,7 @@ def test_a_second_signal_ends_all_processes_at_once(forebay: Forebay) -> None:
     command = ("agents", "stubborn", "--processes", "2", "--grace", "1h")
     with forebay.process(*command) as supervisor:
         eventually(lambda: status(forebay).get("stubborn", {}).get("members") == 2, "two processes do not come up")
-        processes = {beat.heartbeat.pid for beat in forebay.do(last_beats)}
+        processes = {beat.heartbeat.pid for beat in forebay.do(last_heartbeats)}
         supervisor.send_signal(signal.SIGTERM)
         eventually(lambda: status(forebay)["stubborn"]["status"] == "draining", "they do not drain")
         supervisor.send_signal(signal.SIGTERM)

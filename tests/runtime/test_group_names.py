@@ -13,7 +13,7 @@ import pytest
 
 from forebay import ConfigurationError, Event, EventBus, connect
 from forebay.agents import BaseAgent
-from forebay.agents.agent import code_of
+from forebay.agents.definition import code_of
 from forebay.runtime import handler_name
 from forebay.signals import GroupCreated
 
@@ -21,7 +21,7 @@ APP = """
 import functools, multiprocessing, sys
 from forebay import connect
 from forebay.agents import BaseAgent
-from forebay.agents.agent import code_of
+from forebay.agents.definition import code_of
 
 def decorated(function):
     @functools.wraps(function)

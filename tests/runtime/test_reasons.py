@@ -12,7 +12,8 @@ import pytest
 
 from forebay import Event, EventBus, HandlerTimeout, Reject, Retry, RetryAfter, connect
 from forebay.agents import BaseAgent
-from forebay.agents.roster import HealthReport, Heartbeat
+from forebay.agents.heartbeat import Heartbeat
+from forebay.agents.roster import HealthReport
 from forebay.bus import EventType
 from forebay.errors import MalformedEvent, StoreUnavailable
 from forebay.event import Foreign, to_event

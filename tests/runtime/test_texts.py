@@ -9,7 +9,7 @@ import pytest
 
 from forebay import ConfigurationError, Event, EventBus, Retry
 from forebay.agents import BaseAgent
-from forebay.agents.roster import roster
+from forebay.agents.roster import agent_statuses
 from forebay.event import Record
 from forebay.testing.contract.texts import Shouted
 
@@ -118,7 +118,7 @@ async def test_an_agent_whose_name_is_a_subclass_of_str_is_known_by_its_text(bus
     assert {"state:pos": b"7"}.items() <= (await bus.store.notes("agent.web")).items()
     (done,) = [event async for event in bus.events("done")]
     assert "web" == done.source  # type: ignore[union-attr]  # an event, as the test knows
-    assert ["web"] == [agent.agent for agent in await roster(bus)]
+    assert ["web"] == [agent.agent for agent in await agent_statuses(bus)]
 
 
 @pytest.mark.parametrize("wrong", [7, None, b"id"], ids=str)

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from forebay.agents.agent import BaseAgent, handles
-from forebay.agents.roster import AgentStatus, HealthReport, Heartbeat, roster
+from forebay.agents.heartbeat import Heartbeat
+from forebay.agents.roster import AgentStatus, HealthReport, agent_statuses
 from forebay.agents.state import AgentState
 
 if TYPE_CHECKING:
-    from forebay.agents.change_detection import ChangeDetectionAgent, FileChange
+    from forebay.agents.file_watch.change_detection import ChangeDetectionAgent, FileChange
     from forebay.agents.health_monitor import AgentRecovered, AgentUnhealthy, HealthMonitorAgent
 
 __all__ = [
@@ -21,15 +22,15 @@ __all__ = [
     "HealthMonitorAgent",
     "HealthReport",
     "Heartbeat",
+    "agent_statuses",
     "handles",
-    "roster",
 ]
 
 _REFERENCE = {
     "AgentRecovered": "health_monitor",
     "AgentUnhealthy": "health_monitor",
-    "ChangeDetectionAgent": "change_detection",
-    "FileChange": "change_detection",
+    "ChangeDetectionAgent": "file_watch.change_detection",
+    "FileChange": "file_watch.change_detection",
     "HealthMonitorAgent": "health_monitor",
 }
 

@@ -2,84 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Unpack, cast, overload
+from typing import Any, ClassVar, cast
 
+from forebay.agents.definition import Handles, handles, marks_of
+from forebay.agents.runner import AgentRunner
 from forebay.agents.state import AgentState, NotesOf
 from forebay.bus import EventBus
-from forebay.callables import completed, is_async, module_of, refuse_generator
+from forebay.callables import completed, is_async, refuse_generator
 from forebay.errors import ConfigurationError, Reject
 from forebay.event import Event, TypeName, check_seconds
-from forebay.payload import check_name, kind_of, type_name
+from forebay.payload import check_name, type_name
 from forebay.runtime import Options, Runnable
-from forebay.runtime.annotations import taken_by
 from forebay.subscription import EventStreamConsumer
-from forebay.typed import (
-    MethodHandlesEventBatches,
-    MethodHandlesEvents,
-    MethodHandlesObjectBatches,
-    MethodHandlesObjects,
-    Settings,
-    T,
-)
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-Status = Literal["initializing", "started", "draining", "stopped", "failed"]
+__all__ = ["BaseAgent", "handles"]
 
 LONGEST_NAME = 100
 """Characters of an agent's name: other names are made of it."""
-_MARKS = "__forebay_handles__"
 _HOOKS = ("initialize", "started", "work", "draining", "stopped", "health", "process_event")
-
-
-class Handles(NamedTuple):
-    """That a function handles an event type, and how."""
-
-    event: object
-    options: Options
-    function: Callable[..., Any]
-
-
-@overload
-def handles(event: str | Enum, *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesEvents: ...
-@overload
-def handles(event: str | Enum, *, batch: int, **options: Unpack[Settings]) -> MethodHandlesEventBatches: ...
-@overload
-def handles(event: type[T], *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesObjects[T]: ...
-@overload
-def handles(event: type[T], *, batch: int, **options: Unpack[Settings]) -> MethodHandlesObjectBatches[T]: ...
-@overload
-def handles(event: str | Enum | type, *, batch: int | None, **options: Unpack[Settings]) -> Any: ...
-def handles(event: object, *, batch: int | None = None, **options: Unpack[Settings]) -> Any:
-    """Let the decorated method of an agent handle events of this type.
-
-    `event` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
-    those of `EventBus.on`, but for the group: that is the agent's name. One method may handle several
-    types, by several decorators. A subclass that overrides the method keeps what it handles, unless it
-    is decorated anew; with `method = None` it handles nothing.
-
-        class Billing(BaseAgent):
-            name = "billing"
-
-            @handles("order_placed", retry=Retry(attempts=3), ordered=True)
-            async def bill(self, event: Event) -> None: ...
-    """
-    type_name(event)
-    parsed = Options.parse({**options, "batch": batch})
-
-    def mark(method: Method) -> Method:
-        function = getattr(method, "__func__", method)
-        refuse_generator("handler", function)
-        taken_by(function, kind=kind_of(event), batch=parsed.batch is not None, skip=_own_parameters(method))
-        marks = getattr(method, _MARKS, ())
-        setattr(method, _MARKS, (*marks, (event, parsed)))
-        return method
-
-    return mark
 
 
 class BaseAgent(ABC):
@@ -183,16 +128,25 @@ class BaseAgent(ABC):
 
     def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
         """What runs it on this bus. An agent runs once at a time."""
-        from forebay.agents.life import Life
-
         if self._own_bus is not None and self._own_bus is not bus:
             raise ConfigurationError(
                 f"agent {self.name!r} has an event_bus of its own, {self._own_bus!r}, and cannot run on {bus!r}:"
                 " run it there, or do not assign event_bus"
             )
-        return Life(self, bus, wait=wait)
+        return AgentRunner(self, bus, wait=wait)
 
     # What runs it uses.
+
+    @contextlib.contextmanager
+    def bound_to(self, bus: EventBus) -> Iterator[None]:
+        """Run on this bus meanwhile; `ConfigurationError` if the agent runs already."""
+        if self._bus is not None:
+            raise ConfigurationError(f"agent {self.name!r} runs already; make another object for another run")
+        self._bus = bus
+        try:
+            yield
+        finally:
+            self._bus = None
 
     def declared(self) -> list[Handles]:
         """All that it handles; `ConfigurationError` where that, or its name, cannot be."""
@@ -222,7 +176,7 @@ class BaseAgent(ABC):
 
     def _marked(self) -> Iterator[Handles]:
         for name in dir(type(self)):
-            for event, options in _marks(type(self), name):
+            for event, options in marks_of(type(self), name):
                 yield Handles(event, options, getattr(self, name))
 
     def _processed(self) -> Iterator[Handles]:
@@ -236,34 +190,6 @@ class BaseAgent(ABC):
         await completed(self.process_event(TypeName(event.type), event.data))
 
 
-def _own_parameters(method: Any) -> int:
-    """How many parameters stand before the event: the object's or the class's, unless the method is static."""
-    parameters = list(inspect.signature(getattr(method, "__func__", method)).parameters.values())
-    # A function that is to become a static method has a type for its first parameter, or no other one.
-    is_static = len(parameters) < 2 or parameters[0].annotation is not inspect.Parameter.empty
-    return 0 if isinstance(method, staticmethod) or is_static else 1
-
-
-def _marks(agent: type[BaseAgent], name: str) -> Iterable[tuple[object, Options]]:
-    """What an attribute handles: as it is marked itself, or as what it overrides is marked."""
-    if inspect.getattr_static(agent, name) is None:
-        return ()
-    for kind in agent.__mro__:
-        attribute = vars(kind).get(name)
-        # A static or class method is marked from outside, or is made of a marked function.
-        for function in (attribute, getattr(attribute, "__func__", None)):
-            if marks := getattr(function, _MARKS, ()):
-                found: Iterable[tuple[object, Options]] = marks
-                return found
-    return ()
-
-
 def _called(declared: Handles) -> str:
     name = getattr(declared.function, "__name__", repr(declared.function))
     return "event_types" if name == "_handle_event" else f"{name}()"
-
-
-def code_of(agent: BaseAgent) -> str:
-    """Where its class stands, as module:class: whether two agents of one name are the same."""
-    kind = type(agent)
-    return f"{module_of(kind) or 'main'}:{kind.__qualname__}"

@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from forebay.agents.agent import BaseAgent
-from forebay.agents.leadership import Leadership, Outdated
-from forebay.agents.roster import AgentStatus, HealthReport, roster
+from forebay.agents.leadership import Leadership, LeadershipLost
+from forebay.agents.roster import AgentStatus, HealthReport, agent_statuses
 from forebay.agents.state import notes_of
 from forebay.bus import EventType
 from forebay.cause import CAUSATION
@@ -57,7 +57,7 @@ class AgentRecovered(msgspec.Struct, frozen=True):
     unhealthy_since: datetime
 
 
-class Illness(msgspec.Struct, frozen=True):
+class Incident(msgspec.Struct, frozen=True):
     """What is known of an agent that is ill. `recovered` is when it got well, while that is being told.
 
     `telling` is the id under which this is just being told; None once it is told.
@@ -89,12 +89,12 @@ class HealthMonitorAgent(BaseAgent):
         self._interval = check_seconds("interval", interval, least=0.01)
         self._timeout = check_seconds("timeout", timeout)
         self._lease = check_seconds("lease", lease, least=0.1)
-        self._ill: dict[str, Illness] = {}
+        self._incidents: dict[str, Incident] = {}
         self._kept: bytes | None = None
 
     async def health(self) -> object:
         """The names of the agents that are ill, as far as this process knows."""
-        return {"unhealthy": sorted(self._ill)}
+        return {"unhealthy": sorted(self._incidents)}
 
     async def work(self) -> None:
         """Ask, and tell, while it is this process's turn."""
@@ -106,20 +106,20 @@ class HealthMonitorAgent(BaseAgent):
     async def _monitor(self) -> None:
         self._kept = (await self.bus.store.notes(notes_of(self.name))).get(_ILL)
         try:
-            self._ill = {} if self._kept is None else decode(self._kept, dict[str, Illness])
+            self._incidents = {} if self._kept is None else decode(self._kept, dict[str, Incident])
         except MalformedEvent as error:
             # It is written anew: what is ill still is told once more.
-            self._ill = {}
+            self._incidents = {}
             self.bus.signals.emit(LoopFailed("monitor", notes_of(self.name), self.name, error, 0.0))
         await self._tell()
         trimmed = 0.0
         while True:
             began = time.monotonic()
             reports = await self._ask()
-            statuses = [status for status in await roster(self.bus) if status.agent != self.name]
-            ill = judge(self._ill, statuses, reports, datetime.now(UTC))
-            if ill != self._ill:
-                self._ill = ill
+            statuses = [status for status in await agent_statuses(self.bus) if status.agent != self.name]
+            ill = update_incidents(self._incidents, statuses, reports, datetime.now(UTC))
+            if ill != self._incidents:
+                self._incidents = ill
                 await self._keep()
                 await self._tell()
             if not trimmed or began - trimmed > TRIM:
@@ -132,7 +132,7 @@ class HealthMonitorAgent(BaseAgent):
         """The answers to a new health check, by agent: once all who live have answered, or after the timeout."""
         start = await last_position(self.bus.store, EventType.HEALTH_REPORT.value)
         check = await self.publish(EventType.HEALTH_CHECK)
-        alive = {status.agent for status in await roster(self.bus) if status.alive}
+        alive = {status.agent for status in await agent_statuses(self.bus) if status.alive}
         deadline = time.monotonic() + min(self._timeout, self._interval)
         reports: dict[str, HealthReport] = {}
         while True:
@@ -146,30 +146,30 @@ class HealthMonitorAgent(BaseAgent):
             await asyncio.sleep(ANSWERED)
 
     async def _keep(self) -> None:
-        note = encode(self._ill)
+        note = encode(self._incidents)
         if not await self.bus.store.note(notes_of(self.name), _ILL, note, expected=self._kept):
-            raise Outdated(_ILL)
+            raise LeadershipLost(_ILL)
         self._kept = note
 
     async def _tell(self) -> None:
         """Publish what is noted as being told, then note that it is told. A repetition has the same id."""
-        telling = [illness for illness in self._ill.values() if illness.telling is not None]
-        for illness in telling:
-            unhealthy, recovered = illness.unhealthy, illness.recovered
+        telling = [incident for incident in self._incidents.values() if incident.telling is not None]
+        for incident in telling:
+            unhealthy, recovered = incident.unhealthy, incident.recovered
             told = unhealthy if recovered is None else AgentRecovered(unhealthy.agent, recovered, unhealthy.since)
-            await self.publish(told, key=unhealthy.agent, id=illness.telling)
+            await self.publish(told, key=unhealthy.agent, id=incident.telling)
         if telling:
-            self._ill = {
-                agent: msgspec.structs.replace(illness, telling=None)
-                for agent, illness in self._ill.items()
-                if illness.recovered is None
+            self._incidents = {
+                agent: msgspec.structs.replace(incident, telling=None)
+                for agent, incident in self._incidents.items()
+                if incident.recovered is None
             }
             await self._keep()
 
 
-def judge(
-    ill: Mapping[str, Illness], statuses: Iterable[AgentStatus], reports: Mapping[str, HealthReport], now: datetime
-) -> dict[str, Illness]:
+def update_incidents(
+    ill: Mapping[str, Incident], statuses: Iterable[AgentStatus], reports: Mapping[str, HealthReport], now: datetime
+) -> dict[str, Incident]:
     """Who is ill, and what of that is to be told, after what was known before and what was found `now`."""
     found = dict(ill)
     for status in statuses:
@@ -178,9 +178,9 @@ def judge(
         if known is None and isinstance(ailing, tuple):
             reason, detail = ailing
             seen = None if status.seen is None else now - timedelta(seconds=status.seen)
-            found[status.agent] = Illness(AgentUnhealthy(status.agent, reason, detail, now, seen), telling=new_id())
+            found[status.agent] = Incident(AgentUnhealthy(status.agent, reason, detail, now, seen), telling=new_id())
         elif known is not None and (ailing == "well" or (ailing == "alive" and known.unhealthy.reason != "says so")):
-            found[status.agent] = Illness(known.unhealthy, recovered=now, telling=new_id())
+            found[status.agent] = Incident(known.unhealthy, recovered=now, telling=new_id())
     return found
 
 

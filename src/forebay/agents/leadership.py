@@ -16,7 +16,7 @@ LOOKS = 4
 """How often a lease is renewed, and looked at by those who wait, before it runs out."""
 
 
-class Outdated(Exception):
+class LeadershipLost(Exception):
     """Somebody else has written what this process was about to write: it is not the leader any more."""
 
 
@@ -25,8 +25,8 @@ class Leadership:
 
     No clock is compared with another: who waits takes over when the note has stayed the same for the lease's
     `seconds` on his own clock, as DynamoDB's lock client does. A leader that was stopped for longer may for a
-    moment believe that it still is the one, so what it writes has to be written by compare-and-set, and `Outdated`
-    be raised where that fails.
+    moment believe that it still is the one, so what it writes has to be written by compare-and-set, and
+    `LeadershipLost` be raised where that fails.
     """
 
     def __init__(self, store: Notes, stream: str, *, seconds: float, name: str = "leader") -> None:
@@ -44,7 +44,7 @@ class Leadership:
     @contextlib.asynccontextmanager
     async def lead(self) -> AsyncIterator[None]:
         """Wait until this process is the one. What runs in here ends when it no longer is: quietly, by being cancelled
-        or by `Outdated`."""
+        or by `LeadershipLost`."""
         await self._take()
         limit = asyncio.timeout(self._seconds)
         try:
@@ -55,7 +55,7 @@ class Leadership:
                 finally:
                     renewing.cancel()
                     await done([renewing])
-        except Outdated:
+        except LeadershipLost:
             pass
         except TimeoutError:
             if not limit.expired():

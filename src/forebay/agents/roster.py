@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
 import msgspec
 
-from forebay.agents.agent import BaseAgent, Status
+from forebay.agents.definition import Status
+from forebay.agents.heartbeat import KEPT, Heartbeat
 from forebay.agents.state import notes_of
 from forebay.bus import EventBus, EventType
 from forebay.errors import ConfigurationError, MalformedEvent
@@ -20,36 +19,12 @@ from forebay.store import END
 
 MISSED = 3
 """Signs of life that may fail to come before an agent counts as silent."""
-KEPT = 10_000
-"""Signs of life that stay in the stream: hours of them, for dozens of agents."""
 _CODE = "code"
 _ENDED = ("stopped", "failed")
 
 
 class NameTaken(ConfigurationError):
     """Other code is running under the name of an agent."""
-
-
-class Heartbeat(msgspec.Struct, frozen=True):
-    """A sign of life, as an agent publishes it: the data of `EventType.AGENT_HEARTBEAT`.
-
-    `member` names the one of several processes that run the agent, `code` its class. `since` is when it
-    came to be in this `status`. `every` is after how many seconds the next one is to be expected.
-    `handled` and `failed` count handler calls since its process began to run it.
-    """
-
-    agent: str
-    member: str
-    code: str
-    status: Status
-    since: datetime
-    every: float
-    handled: int = 0
-    failed: int = 0
-    restarts: int = 0
-    last_error: str | None = None
-    host: str = msgspec.field(default_factory=socket.gethostname)
-    pid: int = msgspec.field(default_factory=os.getpid)
 
 
 class HealthReport(msgspec.Struct, frozen=True):
@@ -88,7 +63,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
         return self.status in ("initializing", "started", "draining")
 
 
-class Beat(msgspec.Struct, frozen=True):
+class LastHeartbeat(msgspec.Struct, frozen=True):
     """The last sign of life of one member, and how old it is, in seconds."""
 
     heartbeat: Heartbeat
@@ -105,12 +80,12 @@ class Beat(msgspec.Struct, frozen=True):
         return self.heartbeat.status not in _ENDED and self.age > MISSED * self.heartbeat.every
 
 
-async def last_beats(bus: EventBus) -> list[Beat]:
+async def last_heartbeats(bus: EventBus) -> list[LastHeartbeat]:
     """The last sign of life of each member, of those that are kept; the newest first.
 
     What cannot be one, or names an agent as no agent can be named, is passed over: anyone may write to the stream.
     """
-    found: dict[str, Beat] = {}
+    found: dict[str, LastHeartbeat] = {}
     stream = EventType.AGENT_HEARTBEAT.value
     store = await bus.ready()
     entries = await store.scan(stream, until=END, limit=KEPT, newest=True)
@@ -124,30 +99,30 @@ async def last_beats(bus: EventBus) -> list[Beat]:
         except (MalformedEvent, ConfigurationError):
             continue
         if heartbeat is not None and heartbeat.member not in found:
-            found[heartbeat.member] = Beat(heartbeat, max(0.0, now - entry.appended))
+            found[heartbeat.member] = LastHeartbeat(heartbeat, max(0.0, now - entry.appended))
     return list(found.values())
 
 
-async def roster(bus: EventBus) -> list[AgentStatus]:
+async def agent_statuses(bus: EventBus) -> list[AgentStatus]:
     """All agents that were ever run on this bus, by name.
 
     Their names are the groups that answer health checks, so one that has been silent for days is still known.
     """
     streams = await bus.stats()
-    beats: dict[str, list[Beat]] = {}
-    for beat in await last_beats(bus):
-        beats.setdefault(beat.heartbeat.agent, []).append(beat)
+    heartbeats: dict[str, list[LastHeartbeat]] = {}
+    for last in await last_heartbeats(bus):
+        heartbeats.setdefault(last.heartbeat.agent, []).append(last)
     names = {
         group.group for stream in streams if stream.stream == EventType.HEALTH_CHECK.value for group in stream.groups
     }
     found = []
-    for name in sorted(names | beats.keys()):
+    for name in sorted(names | heartbeats.keys()):
         groups = [group for stream in streams for group in stream.groups if group.group == name]
         lags = [group.lag for group in groups]
         found.append(
             _status(
                 name,
-                beats.get(name, []),
+                heartbeats.get(name, []),
                 lag=None if None in lags else sum(lag for lag in lags if lag is not None),
                 pending=sum(group.pending for group in groups),
                 dead=sum(group.dead for group in groups),
@@ -156,52 +131,52 @@ async def roster(bus: EventBus) -> list[AgentStatus]:
     return found
 
 
-def _status(name: str, beats: list[Beat], *, lag: int | None, pending: int, dead: int) -> AgentStatus:
-    if not beats:
+def _status(name: str, heartbeats: list[LastHeartbeat], *, lag: int | None, pending: int, dead: int) -> AgentStatus:
+    if not heartbeats:
         return AgentStatus(name, "unknown", 0, None, None, lag, pending, dead, 0, 0, 0, None)
-    alive = [beat for beat in beats if beat.alive]
-    best = max(alive or beats[:1], key=lambda beat: _ORDER.index(beat.heartbeat.status))
-    shown = alive or beats[:1]
+    alive = [last for last in heartbeats if last.alive]
+    best = max(alive or heartbeats[:1], key=lambda last: _ORDER.index(last.heartbeat.status))
+    shown = alive or heartbeats[:1]
     return AgentStatus(
         agent=name,
         status="silent" if not alive and best.late else best.heartbeat.status,
         members=len(alive),
         since=best.heartbeat.since,
-        seen=min(beat.age for beat in beats),
+        seen=min(last.age for last in heartbeats),
         lag=lag,
         pending=pending,
         dead=dead,
-        handled=sum(beat.heartbeat.handled for beat in shown),
-        failed=sum(beat.heartbeat.failed for beat in shown),
-        restarts=sum(beat.heartbeat.restarts for beat in shown),
-        last_error=next((beat.heartbeat.last_error for beat in shown if beat.heartbeat.last_error), None),
+        handled=sum(last.heartbeat.handled for last in shown),
+        failed=sum(last.heartbeat.failed for last in shown),
+        restarts=sum(last.heartbeat.restarts for last in shown),
+        last_error=next((last.heartbeat.last_error for last in shown if last.heartbeat.last_error), None),
     )
 
 
 _ORDER = ("failed", "stopped", "draining", "initializing", "started")
 
 
-async def register(bus: EventBus, agent: BaseAgent, member: str, code: str) -> None:
+async def register(bus: EventBus, name: str, member: str, code: str) -> None:
     """Note that this code is the agent of this name; refuse it while other code of that name is alive.
 
     Two agents of one name would be one group, and take each other's events. The member has given a sign of
     life before: of two that begin at the same moment, the second to write the note finds that of the first.
     """
-    stream = notes_of(agent.name)
+    stream = notes_of(name)
     mine = f"{code} {member}".encode()
     while True:
         known = (await (await bus.ready()).notes(stream)).get(_CODE)
         registered = None if known is None else known.decode(errors="replace").partition(" ")[0]
         if registered not in (None, code):
-            _require_gone(agent.name, registered, code, await last_beats(bus))
+            _require_gone(name, registered, code, await last_heartbeats(bus))
         if await (await bus.ready()).note(stream, _CODE, mine, expected=known):
             return
 
 
-def _require_gone(name: str, known: str | None, code: str, beats: Iterable[Beat]) -> None:
-    for beat in beats:
-        other = beat.heartbeat
-        if beat.alive and other.agent == name and other.code == known:
+def _require_gone(name: str, known: str | None, code: str, heartbeats: Iterable[LastHeartbeat]) -> None:
+    for last in heartbeats:
+        other = last.heartbeat
+        if last.alive and other.agent == name and other.code == known:
             raise NameTaken(
                 f"an agent named {name!r} with other code is running: {known}, as process {other.pid} on {other.host}; "
                 f"stop it, or give {code} a name of its own"

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from forebay import ConfigurationError, EventBus, connect
-from forebay.agents import AgentStatus, BaseAgent, roster
+from forebay.agents import AgentStatus, BaseAgent, agent_statuses
 from forebay.cli.commands import chosen_url, refuses, talk, whereabouts, with_bus_to_read
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_fast
@@ -112,7 +112,7 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     found: list[AgentStatus] = []
 
     async def look() -> list[AgentStatus]:
-        found[:] = await roster(bus)
+        found[:] = await agent_statuses(bus)
         return found
 
     await watch(output, COLUMNS, look, every=every, json=msgspec.to_builtins, empty=f"no agents in {whereabouts(bus)}")

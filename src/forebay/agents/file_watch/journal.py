@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from forebay.agents.files import Content, below
-from forebay.agents.leadership import Outdated
+from forebay.agents.file_watch.files import Content, below
+from forebay.agents.leadership import LeadershipLost
 from forebay.store import Notes
 
 BUCKETS = 256
@@ -23,18 +23,18 @@ BUCKETS = 256
 
 _NAME = re.compile(r"[0-9a-f]{2}")
 
-Telling = tuple[str, str]
+PendingPublish = tuple[str, str]
 """The event type, and the id, of what is being told."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What was last told about a file, or, with `telling`, is just being told."""
+class FileState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What was last told about a file, or, with `pending`, is just being told."""
 
     content: Content
-    telling: Telling | None = None
+    pending: PendingPublish | None = None
 
 
-class Told:
+class FileJournal:
     """The entries of all files, in memory, and how to keep them in the store.
 
     `damaged` are the names of unreadable notes; their files count as new.
@@ -43,10 +43,10 @@ class Told:
     def __init__(self, store: Notes, stream: str) -> None:
         self._store = store
         self._stream = stream
-        self._entries: dict[int, dict[str, Entry]] = {}
+        self._entries: dict[int, dict[str, FileState]] = {}
         self._kept: dict[str, bytes] = {}
         self._changed: set[int] = set()
-        self._unfinished: dict[str, Entry] = {}
+        self._unfinished: dict[str, FileState] = {}
         self.damaged: list[str] = []
 
     async def load(self) -> None:
@@ -59,13 +59,13 @@ class Told:
                 self.damaged.append(name)
                 continue
             self._entries[int(name, 16)] = entries
-            self._unfinished.update({path: entry for path, entry in entries.items() if entry.telling})
+            self._unfinished.update({path: entry for path, entry in entries.items() if entry.pending})
 
     def __len__(self) -> int:
         """How many files were told to be there."""
         return sum(map(len, self._entries.values())) - len(self._unfinished)
 
-    def get(self, path: str) -> Entry | None:
+    def get(self, path: str) -> FileState | None:
         """What was told about this file, unless it is that it is gone."""
         return self._entries.get(bucket(path), {}).get(path)
 
@@ -79,25 +79,25 @@ class Told:
         for entries in self._entries.values():
             yield from (path for path in entries if below(path, folder))
 
-    def unfinished(self) -> dict[str, Entry]:
+    def unfinished(self) -> dict[str, FileState]:
         """What is being told, as far as this process knows."""
         return dict(self._unfinished)
 
-    def put(self, path: str, entry: Entry | None) -> None:
+    def put(self, path: str, entry: FileState | None) -> None:
         """Change a file's entry; `save` keeps it."""
         entries = self._entries.setdefault(bucket(path), {})
         if entry is None:
             entries.pop(path, None)
         else:
             entries[path] = entry
-        if entry is not None and entry.telling is not None:
+        if entry is not None and entry.pending is not None:
             self._unfinished[path] = entry
         else:
             self._unfinished.pop(path, None)
         self._changed.add(bucket(path))
 
     async def save(self) -> None:
-        """Keep what was changed; `Outdated` where another process has changed it too."""
+        """Keep what was changed; `LeadershipLost` where another process has changed it too."""
         changed, self._changed = sorted(self._changed), set()
         ends = await asyncio.gather(*(self._save(number) for number in changed), return_exceptions=True)
         for error in filter(None, ends):
@@ -111,7 +111,7 @@ class Told:
         if note == before:
             return
         if not await self._store.note(self._stream, name, note, expected=before):
-            raise Outdated(name)
+            raise LeadershipLost(name)
         if note is None:
             del self._kept[name]
         else:
@@ -123,14 +123,14 @@ def bucket(path: str) -> int:
     return zlib.crc32(os.fsencode(path)) % BUCKETS
 
 
-def _encode(entries: dict[str, Entry]) -> bytes:
+def _encode(entries: dict[str, FileState]) -> bytes:
     # Paths have much in common, so the fastest compression halves a note.
     return zlib.compress(msgspec.msgpack.encode({os.fsencode(path): entry for path, entry in entries.items()}), 1)
 
 
-def _decode(note: bytes) -> dict[str, Entry] | None:
+def _decode(note: bytes) -> dict[str, FileState] | None:
     try:
-        entries = msgspec.msgpack.decode(zlib.decompress(note), type=dict[bytes, Entry])
+        entries = msgspec.msgpack.decode(zlib.decompress(note), type=dict[bytes, FileState])
     except (zlib.error, ValueError):
         return None
     return {os.fsdecode(path): entry for path, entry in entries.items()}

@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
-from forebay.agents import files
 from forebay.agents.agent import BaseAgent
+from forebay.agents.file_watch import files
+from forebay.agents.file_watch.journal import FileJournal
+from forebay.agents.file_watch.mounts import Mounts
+from forebay.agents.file_watch.publisher import FileChange, FileChangePublisher, in_thread
 from forebay.agents.leadership import Leadership
-from forebay.agents.mounts import Mounts
 from forebay.agents.state import notes_of
-from forebay.agents.telling import FileChange, Teller, in_thread
-from forebay.agents.told import Told
 from forebay.errors import AgentError, ConfigurationError, NotFound, StoreDamaged
 from forebay.event import check_seconds
 from forebay.reason import describe
@@ -82,7 +82,7 @@ class ChangeDetectionAgent(BaseAgent):
         self._rescan = check_seconds("rescan", rescan, least=0.1)
         self._lease = check_seconds("lease", lease, least=0.1)
         self._seen: set[str] = set()
-        self._teller: Teller | None = None
+        self._publisher: FileChangePublisher | None = None
         self._present: dict[str, tuple[int, int] | None] = {}
         self._unmounted: frozenset[str] = frozenset()
         self._blind: str | None = None
@@ -102,25 +102,25 @@ class ChangeDetectionAgent(BaseAgent):
             ) from error
         missing = [folder for folder in self._folders if folder not in self._seen and not files.identity(folder)]
         if missing:
-            told = Told(self.bus.store, self._stream)
-            await told.load()
+            journal = FileJournal(self.bus.store, self._stream)
+            await journal.load()
             for folder in missing:
-                if not any(told.within(folder)):
+                if not any(journal.within(folder)):
                     raise ConfigurationError(
                         f"there is no folder {files.as_text(folder)}; make it, or name the one that is meant"
                     )
 
     async def health(self) -> object:
         """Whether this process watches, and how many files; `AgentError` where it cannot see all."""
-        teller = self._teller
-        if teller is None:
+        publisher = self._publisher
+        if publisher is None:
             return {"watching": False}
         ails = [
             _ailing(folder) for folder, found in self._present.items() if not found and folder not in self._unmounted
         ]
         ails += [str(_not_mounted(folder)) for folder in sorted(self._unmounted)]
         # Threads add to it; a copy is made in one go.
-        unreadable = list(teller.unreadable.items())
+        unreadable = list(publisher.unreadable.items())
         if unreadable:
             path, reason = unreadable[0]
             ails.append(f"{len(unreadable)} paths cannot be read, such as {files.as_text(path)}: {reason}")
@@ -128,7 +128,7 @@ class ChangeDetectionAgent(BaseAgent):
             ails.append(self._blind)
         if ails:
             raise AgentError("; ".join(ails))
-        return {"watching": True, "files": len(teller.told)}
+        return {"watching": True, "files": len(publisher.journal)}
 
     async def work(self) -> None:
         """Watch, while it is this process's turn."""
@@ -138,7 +138,7 @@ class ChangeDetectionAgent(BaseAgent):
                 try:
                     await self._watch()
                 finally:
-                    self._teller, self._present, self._unmounted, self._blind = None, {}, frozenset(), None
+                    self._publisher, self._present, self._unmounted, self._blind = None, {}, frozenset(), None
 
     @property
     def _stream(self) -> str:
@@ -150,9 +150,9 @@ class ChangeDetectionAgent(BaseAgent):
         """Follow the folders; begin anew when one comes or goes, or when the notices fail."""
         store = self.bus.store
         mounts = Mounts(store, notes_of(self.name), self._folders)
-        teller = Teller(self.bus, self.name, Told(store, self._stream), mounts, self._folders)
-        await teller.begin()
-        if damaged := teller.told.damaged:
+        publisher = FileChangePublisher(self.bus, self.name, FileJournal(store, self._stream), mounts, self._folders)
+        await publisher.begin()
+        if damaged := publisher.journal.damaged:
             self._complain(
                 StoreDamaged(
                     f"what was told of some files cannot be read (notes {', '.join(damaged)} of {self._stream}):"
@@ -160,12 +160,12 @@ class ChangeDetectionAgent(BaseAgent):
                 ),
                 0.0,
             )
-        self._teller = teller
+        self._publisher = publisher
         backoff = Backoff(base=LOOK, cap=30.0)
         while True:
-            await self._folders_changed(teller)
+            await self._folders_changed(publisher)
             try:
-                await self._follow(teller, backoff)
+                await self._follow(publisher, backoff)
             except NoticesFailed as failed:
                 error, delay = failed.__cause__ or failed, backoff.next()
                 self._blind = (
@@ -173,26 +173,26 @@ class ChangeDetectionAgent(BaseAgent):
                     "now and then; set WATCHFILES_FORCE_POLLING=true, or raise fs.inotify.max_user_watches"
                 )
                 self._complain(error, delay)
-                await self._scan(teller)
+                await self._scan(publisher)
                 await asyncio.sleep(delay)
 
-    async def _follow(self, teller: Teller, backoff: Backoff) -> None:
+    async def _follow(self, publisher: FileChangePublisher, backoff: Backoff) -> None:
         """Tell what changes, until the folders are not the same any more, or notices were missed."""
         due = None
         async with aclosing(self._notices()) as notices:
             # The first look comes when the notices do, so that nothing falls between.
             async for noticed in notices:
-                if await self._folders_changed(teller):
+                if await self._folders_changed(publisher):
                     return
                 all_of_it = False
-                if noticed or teller.postponed:
-                    suspects = await in_thread(self._suspects, teller, noticed)
+                if noticed or publisher.postponed:
+                    suspects = await in_thread(self._suspects, publisher, noticed)
                     all_of_it = suspects is None
-                    if await teller.tell(suspects or ()):
+                    if await publisher.publish_changes(suspects or ()):
                         backoff.reset()
                 if all_of_it or due is None or time.monotonic() >= due:
                     began = time.monotonic()
-                    missed = await self._scan(teller)
+                    missed = await self._scan(publisher)
                     if missed and due is not None and not all_of_it:
                         return
                     self._blind = None
@@ -223,10 +223,10 @@ class ChangeDetectionAgent(BaseAgent):
                 # At a name that is no UTF-8.
                 raise NoticesFailed from group.exceptions[0]
 
-    async def _folders_changed(self, teller: Teller) -> bool:
+    async def _folders_changed(self, publisher: FileChangePublisher) -> bool:
         """See which folders are there; whether that, or which ones they are, has changed."""
         before, unmounted = self._present, self._unmounted
-        self._present, self._unmounted = await in_thread(self._look_for_folders, teller.mounts)
+        self._present, self._unmounted = await in_thread(self._look_for_folders, publisher.mounts)
         for place in self._unmounted - unmounted:
             self._complain(_not_mounted(place), LOOK)
         for folder, found in self._present.items():
@@ -246,9 +246,9 @@ class ChangeDetectionAgent(BaseAgent):
 
     # What may have changed.
 
-    def _suspects(self, stop: threading.Event, teller: Teller, noticed: set[str]) -> set[str] | None:
+    def _suspects(self, stop: threading.Event, publisher: FileChangePublisher, noticed: set[str]) -> set[str] | None:
         """The files to look at because of these notices, and those put off; None where all have to be looked at."""
-        suspects, folders = teller.postponed | teller.links, set[str]()
+        suspects, folders = publisher.postponed | publisher.links, set[str]()
         real: dict[str, str] = {}
         for notice in noticed:
             # A notice may come by way of a link.
@@ -258,18 +258,18 @@ class ChangeDetectionAgent(BaseAgent):
             path = os.path.join(real[parent], name)  # noqa: PTH118  # texts are quicker than paths, for many files
             if not self._watches(path):
                 continue
-            if teller.told.get(path) is not None or os.path.isfile(path):  # noqa: PTH113  # texts are quicker than paths, for many files
+            if publisher.journal.get(path) is not None or os.path.isfile(path):  # noqa: PTH113  # texts are quicker than paths, for many files
                 suspects.add(path)
                 if os.path.islink(path):  # noqa: PTH114  # texts are quicker than paths, for many files
-                    teller.links.add(path)
+                    publisher.links.add(path)
             else:
                 folders.add(path)
         if len(folders) > MANY:
             return None
         for folder in folders:
-            suspects.update(teller.told.within(folder))
+            suspects.update(publisher.journal.within(folder))
             if not os.path.islink(folder):  # noqa: PTH114  # texts are quicker than paths, for many files
-                suspects.update(path for path, _ in self._walk(teller, folder, stop))
+                suspects.update(path for path, _ in self._walk(publisher, folder, stop))
         return suspects
 
     def _watches(self, path: str) -> bool:
@@ -279,40 +279,42 @@ class ChangeDetectionAgent(BaseAgent):
                 return not any(map(self._ignored, Path(path).relative_to(folder).parts))
         return False
 
-    def _walk(self, teller: Teller, folder: str, stop: threading.Event) -> Iterator[tuple[str, os.stat_result]]:
+    def _walk(
+        self, publisher: FileChangePublisher, folder: str, stop: threading.Event
+    ) -> Iterator[tuple[str, os.stat_result]]:
         def unreadable(path: str, error: OSError) -> None:
-            teller.unreadable[path] = describe(error)
+            publisher.unreadable[path] = describe(error)
 
         found = files.walk(folder, folders=self._folders, ignored=self._ignored, unreadable=unreadable, stop=stop)
         for path, status, is_link in found:
             if is_link:
-                teller.links.add(path)
+                publisher.links.add(path)
             yield path, status
 
-    async def _scan(self, teller: Teller) -> int:
+    async def _scan(self, publisher: FileChangePublisher) -> int:
         """Look at everything; return how many changes were told."""
-        suspects = await in_thread(self._all_suspects, teller)
-        await teller.mounts.save()
-        return await teller.tell(suspects)
+        suspects = await in_thread(self._all_suspects, publisher)
+        await publisher.mounts.save()
+        return await publisher.publish_changes(suspects)
 
-    def _all_suspects(self, stop: threading.Event, teller: Teller) -> set[str]:
+    def _all_suspects(self, stop: threading.Event, publisher: FileChangePublisher) -> set[str]:
         """The files that are not as they were told."""
-        told, unmounted = teller.told, teller.mounts.unmounted()
-        teller.unreadable.clear()
-        teller.links.clear()
-        found, suspects = set[str](), set(teller.postponed)
+        journal, unmounted = publisher.journal, publisher.mounts.unmounted()
+        publisher.unreadable.clear()
+        publisher.links.clear()
+        found, suspects = set[str](), set(publisher.postponed)
         devices: dict[int, str] = {}
         for folder in self._folders:
-            for path, status in self._walk(teller, folder, stop):
+            for path, status in self._walk(publisher, folder, stop):
                 found.add(path)
-                if path not in teller.links:
+                if path not in publisher.links:
                     devices.setdefault(status.st_dev, path)
-                known = told.content(path)
+                known = journal.content(path)
                 if known is None or not files.untouched(known, status):
                     suspects.add(path)
         for folder in self._folders:
-            suspects.update(path for path in told.within(folder) if path not in found and self._watches(path))
-        teller.mounts.update(found, {folder: set(told.within(folder)) for folder in unmounted}, devices)
+            suspects.update(path for path in journal.within(folder) if path not in found and self._watches(path))
+        publisher.mounts.update(found, {folder: set(journal.within(folder)) for folder in unmounted}, devices)
         return suspects
 
 

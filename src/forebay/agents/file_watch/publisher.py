@@ -14,10 +14,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from forebay import threads
-from forebay.agents import files
-from forebay.agents.files import Content, Outcome, Unsettled
-from forebay.agents.mounts import Mounts, below_any
-from forebay.agents.told import Entry, Told, bucket
+from forebay.agents.file_watch import files
+from forebay.agents.file_watch.files import Content, Outcome, Unsettled
+from forebay.agents.file_watch.journal import FileJournal, FileState, bucket
+from forebay.agents.file_watch.mounts import Mounts, below_any
 from forebay.bus import EventBus, EventType
 from forebay.errors import NotFound
 from forebay.event import new_id
@@ -58,7 +58,7 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True):
         return files.to_path(self.path, self.raw)
 
 
-class Teller:
+class FileChangePublisher:
     """Tells what becomes of files, as the agent of this name.
 
     `postponed` are files that could not be told yet; `unreadable` are paths with the reason why nothing can be
@@ -66,8 +66,8 @@ class Teller:
     changed, not the links to it.
     """
 
-    def __init__(self, bus: EventBus, name: str, told: Told, mounts: Mounts, folders: Sequence[str]) -> None:
-        self.told = told
+    def __init__(self, bus: EventBus, name: str, journal: FileJournal, mounts: Mounts, folders: Sequence[str]) -> None:
+        self.journal = journal
         self.mounts = mounts
         self.postponed: set[str] = set()
         self.unreadable: dict[str, str] = {}
@@ -78,11 +78,11 @@ class Teller:
 
     async def begin(self) -> None:
         """Read what was told, and finish what was just being told when the last process ended."""
-        await self.told.load()
+        await self.journal.load()
         await self.mounts.load()
         await self._finish(await self._already_published())
 
-    async def tell(self, suspects: Iterable[str]) -> int:
+    async def publish_changes(self, suspects: Iterable[str]) -> int:
         """Look at these files, and tell what has become of them; return how many were told."""
         count = 0
         # Files of one note come together, so that each note is written once or twice.
@@ -94,8 +94,8 @@ class Teller:
             for path, outcome in outcomes:
                 if not below_any(path, unmounted):
                     self._note(path, outcome)
-            await self.told.save()
-            count += len(self.told.unfinished())
+            await self.journal.save()
+            count += len(self.journal.unfinished())
             await self._finish()
         return count
 
@@ -108,7 +108,7 @@ class Teller:
         held = files.held_open()
         began = time.monotonic()
         for path in paths:
-            outcomes.append((path, files.read(path, self.told.content(path), held, self._folders, stop)))
+            outcomes.append((path, files.read(path, self.journal.content(path), held, self._folders, stop)))
             if stop.is_set() or time.monotonic() - began > PATIENCE:
                 break
         return outcomes, self.mounts.unmounted()
@@ -121,17 +121,17 @@ class Teller:
             self.postponed.add(path)
         elif isinstance(outcome, OSError):
             self.unreadable[path] = describe(outcome)
-        elif (entry := to_tell(self.told.content(path), outcome)) is not None:
-            self.told.put(path, entry)
+        elif (entry := diff(self.journal.content(path), outcome)) is not None:
+            self.journal.put(path, entry)
 
     async def _finish(self, published: frozenset[str] = frozenset()) -> None:
         """Publish what is noted as being told, unless it is published, then note that it is told."""
-        unfinished = self.told.unfinished()
+        unfinished = self.journal.unfinished()
         for kind in KINDS:
             chosen = [
-                (path, entry.content, entry.telling[1])
+                (path, entry.content, entry.pending[1])
                 for path, entry in unfinished.items()
-                if entry.telling is not None and entry.telling[0] == kind and entry.telling[1] not in published
+                if entry.pending is not None and entry.pending[0] == kind and entry.pending[1] not in published
             ]
             await self._bus.publish_many(
                 kind,
@@ -141,16 +141,16 @@ class Teller:
                 ids=[id for _, _, id in chosen],
             )
         for path, entry in unfinished.items():
-            deleted = entry.telling is not None and entry.telling[0] == _DELETED
-            self.told.put(path, None if deleted else Entry(entry.content))
-        await self.told.save()
+            deleted = entry.pending is not None and entry.pending[0] == _DELETED
+            self.journal.put(path, None if deleted else FileState(entry.content))
+        await self.journal.save()
 
     async def _already_published(self) -> frozenset[str]:
         """Ids of what is in its stream, but not noted as told: the bus knows an id again for a day only."""
         found = set()
-        for entry in self.told.unfinished().values():
-            if entry.telling is not None:
-                kind, id = entry.telling
+        for entry in self.journal.unfinished().values():
+            if entry.pending is not None:
+                kind, id = entry.pending
                 try:
                     await self._bus.get(kind, id)
                 except NotFound:
@@ -159,19 +159,19 @@ class Teller:
         return frozenset(found)
 
 
-def to_tell(known: Content | None, found: Content | None) -> Entry | None:
+def diff(known: Content | None, found: Content | None) -> FileState | None:
     """The entry that says what is to be told of a file, or only how it was read; None where all is as it was known.
 
-    >>> to_tell(None, Content(0, 1, 1, b"")).telling[0]
+    >>> diff(None, Content(0, 1, 1, b"")).pending[0]
     'file_created'
     """
     if found is None:
-        return None if known is None else Entry(known, (_DELETED, new_id()))
+        return None if known is None else FileState(known, (_DELETED, new_id()))
     if known is None:
-        return Entry(found, (_CREATED, new_id()))
+        return FileState(found, (_CREATED, new_id()))
     if known.sha256 != found.sha256:
-        return Entry(found, (_MODIFIED, new_id()))
-    return None if found == known else Entry(found)
+        return FileState(found, (_MODIFIED, new_id()))
+    return None if found == known else FileState(found)
 
 
 async def in_thread(

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from forebay.agents.files import below
-from forebay.agents.leadership import Outdated
+from forebay.agents.file_watch.files import below
+from forebay.agents.leadership import LeadershipLost
 from forebay.store import Notes
 
 _NOTE = "mounts"
@@ -58,14 +58,14 @@ class Mounts:
         }
 
     async def save(self) -> None:
-        """Write the note if it changed. Raises `Outdated` when another process has written it."""
+        """Write the note if it changed. Raises `LeadershipLost` when another process has written it."""
         # A path may hold any bytes.
         known = {os.fsencode(folder): os.fsencode(mount) for folder, mount in sorted(self._known.items())}
         note = msgspec.msgpack.encode(known)
         if note == self._kept:
             return
         if not await self._store.note(self._stream, _NOTE, note, expected=self._kept):
-            raise Outdated(_NOTE)
+            raise LeadershipLost(_NOTE)
         self._kept = note
 
 

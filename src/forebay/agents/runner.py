@@ -12,17 +12,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from forebay.agents.agent import BaseAgent, Handles, Status, code_of
-from forebay.agents.roster import KEPT, HealthReport, Heartbeat, NameTaken, register
+from forebay.agents.definition import Handles, RunnableAgent, Status
+from forebay.agents.heartbeat import Heartbeats
+from forebay.agents.roster import HealthReport, NameTaken, register
 from forebay.bus import EventBus, EventType
 from forebay.callables import completed
-from forebay.cause import caused_by
 from forebay.cleanup import finish
-from forebay.errors import AgentError, ConfigurationError, ForebayError, RetryAfter
+from forebay.errors import AgentError, ConfigurationError, ForebayError
 from forebay.event import Event
 from forebay.payload import encode, type_name
 from forebay.reason import describe
@@ -30,14 +30,14 @@ from forebay.runtime import Options, Run, Runnable
 from forebay.runtime.consumer import Consumer
 from forebay.runtime.run import leave
 from forebay.runtime.supervise import TRANSIENT, Backoff, wait_for
-from forebay.signals import AgentFailed, AgentStatusChanged, LoopFailed
-from forebay.subscription import EventStreamConsumer, consumer_name
+from forebay.signals import AgentFailed, AgentStatusChanged
+from forebay.subscription import EventStreamConsumer
 
-STEADY = 60.0
+RESTART_WINDOW = 60.0
 """Seconds after which a failure is not counted with those before."""
-STALE = 60.0
+CHECK_EXPIRY = 60.0
 """Seconds after which nobody waits for the answer to a health check."""
-EXAMINATION = 10.0
+HEALTH_TIMEOUT = 10.0
 """Seconds that `health` may take."""
 LAST_WORD = 2.0
 """Seconds that the last sign of life may take."""
@@ -47,18 +47,16 @@ LEAST = 0.15
 """Seconds that each of them has, however late it is."""
 LEFT = 0.5
 """Seconds after which a hook that was cancelled and goes on is left behind."""
-SWEEP = 500
-"""After so many signs of life, one member trims their stream."""
 
 _CHECK = EventType.HEALTH_CHECK.value
 
 Hook = Callable[[], Coroutine[Any, Any, object]]
 
 
-class Life:
+class AgentRunner:
     """Runs one agent until it is stopped. What it serves is known before it begins."""
 
-    def __init__(self, agent: BaseAgent, bus: EventBus, *, wait: float | None = None) -> None:
+    def __init__(self, agent: RunnableAgent, bus: EventBus, *, wait: float | None = None) -> None:
         self.agent = agent
         self._bus = bus
         self._wait = wait
@@ -70,7 +68,7 @@ class Life:
         self._was_ready = False
         self._run = Run()
         self._consumers: list[Consumer] = []
-        self._pulse = Pulse(agent, bus)
+        self._heartbeats = Heartbeats(agent, bus)
 
     @property
     def is_idle(self) -> bool:
@@ -97,28 +95,23 @@ class Life:
         runs under its name, and `AgentError` after `agent.restarts` failures in a row; an unreachable store does
         not count.
         """
-        if self.agent._bus is not None:  # noqa: SLF001  # the agent's other half
-            raise ConfigurationError(f"agent {self.agent.name!r} runs already; make another object for another run")
-        self.agent._bus = self._bus  # noqa: SLF001  # the agent's other half
-        try:
-            await self._live_again_and_again(grace)
-        finally:
-            self.agent._bus = None  # noqa: SLF001  # the agent's other half
+        with self.agent.bound_to(self._bus):
+            await self._run_with_restarts(grace)
 
-    async def _live_again_and_again(self, grace: float) -> None:
+    async def _run_with_restarts(self, grace: float) -> None:
         backoff = Backoff(base=0.5, cap=30.0)
         in_a_row = 0
         while True:
             began = time.monotonic()
             try:
-                await self._live(grace)
+                await self._run_once(grace)
                 return
             except NameTaken:
                 raise
             except Exception as error:
                 if isinstance(error, ConfigurationError) and not self._was_ready:
                     raise
-                if time.monotonic() - began > STEADY:
+                if time.monotonic() - began > RESTART_WINDOW:
                     in_a_row = 0
                     backoff.reset()
                 if not isinstance(error, TRANSIENT):
@@ -134,17 +127,17 @@ class Life:
                     ) from error
                 if await wait_for(self._stop, delay):
                     self._enter("stopped")
-                    await self._pulse.last_word(self._left(grace, LAST_WORD))
+                    await self._heartbeats.publish_last(self._left(grace, LAST_WORD))
                     return
-                self._pulse.restarts += 1
+                self._heartbeats.restarts += 1
 
-    async def _live(self, grace: float) -> None:
+    async def _run_once(self, grace: float) -> None:
         self._enter("initializing")
-        await self._pulse.publish()
-        beating = asyncio.create_task(self._pulse.beat(), name="forebay-heartbeat")
+        await self._heartbeats.publish()
+        beating = asyncio.create_task(self._heartbeats.run(), name="forebay-heartbeat")
         end: Status = "failed"
         try:
-            await register(self._bus, self.agent, self._pulse.member, self._pulse.code)
+            await register(self._bus, self.agent.name, self._heartbeats.member, self._heartbeats.code)
             async with self._ended_by_stopped(grace):
                 await self._unless_stopped(self.agent.initialize)
                 self._was_ready = True
@@ -152,7 +145,7 @@ class Life:
                     await self._serve(grace)
             end = "stopped"
         except Exception as error:
-            self._pulse.last_error = describe(error)
+            self._heartbeats.last_error = describe(error)
             raise
         finally:
             self._enter(end)
@@ -161,7 +154,7 @@ class Life:
     async def _end(self, beating: asyncio.Task[None], grace: float) -> None:
         beating.cancel()
         await asyncio.wait([beating])
-        await self._pulse.last_word(self._left(grace, LAST_WORD))
+        await self._heartbeats.publish_last(self._left(grace, LAST_WORD))
 
     def _left(self, grace: float, wanted: float) -> float:
         """Seconds, of those wanted, for something at the end: all of that has `grace` and a little more."""
@@ -188,7 +181,7 @@ class Life:
         """Handle events until `stop`, or until something fails."""
         self._run = Run()
         self._consumers = [
-            await subscription.consumer(function, wait=self._wait, middleware=self._pulse.around)
+            await subscription.consumer(function, wait=self._wait, middleware=self._heartbeats.around)
             for subscription, function in self._subscriptions
         ]
         await self._unless_stopped(self.agent.started)
@@ -218,7 +211,7 @@ class Life:
             require_done(task, hook)
 
     def _enter(self, status: Status) -> None:
-        self._pulse.enter(status)
+        self._heartbeats.enter(status)
         self._bus.signals.emit(AgentStatusChanged(self.agent.name, status))
 
     def _with_health_check(self, declared: Sequence[Handles]) -> list[Handles]:
@@ -231,11 +224,11 @@ class Life:
         return [*declared, Handles(_CHECK, Options(start="latest", concurrency=1), self._answer)]
 
     async def _answer(self, event: Event) -> None:
-        if (datetime.now(UTC) - event.timestamp).total_seconds() > STALE:
+        if (datetime.now(UTC) - event.timestamp).total_seconds() > CHECK_EXPIRY:
             return
-        name, member = self.agent.name, self._pulse.member
+        name, member = self.agent.name, self._heartbeats.member
         try:
-            report = HealthReport(name, member, healthy=True, detail=await in_time(self.agent.health, EXAMINATION))
+            report = HealthReport(name, member, healthy=True, detail=await in_time(self.agent.health, HEALTH_TIMEOUT))
             encode(report)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
             report = HealthReport(name, member, healthy=False, detail=describe(error))
@@ -268,7 +261,7 @@ class Work:
     is_idle = True
     last_read = None
 
-    def __init__(self, agent: BaseAgent, *, on_draining: Callable[[], None]) -> None:
+    def __init__(self, agent: RunnableAgent, *, on_draining: Callable[[], None]) -> None:
         self._agent = agent
         self._on_draining = on_draining
         self._stop = asyncio.Event()
@@ -296,76 +289,3 @@ class Work:
             await finish(leave([working, stopping], after=LEFT))
         if working.done() and not working.cancelled():
             working.result()
-
-
-class Pulse:
-    """The signs of life of one member, and what they tell."""
-
-    def __init__(self, agent: BaseAgent, bus: EventBus) -> None:
-        self.member = consumer_name(agent.name[:60])
-        self.code = code_of(agent)
-        self.restarts = 0
-        self.last_error: str | None = None
-        self._agent = agent
-        self._bus = bus
-        self._status: Status = "initializing"
-        self._since = datetime.now(UTC)
-        self._handled = 0
-        self._failed = 0
-        self._changed = asyncio.Event()
-
-    def enter(self, status: Status) -> None:
-        """Its life went on; the next sign of life comes at once."""
-        self._status, self._since = status, datetime.now(UTC)
-        self._changed.set()
-
-    @contextlib.contextmanager
-    def around(self, events: Event | list[Event]) -> Iterator[None]:
-        """Around a handler's call: what it publishes is caused by its event, and how it ends is counted."""
-        try:
-            with caused_by(None if isinstance(events, list) else events):
-                yield
-        except RetryAfter:
-            raise
-        except Exception as error:
-            self._failed += 1
-            self.last_error = describe(error)
-            raise
-        self._handled += 1
-
-    async def beat(self) -> None:
-        """Publish signs of life, at every change and else each `heartbeat` seconds, until cancelled."""
-        count = 0
-        while True:
-            self._changed.clear()
-            try:
-                await self.publish()
-                count += 1
-                if not count % SWEEP:
-                    await self._bus.store.trim(EventType.AGENT_HEARTBEAT.value, max_length=KEPT, force=True)
-            except ForebayError as error:
-                stream = EventType.AGENT_HEARTBEAT.value
-                self._bus.signals.emit(LoopFailed("heartbeat", stream, self._agent.name, error, self._agent.heartbeat))
-            await wait_for(self._changed, self._agent.heartbeat)
-
-    async def last_word(self, seconds: float) -> None:
-        """Publish how it ended, if that is possible in so many seconds."""
-        with contextlib.suppress(ForebayError, TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.publish()
-
-    async def publish(self) -> None:
-        """Publish a sign of life now."""
-        heartbeat = Heartbeat(
-            agent=self._agent.name,
-            member=self.member,
-            code=self.code,
-            status=self._status,
-            since=self._since,
-            every=self._agent.heartbeat,
-            handled=self._handled,
-            failed=self._failed,
-            restarts=self.restarts,
-            last_error=self.last_error,
-        )
-        await self._bus.publish(EventType.AGENT_HEARTBEAT, self._agent.name, heartbeat, key=self._agent.name)

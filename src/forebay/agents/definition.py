@@ -1,0 +1,128 @@
+"""What an agent declares: how it is called, what it handles, and the hooks that its runner calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from enum import Enum
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Unpack, overload
+
+from forebay.bus import EventBus
+from forebay.callables import module_of, refuse_generator
+from forebay.payload import kind_of, type_name
+from forebay.runtime import Options
+from forebay.runtime.annotations import taken_by
+from forebay.typed import (
+    MethodHandlesEventBatches,
+    MethodHandlesEvents,
+    MethodHandlesObjectBatches,
+    MethodHandlesObjects,
+    Settings,
+    T,
+)
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Status = Literal["initializing", "started", "draining", "stopped", "failed"]
+
+_MARKS = "__forebay_handles__"
+
+
+class RunnableAgent(Protocol):
+    """The parts of an agent that its runner uses; `BaseAgent` documents them."""
+
+    name: str
+    heartbeat: float
+
+    @property
+    def restarts(self) -> int: ...
+
+    def declared(self) -> list[Handles]: ...
+
+    def bound_to(self, bus: EventBus) -> AbstractContextManager[None]: ...
+
+    async def initialize(self) -> None: ...
+
+    async def started(self) -> None: ...
+
+    async def work(self) -> None: ...
+
+    async def draining(self) -> None: ...
+
+    async def stopped(self) -> None: ...
+
+    async def health(self) -> object: ...
+
+
+class Handles(NamedTuple):
+    """That a function handles an event type, and how."""
+
+    event: object
+    options: Options
+    function: Callable[..., Any]
+
+
+@overload
+def handles(event: str | Enum, *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesEvents: ...
+@overload
+def handles(event: str | Enum, *, batch: int, **options: Unpack[Settings]) -> MethodHandlesEventBatches: ...
+@overload
+def handles(event: type[T], *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesObjects[T]: ...
+@overload
+def handles(event: type[T], *, batch: int, **options: Unpack[Settings]) -> MethodHandlesObjectBatches[T]: ...
+@overload
+def handles(event: str | Enum | type, *, batch: int | None, **options: Unpack[Settings]) -> Any: ...
+def handles(event: object, *, batch: int | None = None, **options: Unpack[Settings]) -> Any:
+    """Let the decorated method of an agent handle events of this type.
+
+    `event` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
+    those of `EventBus.on`, but for the group: that is the agent's name. One method may handle several
+    types, by several decorators. A subclass that overrides the method keeps what it handles, unless it
+    is decorated anew; with `method = None` it handles nothing.
+
+        class Billing(BaseAgent):
+            name = "billing"
+
+            @handles("order_placed", retry=Retry(attempts=3), ordered=True)
+            async def bill(self, event: Event) -> None: ...
+    """
+    type_name(event)
+    parsed = Options.parse({**options, "batch": batch})
+
+    def mark(method: Method) -> Method:
+        function = getattr(method, "__func__", method)
+        refuse_generator("handler", function)
+        taken_by(function, kind=kind_of(event), batch=parsed.batch is not None, skip=_own_parameters(method))
+        marks = getattr(method, _MARKS, ())
+        setattr(method, _MARKS, (*marks, (event, parsed)))
+        return method
+
+    return mark
+
+
+def _own_parameters(method: Any) -> int:
+    """How many parameters stand before the event: the object's or the class's, unless the method is static."""
+    parameters = list(inspect.signature(getattr(method, "__func__", method)).parameters.values())
+    # A function that is to become a static method has a type for its first parameter, or no other one.
+    is_static = len(parameters) < 2 or parameters[0].annotation is not inspect.Parameter.empty
+    return 0 if isinstance(method, staticmethod) or is_static else 1
+
+
+def marks_of(agent: type, name: str) -> Iterable[tuple[object, Options]]:
+    """What an attribute handles: as it is marked itself, or as what it overrides is marked."""
+    if inspect.getattr_static(agent, name) is None:
+        return ()
+    for kind in agent.__mro__:
+        attribute = vars(kind).get(name)
+        # A static or class method is marked from outside, or is made of a marked function.
+        for function in (attribute, getattr(attribute, "__func__", None)):
+            if marks := getattr(function, _MARKS, ()):
+                found: Iterable[tuple[object, Options]] = marks
+                return found
+    return ()
+
+
+def code_of(agent: object) -> str:
+    """Where its class stands, as module:class: whether two agents of one name are the same."""
+    kind = type(agent)
+    return f"{module_of(kind) or 'main'}:{kind.__qualname__}"
