@@ -28,7 +28,7 @@ from forebay.logs import log
 from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
 from forebay.replay import Place, find, history, replay
-from forebay.retention import Retention, enforce, rule_of, set_rule
+from forebay.retention import Retention, enforce, get_rule, set_rule
 from forebay.runtime import Options, Runnable, handler_name
 from forebay.runtime.supervise import TRANSIENT, OnOutage
 from forebay.signals import LoopFailed, LoopRecovered, Published, Signals
@@ -99,7 +99,7 @@ class EventBus:
         self.signals = Signals()
         self._flush_log = log(self.signals)
         self._context = BusContext(self.store, self.signals, limits)
-        self._caretaker = self._context.caretaker
+        self._pruner = self._context.pruner
         self._limits = limits
         self._window = check_seconds("idempotency_window", idempotency_window)
         self._subscriptions: list[tuple[EventStreamConsumer[Any], Callable[..., Any]]] = []
@@ -176,7 +176,7 @@ class EventBus:
             session = self._context.session
             if session is None or running_loop() is not session.loop:
                 await self._context.enter()
-            self._caretaker.touched.add(stream)
+            self._pruner.published.add(stream)
             try:
                 await self.store.append(stream, (record,))
             except OutcomeUnknown as error:
@@ -223,7 +223,7 @@ class EventBus:
         self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None, at: datetime | None
     ) -> None:
         await self.ready()
-        self._caretaker.touched.add(stream)
+        self._pruner.published.add(stream)
         is_wanted = self.signals.wanted(Published)
         started = time.perf_counter() if is_wanted else 0.0
         try:
@@ -674,12 +674,12 @@ class EventBus:
         stream = type_name(event)
         store = await self.ready()
         await set_rule(store, stream, rule)
-        groups = {group for its, group in self._context.runs.served() if its == stream}
-        return await enforce(store, stream, self.signals, attendance=self._caretaker.attendance, at_work=groups)
+        groups = {group for its, group in self._context.runs.consumed() if its == stream}
+        return await enforce(store, stream, self.signals, attendance=self._pruner.attendance, at_work=groups)
 
     async def retention(self, event: object) -> Retention | None:
         """How long the stream keeps its events; None: for ever."""
-        return await rule_of(await self.ready(), type_name(event))
+        return await get_rule(await self.ready(), type_name(event))
 
     async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""

@@ -17,7 +17,7 @@ from forebay.cleanup import done, finish
 from forebay.errors import ConfigurationError
 from forebay.home import Home
 from forebay.payload import Limits
-from forebay.retention import Caretaker
+from forebay.retention import Pruner
 from forebay.runtime import LeaseKeeper, Run, Runnable
 from forebay.signals import LoopFailed, Signals
 from forebay.store import Store
@@ -42,7 +42,7 @@ class Runs:
         """All that runs now."""
         return [part for run in self._runs for part in run.parts]
 
-    def served(self) -> list[tuple[str, str]]:
+    def consumed(self) -> list[tuple[str, str]]:
         """The pairs of stream and group that are served now."""
         return [place for part in self.parts for place in part.groups]
 
@@ -84,7 +84,7 @@ class BusContext:
             lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)),
             on_blocked=signals.emit,
         )
-        self.caretaker = Caretaker(store, signals, self.runs.served)
+        self.pruner = Pruner(store, signals, self.runs.consumed)
         self.session: Session | None = None
         self._gate = threading.Lock()
 
@@ -167,7 +167,7 @@ class Session:
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
         # What the task holds lives as long as its loop, so this is not the context.
         self._runs, self._keeper = context.runs, context.keeper
-        self._signals, self._caretaker = context.signals, context.caretaker
+        self._signals, self._pruner = context.signals, context.pruner
         self.task = self.home.loop.create_task(self._live(context.store), name="forebay-bus")
         self.task.add_done_callback(self._ended)
 
@@ -214,10 +214,10 @@ class Session:
             return
         self.loop = self.home.loop
         self._opened.set_result(True)
-        caring = asyncio.create_task(self._caretaker.run(), name="forebay-retention")
+        pruning = asyncio.create_task(self._pruner.run(), name="forebay-retention")
         with contextlib.suppress(asyncio.CancelledError):
             await self.closing.wait()
-        await finish(self._shut(store, caring))
+        await finish(self._shut(store, pruning))
         if not self.closing.is_set():
             warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
 
@@ -227,12 +227,12 @@ class Session:
         if not self._opened.done():
             self._opened.set_result(False)
 
-    async def _shut(self, store: Store, caring: asyncio.Task[None]) -> None:
+    async def _shut(self, store: Store, pruning: asyncio.Task[None]) -> None:
         try:
             await self._runs.drain()
             await self._signals.drain()
         finally:
-            caring.cancel()
-            await asyncio.wait([caring])
+            pruning.cancel()
+            await asyncio.wait([pruning])
             self.loop = None
             await store.__aexit__(None, None, None)

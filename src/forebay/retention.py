@@ -63,7 +63,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ConfigurationError(f"hard_length={self.hard_length}: give at least max_length={self.max_length}")
 
 
-async def rule_of(store: Store, stream: str) -> Retention | None:
+async def get_rule(store: Store, stream: str) -> Retention | None:
     """The rule of a stream, if it has one."""
     return _rule((await store.notes(stream)).get(RULE), stream)
 
@@ -184,27 +184,27 @@ def _rule(text: bytes | None, stream: str) -> Retention | None:
         raise ConfigurationError(f"the rule for keeping {stream} cannot be read: {error}; set it anew") from error
 
 
-class Caretaker:
+class Pruner:
     """Enforces the rules of those streams that a bus has to do with, in the background.
 
-    `touched` are the streams that it published to; `served` gives the streams and groups that it consumes.
+    `published` are the streams that it published to; `consumed` gives the streams and groups that it consumes.
     """
 
-    def __init__(self, store: Store, signals: Signals, served: Callable[[], Iterable[tuple[str, str]]]) -> None:
-        self.touched: set[str] = set()
+    def __init__(self, store: Store, signals: Signals, consumed: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        self.published: set[str] = set()
         self.attendance = Attendance()
         self._refused: set[str] = set()
         self._store = store
         self._signals = signals
-        self._served = served
+        self._consumed = consumed
 
     async def run(self, *, interval: float = INTERVAL) -> None:
         """Look at each stream now and then, until cancelled."""
         while True:
             await asyncio.sleep(random.uniform(interval / 2, interval * 1.5))
-            served = set(self._served())
-            for stream in (self.touched | {stream for stream, _ in served}) - self._refused:
-                groups = {group for its, group in served if its == stream}
+            consumed = set(self._consumed())
+            for stream in (self.published | {stream for stream, _ in consumed}) - self._refused:
+                groups = {group for its, group in consumed if its == stream}
                 try:
                     await enforce(self._store, stream, self._signals, attendance=self.attendance, at_work=groups)
                 except StoreDenied:

@@ -118,12 +118,12 @@ def test_a_flow_ends_quietly(forebay: Forebay, number: signal.Signals) -> None:
             assert (130, "") == ended(process, number)
 
 
-@pytest.mark.parametrize("deed", ["redrive", "purge"])
-def test_a_move_of_many_dead_letters_is_made_in_parts(forebay: Forebay, deed: str) -> None:
+@pytest.mark.parametrize("action", ["redrive", "discard"])
+def test_a_move_of_many_dead_letters_is_made_in_parts(forebay: Forebay, action: str) -> None:
     forebay.do(many_dead)
 
-    shown = forebay.on_terminal("dead", deed, "order_placed", "--yes")
+    shown = forebay.on_terminal("dead", action, "order_placed", "--yes")
 
     assert 0 == shown.code
     assert "3,000/3,000" in shown.out
-    assert f"3,000 dead letters of order_placed {'redriven' if deed == 'redrive' else 'purged'}" in shown.out
+    assert f"3,000 dead letters of order_placed {'redriven' if action == 'redrive' else 'discarded'}" in shown.out

@@ -147,13 +147,13 @@ def test_redriving_one_asks_nothing_and_several_need_a_yes(forebay: Forebay) -> 
 def test_purging_asks_a_person_with_the_count(forebay: Forebay) -> None:
     forebay.handle(1, 3)
 
-    asked = forebay.on_terminal("dead", "purge", "order_placed", typed="n\n")
+    asked = forebay.on_terminal("dead", "discard", "order_placed", typed="n\n")
     assert 1 == asked.code
-    assert "Purge 2 dead letters of order_placed? [y/N]" in asked.out
+    assert "Discard 2 dead letters of order_placed? [y/N]" in asked.out
     assert "nothing was changed" in asked.out
     assert 2 == len(forebay("dead", "ls").rows)
 
-    assert 0 == forebay.on_terminal("dead", "purge", "order_placed", typed="y\n").code
+    assert 0 == forebay.on_terminal("dead", "discard", "order_placed", typed="y\n").code
     assert 0 == len(forebay("dead", "ls").rows)
 
 
@@ -161,7 +161,7 @@ def test_an_unknown_id_stops_the_whole_deed(forebay: Forebay) -> None:
     forebay.handle(1)
     known = forebay("dead", "ls").rows[0][0]
 
-    ended = forebay("dead", "purge", "order_placed", known, "no-such-id", "--yes")
+    ended = forebay("dead", "discard", "order_placed", known, "no-such-id", "--yes")
 
     assert 1 == ended.code
     assert "'no-such-id'" in ended.err
@@ -171,10 +171,10 @@ def test_an_unknown_id_stops_the_whole_deed(forebay: Forebay) -> None:
 def test_a_dry_run_shows_what_would_be_done_and_does_nothing(forebay: Forebay) -> None:
     forebay.handle(1, 3)
 
-    for deed in ("redrive", "purge"):
-        ended = forebay("dead", deed, "order_placed", "--error", "order 3", "--dry-run")
+    for action in ("redrive", "discard"):
+        ended = forebay("dead", action, "order_placed", "--error", "order 3", "--dry-run")
         assert 1 == len(ended.rows)
-        assert f"would {deed} 1 dead letter of order_placed\n" == ended.err
+        assert f"would {action} 1 dead letter of order_placed\n" == ended.err
     assert 2 == len(forebay("dead", "ls").rows)
 
 

@@ -30,7 +30,7 @@ LOOKS: list[list[str]] = [
 ]
 CHANGES = [
     ["dead", "redrive", "order_placed", "--yes"],
-    ["dead", "purge", "order_placed", "--yes"],
+    ["dead", "discard", "order_placed", "--yes"],
     ["dead", "redrive", "order_placed", "--dry-run"],
     ["replay", "order_placed", "--group", "billing", "--yes"],
     ["migrate", "cutover", "billing"],
@@ -100,8 +100,8 @@ async def test_a_store_that_is_read_only_refuses_every_move(tmp_path: Path) -> N
         ["dead", "ls", "order_palced", "--group", "billing"],
         ["dead", "show", "order_palced", "1"],
         ["dead", "redrive", "order_palced", "--yes"],
-        ["dead", "purge", "order_palced", "--yes"],
-        ["dead", "purge", "order_palced", "1", "--yes"],
+        ["dead", "discard", "order_palced", "--yes"],
+        ["dead", "discard", "order_palced", "1", "--yes"],
         ["dead", "export", "order_palced"],
         ["replay", "order_palced", "--group", "billing", "--yes"],
     ],
@@ -122,7 +122,7 @@ def test_an_unknown_stream_is_an_error_with_the_nearest_name(forebay: Forebay, c
         ["pending", "order_placed", "biling"],
         ["dead", "ls", "order_placed", "--group", "biling"],
         ["dead", "redrive", "order_placed", "--group", "biling", "--yes"],
-        ["dead", "purge", "order_placed", "--group", "biling", "--yes"],
+        ["dead", "discard", "order_placed", "--group", "biling", "--yes"],
         ["dead", "export", "order_placed", "--group", "biling"],
         ["replay", "order_placed", "--group", "biling", "--yes"],
         ["dead", "ls", "--group", "biling"],
@@ -155,7 +155,7 @@ def test_a_group_without_dead_letters_is_no_error(forebay: Forebay) -> None:
     forebay.handle(1)
 
     assert (0, "") == (forebay("dead", "ls", "order_placed", "--group", "mail").code, "")
-    assert 0 == forebay("dead", "purge", "order_placed", "--group", "mail", "--yes").code
+    assert 0 == forebay("dead", "discard", "order_placed", "--group", "mail", "--yes").code
 
 
 def test_run_refuses_a_url_that_the_bus_cannot_honour(forebay: Forebay) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forebay import ConfigurationError, Event, EventBus, Retention, StoreUnavailable, Trimmed
-from forebay.retention import RULE, Caretaker
+from forebay.retention import RULE, Pruner
 from forebay.signals import LoopFailed, StreamTrimmed
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
@@ -70,15 +70,15 @@ async def test_a_rule_holds_for_every_process_and_until_it_is_taken_away() -> No
     async with EventBus(store) as one, EventBus(store.twin()) as other:
         await one.retain("t", max_length=1)
         await other.publish_many("t", source="s", data=range(5))
-        caretaker = Caretaker(other.store, other.signals, list)
-        caretaker.touched.add("t")
-        caring = asyncio.create_task(caretaker.run(interval=0.01))
+        pruner = Pruner(other.store, other.signals, list)
+        pruner.published.add("t")
+        pruning = asyncio.create_task(pruner.run(interval=0.01))
         await eventually(lambda: _length(one, 1))
 
         await one.retain("t")
         assert await one.retention("t") is None
         await other.publish_many("t", source="s", data=range(5))
-        caring.cancel()
+        pruning.cancel()
         assert 6 == (await one.stats("t"))[0].length
 
 
@@ -93,12 +93,12 @@ async def test_a_look_that_fails_is_told_and_the_next_one_does_its_work() -> Non
         await bus.retain("t", max_length=1)
         await bus.publish_many("t", source="s", data=range(5))
         store.fail_before("trim")
-        caretaker = Caretaker(store, bus.signals, list)
-        caretaker.touched.add("t")
-        caring = asyncio.create_task(caretaker.run(interval=0.01))
+        pruner = Pruner(store, bus.signals, list)
+        pruner.published.add("t")
+        pruning = asyncio.create_task(pruner.run(interval=0.01))
 
         await eventually(lambda: _length(bus, 1))
-        caring.cancel()
+        pruning.cancel()
 
         assert [("retention", StoreUnavailable)] == [(signal.loop, type(signal.error)) for signal in failed]
 

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import click
 
-from forebay.cli.commands import Commands, Listed, global_options
-from forebay.cli.standard import arguments, escape_what_cannot_be_shown, stand_in
+from forebay.cli.commands import Command, Commands, global_options
+from forebay.cli.standard import arguments, ensure_standard_streams, escape_what_cannot_be_shown
 
 TABLE = {
-    "publish": Listed("forebay.cli.publish", "Publish one event, or many from stdin."),
-    "tail": Listed("forebay.cli.tail", "Show the latest events, and follow."),
-    "get": Listed("forebay.cli.get", "Show one event, and how far each group is with it."),
-    "streams": Listed("forebay.cli.streams", "List the streams."),
-    "groups": Listed("forebay.cli.groups", "List the groups, with lag, pending and dead."),
-    "pending": Listed("forebay.cli.pending", "List what a group has begun and not finished."),
-    "dead": Listed("forebay.cli.dead", "List, show, redrive, purge and export dead letters."),
-    "replay": Listed("forebay.cli.replay", "Deliver a range of events again, to one group."),
-    "copy": Listed("forebay.cli.copy", "Copy all streams of one store into another."),
-    "run": Listed("forebay.cli.run", "Run the handlers of a bus in a Python module."),
-    "agents": Listed("forebay.cli.agents", "Run agents under a supervisor; show how they are."),
-    "migrate": Listed("forebay.cli.migrate", "Move agents from an old bus to this one, and compare both."),
-    "bench": Listed("forebay.cli.bench", "Measure how fast events go through the store."),
-    "demo": Listed("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
+    "publish": Command("forebay.cli.publish", "Publish one event, or many from stdin."),
+    "tail": Command("forebay.cli.tail", "Show the latest events, and follow."),
+    "get": Command("forebay.cli.get", "Show one event, and how far each group is with it."),
+    "streams": Command("forebay.cli.streams", "List the streams."),
+    "groups": Command("forebay.cli.groups", "List the groups, with lag, pending and dead."),
+    "pending": Command("forebay.cli.pending", "List what a group has begun and not finished."),
+    "dead": Command("forebay.cli.dead", "List, show, redrive, discard and export dead letters."),
+    "replay": Command("forebay.cli.replay", "Deliver a range of events again, to one group."),
+    "copy": Command("forebay.cli.copy", "Copy all streams of one store into another."),
+    "run": Command("forebay.cli.run", "Run the handlers of a bus in a Python module."),
+    "agents": Command("forebay.cli.agents", "Run agents under a supervisor; show how they are."),
+    "migrate": Command("forebay.cli.migrate", "Move agents from an old bus to this one, and compare both."),
+    "bench": Command("forebay.cli.bench", "Measure how fast events go through the store."),
+    "demo": Command("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
 }
 """Where each command lives. It is imported when it is called, and not for the help of the others."""
 
@@ -45,6 +45,6 @@ def cli(**_: object) -> None:
 
 def main() -> None:
     """The entry point of the command `forebay`."""
-    stand_in()
+    ensure_standard_streams()
     escape_what_cannot_be_shown()
     cli(arguments(), prog_name="forebay")

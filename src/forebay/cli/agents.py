@@ -16,9 +16,9 @@ import msgspec
 
 from forebay import ConfigurationError, EventBus, connect
 from forebay.agents import AgentStatus, BaseAgent, agent_statuses
-from forebay.cli.commands import chosen_url, refuses, talk, whereabouts, with_bus_to_read
+from forebay.cli.commands import chosen_url, refuses, say, whereabouts, with_bus_to_read
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
-from forebay.cli.loop import run_fast
+from forebay.cli.loop import run_with_uvloop
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.parameters import Duration
 from forebay.cli.processes import Processes
@@ -79,19 +79,19 @@ def run(names: Sequence[str], processes: int, until_idle: bool, grace: float, at
             environment={"FOREBAY_URL": url, "FOREBAY_NAMESPACE": root.params["namespace"]},
             grace=grace,
         )
-        talk(f"running {who} in {processes} processes")
+        say(f"running {who} in {processes} processes")
         code = asyncio.run(several.run(processes))
         click.get_current_context().exit(code)
 
     async def handle() -> None:
         async with connect(url, namespace=root.params["namespace"]) as bus:
             if not attached:
-                talk(f"running {who} on {bus.url}")
+                say(f"running {who} on {bus.url}")
             else:
                 _stop_with_parent(bus)
             await bus.run(*found, until_idle=until_idle, grace=grace)
 
-    run_fast(handle())
+    run_with_uvloop(handle())
 
 
 @agents.command()
@@ -119,7 +119,7 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     ill = [agent for agent in found if agent.status in ("silent", "failed")]
     for agent in ill:
         seen = "" if agent.seen is None else f", its last sign of life came {span(agent.seen)} ago"
-        talk(f"{agent.agent} {'is silent' if agent.status == 'silent' else 'has failed'}{seen}")
+        say(f"{agent.agent} {'is silent' if agent.status == 'silent' else 'has failed'}{seen}")
     if check and ill:
         click.get_current_context().exit(1)
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import click
 
 from forebay import Event, EventBus, connect
-from forebay.cli.commands import chosen_url, refuses, talk
-from forebay.cli.loop import run_fast_to_the_end
+from forebay.cli.commands import chosen_url, refuses, say
+from forebay.cli.loop import run_to_the_end_with_uvloop
 from forebay.cli.output import Column, Output, echo
 from forebay.cli.progress import stoppable
 from forebay.cli.text import plain
@@ -56,7 +56,7 @@ def bench(context: click.Context, events: int, tasks: int, seconds: float) -> No
     async def measure() -> None:
         shown = _Shown(Output(json=root.params["json"]))
         async with connect(url, namespace=f"bench-{secrets.token_hex(4)}") as bus:
-            talk(f"measuring {bus.url}, at most {seconds:g} s for each line")
+            say(f"measuring {bus.url}, at most {seconds:g} s for each line")
             with stoppable(lambda done: f"stopped after {done} of {LINES} lines") as report:
                 try:
                     async for measured in _measure(bus, events, tasks, seconds):
@@ -66,7 +66,7 @@ def bench(context: click.Context, events: int, tasks: int, seconds: float) -> No
                     await bus.store.drop(TYPE)
         shown.end()
 
-    run_fast_to_the_end(measure())
+    run_to_the_end_with_uvloop(measure())
 
 
 COLUMNS = (

@@ -25,7 +25,7 @@ from forebay.urls import default_url, file_of, mask, open_store
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class Listed(NamedTuple):
+class Command(NamedTuple):
     """Where a command lives: its module, which has it under the command's name; and what it does."""
 
     module: str
@@ -43,7 +43,7 @@ class Failure(click.ClickException):
 class Commands(click.Group):
     """A group whose commands are imported when they are called, listed in the order of its table."""
 
-    def __init__(self, *arguments: Any, table: Mapping[str, Listed], **options: Any) -> None:
+    def __init__(self, *arguments: Any, table: Mapping[str, Command], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._table = table
 
@@ -249,10 +249,10 @@ def warn_of_password() -> None:
     root = click.get_current_context().find_root()
     url = root.params["url"]
     if root.get_parameter_source("url") is ParameterSource.COMMANDLINE and has_secret(url):
-        talk("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
+        say("the password in --url can be read by every user of this machine; FOREBAY_URL keeps it from them")
 
 
-def talk(text: str) -> None:
+def say(text: str) -> None:
     """Tell people something, on stderr."""
     click.echo(printable(text), file=sys.stderr)
 
@@ -266,16 +266,16 @@ def whereabouts(bus: EventBus) -> str:
 async def tell_strays(bus: EventBus) -> None:
     """Tell people what the tables leave out."""
     for stray in await bus.store.strays():
-        talk(f"left out: {stray}")
+        say(f"left out: {stray}")
 
 
-def agreed(deed: str, *, yes: bool) -> None:
-    """Go on only if `deed`, which is hard to undo, is wanted: by `yes`, or by the answer of a person."""
+def confirm(action: str, *, yes: bool) -> None:
+    """Go on only if `action`, which is hard to undo, is wanted: by `yes`, or by the answer of a person."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(f"This would {deed}. Nobody is here to ask; say --yes to do it, --dry-run to look.")
-    if not click.confirm(printable(f"{deed[0].upper()}{deed[1:]}?"), err=True):
+        raise click.UsageError(f"This would {action}. Nobody is here to ask; say --yes to do it, --dry-run to look.")
+    if not click.confirm(printable(f"{action[0].upper()}{action[1:]}?"), err=True):
         raise Failure("nothing was changed")
 
 

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, NotFound, StreamStats
-from forebay.cli.commands import Failure, dry_run_option, refuses, talk
+from forebay.cli.commands import Failure, dry_run_option, refuses, say
 from forebay.cli.loop import run_to_the_end
 from forebay.cli.output import Column, Output, counts
 from forebay.cli.progress import progress
@@ -66,7 +66,7 @@ def copy(
         raise click.UsageError("--dry-run copies nothing: there is nothing to verify, or to follow.")
     given = {name: url for name, url in (("source", source), ("target", target)) if has_secret(url)}
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in given):
-        talk("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
+        say("a password in a URL can be read by every user here; FOREBAY_COPY_FROM and FOREBAY_COPY_TO keep it")
     asked = context.find_root().params
     ends = _Ends(source, target, asked["namespace"], groups, dry_run)
     run_to_the_end(_copy(ends, Output(json=asked["json"]), verify=verify, follow=follow))
@@ -111,14 +111,14 @@ async def _copy(ends: _Ends, output: Output, *, verify: bool, follow: bool) -> N
     events = count(sum(stats.length for stats in copied.streams))
     streams = f"{count(len(copied.streams))} stream{'s' * (len(copied.streams) != 1)}"
     if copied.already:
-        talk(f"copied already, nothing to do: {events} events in {streams}")
+        say(f"copied already, nothing to do: {events} events in {streams}")
     else:
-        talk(f"{'would copy' if ends.dry_run else 'copied'} {events} events in {streams} to {mask(ends.target)}")
+        say(f"{'would copy' if ends.dry_run else 'copied'} {events} events in {streams} to {mask(ends.target)}")
     if different is not None:
         wrong = sorted(f"{stream} ({', '.join(parts)})" for stream, parts in different.items() if parts)
         if wrong:
             raise Failure(f"the two sides differ: {'; '.join(wrong)}")
-        talk("verified: both sides are equal")
+        say("verified: both sides are equal")
 
 
 @asynccontextmanager
@@ -165,10 +165,10 @@ def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
 
     def turn() -> None:
         switch.set()
-        talk("switching: copying the last events, and the groups")
+        say("switching: copying the last events, and the groups")
 
     with interrupted_by_signals(turn, alone=True):
-        talk("following; stop publishers and consumers, then press Ctrl-C to switch")
+        say("following; stop publishers and consumers, then press Ctrl-C to switch")
         yield switch
 
 

@@ -12,9 +12,9 @@ import click
 
 from forebay import DeadLetter, EventBus, NotFound
 from forebay.cli.commands import (
-    agreed,
+    confirm,
     dry_run_option,
-    talk,
+    say,
     whereabouts,
     with_bus_to_change,
     with_bus_to_read,
@@ -72,7 +72,7 @@ def filter_options(command: Decorated) -> Decorated:
 
 @click.group()
 def dead() -> None:
-    """List, show, redrive, purge and export dead letters: what groups gave up on.
+    """List, show, redrive, discard and export dead letters: what groups gave up on.
 
     An ID is that of a dead letter, or of its event.
     """
@@ -91,7 +91,7 @@ async def ls(bus: EventBus, output: Output, *, type: str | None, number: int | N
     output.rows(COLUMNS, letters, json=letter_as_json)
     if not letters and not output.json:
         place = f"{f' of {type}' if type else ''} in {whereabouts(bus)}"
-        talk(f"no dead letters{place}{' match' if any(choice.values()) else ''}")
+        say(f"no dead letters{place}{' match' if any(choice.values()) else ''}")
 
 
 @dead.command()
@@ -133,11 +133,11 @@ async def redrive(
 @dry_run_option
 @yes_option
 @with_bus_to_change
-async def purge(
+async def discard(
     bus: EventBus, output: Output, *, type: str, ids: tuple[str, ...], dry_run: bool, yes: bool, **choice: Any
 ) -> None:
     """Remove dead letters of TYPE for good: those with an ID, or all that match. It asks first."""
-    await _act(bus, output, type, Filter(ids=ids, **choice), bus.discard, _PURGE, dry_run=dry_run, yes=yes)
+    await _act(bus, output, type, Filter(ids=ids, **choice), bus.discard, _DISCARD, dry_run=dry_run, yes=yes)
 
 
 @dead.command()
@@ -181,15 +181,15 @@ async def _require(bus: EventBus, type: str | None, group: str | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Deed:
+class _Action:
     verb: str
     past: str
     asks_from: int
     """From how many on it asks first."""
 
 
-_REDRIVE = _Deed("redrive", "redriven", 2)
-_PURGE = _Deed("purge", "purged", 1)
+_REDRIVE = _Action("redrive", "redriven", 2)
+_DISCARD = _Action("discard", "discarded", 1)
 
 
 async def _act(
@@ -198,7 +198,7 @@ async def _act(
     type: str,
     chosen: Filter,
     move: Callable[..., Any],
-    deed: _Deed,
+    action: _Action,
     *,
     dry_run: bool,
     yes: bool,
@@ -209,25 +209,25 @@ async def _act(
         if not output.json:
             output.rows(COLUMNS, letters)
     elif letters:
-        if len(letters) >= deed.asks_from:
-            agreed(f"{deed.verb} {_letters(len(letters))} of {type}", yes=yes)
-        done = await _move(type, letters, move, deed)
+        if len(letters) >= action.asks_from:
+            confirm(f"{action.verb} {_letters(len(letters))} of {type}", yes=yes)
+        done = await _move(type, letters, move, action)
     if output.json:
-        output.value({"found": len(letters), deed.past: done})
+        output.value({"found": len(letters), action.past: done})
     elif dry_run:
-        talk(f"would {deed.verb} {_letters(len(letters))} of {type}")
+        say(f"would {action.verb} {_letters(len(letters))} of {type}")
     else:
-        talk(f"{_letters(done)} of {type} {deed.past}")
+        say(f"{_letters(done)} of {type} {action.past}")
 
 
-async def _move(type: str, letters: Sequence[DeadLetter], move: Callable[..., Any], deed: _Deed) -> int:
-    """Redrive or purge them, some at once; return how many."""
+async def _move(type: str, letters: Sequence[DeadLetter], move: Callable[..., Any], action: _Action) -> int:
+    """Redrive or discard them, some at once; return how many."""
     moved = 0
 
     def stopped(done: int) -> str:
-        return f"stopped after {count(done)} of {_letters(len(letters))} of {type}; those are {deed.past}"
+        return f"stopped after {count(done)} of {_letters(len(letters))} of {type}; those are {action.past}"
 
-    with progress(deed.verb, total=len(letters), stopped=stopped) as report:
+    with progress(action.verb, total=len(letters), stopped=stopped) as report:
         for start in range(0, len(letters), AT_ONCE):
             part = letters[start : start + AT_ONCE]
             moved += await move(type, [letter.id for letter in part])

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forebay import ConfigurationError
-from forebay.cli.commands import refuses, talk
+from forebay.cli.commands import refuses, say
 from forebay.cli.demo_story import GROUPS, Story, Tally, Teller
 from forebay.cli.output import echo
 from forebay.cli.text import count
@@ -55,7 +55,7 @@ def demo(context: click.Context, folder: Path, files: int, keep: bool) -> None:
                 tally = tell(shown)
             Console(highlight=False).print(_table(tally))
     if keep:
-        talk(f"now try: {stage.next}")
+        say(f"now try: {stage.next}")
     if any(tally.lost.values()):
         context.exit(1)
 

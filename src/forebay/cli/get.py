@@ -10,7 +10,7 @@ import click
 from forebay import Chain, DeadLetter, Event, EventBus, Pending
 from forebay.cause import CAUSATION
 from forebay.chain import LOOKED_AT
-from forebay.cli.commands import talk, with_bus_to_read
+from forebay.cli.commands import say, with_bus_to_read
 from forebay.cli.output import Column, Output, echo
 from forebay.cli.records import event_as_json, event_id
 from forebay.cli.text import ago, as_indented_json, as_json, moment, plain, span
@@ -87,7 +87,7 @@ def _show_chain(output: Output, found: Chain, event: Event) -> None:
         mark = "  <- this one" if each.id == event.id else ""
         echo(f"{lead}{printable(f'{each.type}  {each.id}  from {each.source}{mark}')}")
     for stream in found.unsearched:
-        talk(f"{stream} is long; what it holds of this chain after its first {LOOKED_AT:,} entries is not shown")
+        say(f"{stream} is long; what it holds of this chain after its first {LOOKED_AT:,} entries is not shown")
 
 
 def _tree(found: Chain) -> Iterator[tuple[str, Event]]:

@@ -17,12 +17,12 @@ def run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(_cancelled_by_signals(work))
 
 
-def run_fast_to_the_end(work: Coroutine[Any, Any, None]) -> None:
+def run_to_the_end_with_uvloop(work: Coroutine[Any, Any, None]) -> None:
     """The same on the fastest loop there is."""
-    run_fast(_cancelled_by_signals(work))
+    run_with_uvloop(_cancelled_by_signals(work))
 
 
-def run_fast(work: Coroutine[Any, Any, None]) -> None:
+def run_with_uvloop(work: Coroutine[Any, Any, None]) -> None:
     """Run on uvloop where the extra `fast` is installed, else on asyncio's own loop."""
     try:
         import uvloop

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from forebay import EventBus
-from forebay.cli.commands import talk, with_bus_to_change, with_bus_to_read
+from forebay.cli.commands import say, with_bus_to_change, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, echo, spans
 from forebay.cli.text import count
 from forebay.cli.watch import Outage, watch_options
@@ -63,7 +63,7 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
             break
         await asyncio.sleep(every)
     if check and not (report.agrees and report.types):
-        talk("the buses do not agree" if report.types else "there is nothing to compare: is this the new bus's store?")
+        say("the buses do not agree" if report.types else "there is nothing to compare: is this the new bus's store?")
         click.get_current_context().exit(1)
 
 
@@ -103,13 +103,13 @@ async def _switch(bus: EventBus, output: Output, agent: str, to: Route) -> None:
     if output.json:
         output.value({"agent": agent, "from": before, "to": to, "processes": alive, "seen": seen})
     elif before == to:
-        talk(f"{agent} is on {_NAMES[to]} already")
+        say(f"{agent} is on {_NAMES[to]} already")
     else:
-        talk(f"{agent}: from {_NAMES[before]} to {_NAMES[to]}; seen by {seen} of {_processes(alive)}")
+        say(f"{agent}: from {_NAMES[before]} to {_NAMES[to]}; seen by {seen} of {_processes(alive)}")
     if not alive:
-        talk("no process runs a DualBus on this store now; it holds from the next start on")
+        say("no process runs a DualBus on this store now; it holds from the next start on")
     elif seen < alive:
-        talk(f"{alive - seen} did not answer within {PATIENCE:g} s; each follows as soon as it can look")
+        say(f"{alive - seen} did not answer within {PATIENCE:g} s; each follows as soon as it can look")
 
 
 async def _wait_until_seen(bus: EventBus, agent: str, to: Route) -> tuple[int, int]:
@@ -143,15 +143,15 @@ def _show(output: Output, report: Parity, table: dict[str, Route]) -> None:
         echo()
         output.rows((*WHO, *columns), rows)
     for agent in silent:
-        talk(f"{agent} is on {_NAMES[table[agent]]}, and has handled nothing yet")
+        say(f"{agent} is on {_NAMES[table[agent]]}, and has handled nothing yet")
     if not table:
-        talk("no agents yet; a DualBus on this store makes them known when it is opened")
+        say("no agents yet; a DualBus on this store makes them known when it is opened")
     if report.killed:
-        talk(
+        say(
             f"{_processes(report.killed)} ended without finishing what the old bus had in hand there: "
             "more may be lost than is counted"
         )
-    talk(
+    say(
         f"{_processes(report.processes)} running; {count(report.outstanding)} events in hand on the old bus; "
         f"{_verdict(report)}"
     )

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from forebay import EventBus
-from forebay.cli.commands import talk, with_bus_to_read
+from forebay.cli.commands import say, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.payload import type_name
 from forebay.replay import require_group
@@ -29,7 +29,7 @@ async def pending(bus: EventBus, output: Output, *, type: str, group: str, numbe
     found = await bus.pending(type, group, limit=number)
     output.rows(COLUMNS, found, json=msgspec.to_builtins)
     if not found and not output.json:
-        talk(f"{group} has nothing pending of {type}")
+        say(f"{group} has nothing pending of {type}")
 
 
 COLUMNS = (

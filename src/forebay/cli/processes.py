@@ -9,7 +9,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 
-from forebay.cli.commands import talk
+from forebay.cli.commands import say
 from forebay.cli.loop import INTERRUPTED
 from forebay.interrupts import interrupted_by_signals
 from forebay.runtime.supervise import Backoff, wait_for
@@ -62,11 +62,11 @@ class Processes:
             in_a_row += 1
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             if in_a_row > MOST_IN_A_ROW:
-                talk(f"process {number} {how}, {in_a_row} times in a row; ending all")
+                say(f"process {number} {how}, {in_a_row} times in a row; ending all")
                 self._stop.set()
                 return 1
             delay = backoff.next()
-            talk(f"process {number} {how}; started again in {delay:.1f} s")
+            say(f"process {number} {how}; started again in {delay:.1f} s")
             await wait_for(self._stop, delay)
         return 0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from forebay.cli.commands import talk
+from forebay.cli.commands import say
 
 
 class Report(Protocol):
@@ -63,5 +63,5 @@ def stoppable(stopped: Callable[[int], str]) -> Iterator[Report]:
         yield report
     except BaseException as error:
         if reached or not isinstance(error, Exception):
-            talk(stopped(reached))
+            say(stopped(reached))
         raise

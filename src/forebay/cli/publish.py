@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from forebay import EventBus, ForebayError, InvalidEvent, MalformedEvent
-from forebay.cli.commands import dry_run_option, talk, with_bus
+from forebay.cli.commands import dry_run_option, say, with_bus
 from forebay.cli.loop import run_to_the_end
 from forebay.cli.output import Output
 from forebay.cli.parameters import Duration
@@ -57,7 +57,7 @@ def publish(
     elif data == "-":
         _publish_lines(type=type, source=source, key=key, delay=delay)
     elif dry_run:
-        talk(f"would publish {_events(1)} to {type}")
+        say(f"would publish {_events(1)} to {type}")
     else:
         _publish_one(type=type, source=source, payload=payload, key=key, id=id, delay=delay)
 
@@ -103,18 +103,18 @@ async def _publish_lines(
                     error.add_note(f"lines {lines}; {_before(published)}")
                     raise
                 except asyncio.CancelledError:
-                    talk(f"whether lines {lines} were published is unknown")
+                    say(f"whether lines {lines} were published is unknown")
                     raise
             published += len(payloads)
             if fault is not None:
                 fault.add_note(_before(published))
                 raise fault
     except (asyncio.CancelledError, KeyboardInterrupt):
-        talk(f"stopped after {_events(published)}")
+        say(f"stopped after {_events(published)}")
         raise
     if output.json:
         output.value({"published": published})
-    talk(f"published {_events(published)} to {type}")
+    say(f"published {_events(published)} to {type}")
 
 
 async def _check_lines(type: str) -> None:
@@ -128,7 +128,7 @@ async def _check_lines(type: str) -> None:
     output = Output(json=click.get_current_context().find_root().params["json"])
     if output.json:
         output.value({"published": 0})
-    talk(f"would publish {_events(found)} to {type}")
+    say(f"would publish {_events(found)} to {type}")
 
 
 async def _chunks() -> AsyncIterator[tuple[str, list[Any], ForebayError | None]]:

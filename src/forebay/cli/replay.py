@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from forebay import EventBus
-from forebay.cli.commands import agreed, dry_run_option, talk, with_bus_to_change, yes_option
+from forebay.cli.commands import confirm, dry_run_option, say, with_bus_to_change, yes_option
 from forebay.cli.output import Output
 from forebay.cli.parameters import Rate, StreamPlace
 from forebay.cli.progress import progress
@@ -49,7 +49,7 @@ async def replay(
     found = await bus.replay(type, group=group, start=start, end=end, dry_run=True)
     replayed = 0
     if found and not dry_run:
-        agreed(f"replay {_events(found)} of {type} to {group}", yes=yes)
+        confirm(f"replay {_events(found)} of {type} to {group}", yes=yes)
         with progress(
             "replay", total=found, stopped=lambda done: f"stopped after {_events(done)} of {count(found)}"
         ) as bar:
@@ -57,9 +57,9 @@ async def replay(
     if output.json:
         output.value({"found": found, "replayed": replayed})
     elif dry_run:
-        talk(f"would replay {_events(found)} of {type} to {group}")
+        say(f"would replay {_events(found)} of {type} to {group}")
     else:
-        talk(f"replayed {_events(replayed)} of {type} to {group}")
+        say(f"replayed {_events(replayed)} of {type} to {group}")
 
 
 def _events(number: int) -> str:

@@ -9,9 +9,9 @@ import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, EventBus
-from forebay.cli.commands import Failure, refuses, talk, warn_of_password
+from forebay.cli.commands import Failure, refuses, say, warn_of_password
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
-from forebay.cli.loop import run_fast
+from forebay.cli.loop import run_with_uvloop
 from forebay.printable import printable
 from forebay.urls import identity, mask
 
@@ -47,10 +47,10 @@ def run(context: click.Context, bus: str, until_idle: bool, concurrency: int | N
     async def handle() -> None:
         async with found:
             await _ask_about_new_groups(found)
-            talk(f"running {bus} on {found.url or found}")
+            say(f"running {bus} on {found.url or found}")
             await found.run(until_idle=until_idle, concurrency=concurrency)
 
-    run_fast(handle())
+    run_with_uvloop(handle())
 
 
 def _require_on(url: str, name: str, bus: EventBus) -> None:

@@ -10,7 +10,7 @@ import sys
 from forebay.cli.text import json_escape
 
 
-def stand_in() -> None:
+def ensure_standard_streams() -> None:
     """Let closed standard streams be empty, or go nowhere, as if they were `/dev/null`.
 
     Before anything else is opened: it would get their numbers, and what is meant for people or pipes.

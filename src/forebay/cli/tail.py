@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import click
 
 from forebay import Event, EventBus, MalformedEntry
-from forebay.cli.commands import talk, with_bus_to_read
+from forebay.cli.commands import say, with_bus_to_read
 from forebay.cli.output import Output
 from forebay.cli.parameters import Moment, StreamPlace
 from forebay.cli.records import event_as_json, malformed_as_json
@@ -163,7 +163,7 @@ class _Shown:
         if output.json:
             output.value(event_as_json(entry) if isinstance(entry, Event) else malformed_as_json(type, entry))
         elif isinstance(entry, MalformedEntry):
-            talk(f"{type} at {entry.position}: {entry.fault}")
+            say(f"{type} at {entry.position}: {entry.fault}")
         elif self._console is not None:
             self._print(entry)
         else:

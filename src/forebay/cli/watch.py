@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from forebay import StoreError
-from forebay.cli.commands import talk
+from forebay.cli.commands import say
 from forebay.cli.output import Column, Output
 from forebay.cli.parameters import Duration
 from forebay.printable import printable
@@ -53,7 +53,7 @@ class Outage:
             self._waiting -= 1
             return
         if not self._waiting:
-            talk(f"forebay: {conceal(str(error))}; waiting for the store")
+            say(f"forebay: {conceal(str(error))}; waiting for the store")
         self._waiting += 1
 
 
@@ -71,7 +71,7 @@ async def watch(
         rows = await look()
         output.rows(columns, rows, json=json)
         if not rows and not output.json:
-            talk(empty)
+            say(empty)
     elif output.terminal:
         from rich.console import Group
         from rich.live import Live
