@@ -118,7 +118,7 @@ class RedrivesTwice(Wrapped):
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
         for letter in await self.store.dead_letters(stream):
             if letter.id in ids and isinstance(letter.record, Record):
-                await self.store.append(stream, [msgspec.structs.replace(letter.record, only=letter.group)])
+                await self.store.append(stream, [msgspec.structs.replace(letter.record, only_group=letter.group)])
         return await self.store.redrive(stream, ids)
 
 

@@ -34,8 +34,8 @@ async def take(bus: EventBus, stream: str) -> Dump:
     async for entry in _entries(bus, stream):
         event = _name(entry.record)
         names[entry.position] = event
-        if isinstance(entry.record, Record) and entry.record.only is not None:
-            dump.copies[entry.record.only, event] += 1
+        if isinstance(entry.record, Record) and entry.record.only_group is not None:
+            dump.copies[entry.record.only_group, event] += 1
         else:
             dump.stored[event] += 1
     for letter in await bus.dead_letters(stream):

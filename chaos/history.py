@@ -48,7 +48,7 @@ class Leased(Fact, tag="lease"):
     events: list[str]
 
 
-class Begun(Fact, tag="begin"):
+class GroupPending(Fact, tag="begin"):
     """A handler is called; `call` tells its calls apart within the process."""
 
     group: str
@@ -98,7 +98,7 @@ class Redriven(Fact, tag="redrive"):
     event: str
 
 
-Facts = Invoked | Answered | Leased | Begun | Ended | Settled | Told | Struck | Redriven
+Facts = Invoked | Answered | Leased | GroupPending | Ended | Settled | Told | Struck | Redriven
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Facts)

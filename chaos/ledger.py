@@ -11,8 +11,8 @@ from typing import Literal
 from chaos import history
 from chaos.history import (
     Answered,
-    Begun,
     Ended,
+    GroupPending,
     Invoked,
     Leased,
     Redriven,
@@ -109,7 +109,7 @@ class _Reading:
                     ledger.refusals[f"{fact.outcome}: {fact.why}"] += 1
             case Leased():
                 self._lease(fact)
-            case Begun():
+            case GroupPending():
                 self._begin(fact)
             case Ended():
                 self._end(fact)
@@ -139,7 +139,7 @@ class _Reading:
             if fact.move == "claim":
                 self._ledger.claims[place] += 1
 
-    def _begin(self, fact: Begun) -> None:
+    def _begin(self, fact: GroupPending) -> None:
         place = (fact.group, fact.event)
         call = Call(self._process, fact.time, self._leases.get(place, 0), fact.intact)
         self._open[fact.call] = (place, call)

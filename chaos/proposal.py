@@ -20,7 +20,7 @@ from typing import Any
 import redis
 
 from chaos.dump import Dump
-from chaos.history import Answered, Begun, Ended, Invoked, Pen, now
+from chaos.history import Answered, Ended, GroupPending, Invoked, Pen, now
 from chaos.workers import GROUPS, STREAM, Plan, body, failing_attempts, is_poison
 
 KEY = f"events:{STREAM}"
@@ -89,7 +89,7 @@ def consume_events(plan: Plan, pen: Pen, group: str, consumer: str, calls: itert
 def handle(client: Any, pen: Pen, group: str, call: int, id: bytes, fields: dict[bytes, bytes]) -> None:
     """One event: handled and acked, or a dead letter at its first failure."""
     event = fields[b"source"].decode()
-    pen.write(Begun(now(), group, event, call, 1, intact=True))
+    pen.write(GroupPending(now(), group, event, call, 1, intact=True))
     try:
         work(event, group)
         pen.write(Ended(now(), call, "ok"))

@@ -32,7 +32,7 @@ WRITER = "w193"
 """Among its events are three that no handler can handle."""
 
 NOTHING: dict[str, Any] = {"join": False, "retry": False, "dead_letter": False, "ack": 0, "release": 0}
-NOTHING |= {"read": [], "due": [], "claim": [], "extend": []}
+NOTHING |= {"read": [], "take_due": [], "claim": [], "extend": []}
 """What the moves of the dead come to."""
 
 Bug = Callable[[Store], Store]
@@ -129,7 +129,7 @@ async def rehearse(
     plan = Plan("memory://", folder, 1, lease=LEASE, slow=6 * LEASE)
     root = MemoryStore()
     buggy = bug(root)
-    cast = Cast(plan, buggy.twin)
+    cast = Cast(plan, buggy.clone)
     cast.enter("c1")
     cast.enter("c2")
     stop = asyncio.Event()

@@ -33,8 +33,8 @@ class Witness(Wrapped):
         # The wait is part of the call: a lease that is given at its end begins later than this says.
         return await self._leasing("read", lambda: self.store.read(reader, limit=limit, wait=wait))
 
-    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
-        return await self._leasing("due", lambda: self.store.due(reader, limit=limit))
+    async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+        return await self._leasing("take_due", lambda: self.store.take_due(reader, limit=limit))
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
         return await self._leasing("claim", lambda: self.store.claim(reader, idle=idle, limit=limit))

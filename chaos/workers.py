@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from chaos.history import Answered, Begun, Ended, Invoked, Pen, now
+from chaos.history import Answered, Ended, GroupPending, Invoked, Pen, now
 from chaos.witness import Witness, name
 from forebay import Event, EventBus, ForebayError, PublishUnknown, Reject, Retry, StoreError
 from forebay.signals import DeadLettered, GroupCreated, LateAck, LeaseLost, LoopFailed, Recovered, Retried
@@ -179,7 +179,7 @@ def handler(plan: Plan, pen: Pen, group: str, calls: itertools.count[int]) -> Ca
         text = event.data["body"]
         intact = zlib.crc32(text.encode()) == event.data["crc"]
         call = next(calls)
-        pen.write(Begun(now(), group, event.source, call, event.attempt, intact))
+        pen.write(GroupPending(now(), group, event.source, call, event.attempt, intact))
         how = "cancelled"
         try:
             await work(event, group, slow=plan.slow)

@@ -24,8 +24,8 @@ class Wrapped:
         copy.store = store
         return copy
 
-    def twin(self) -> Self:
-        return self.around(self.store.twin())
+    def clone(self) -> Self:
+        return self.around(self.store.clone())
 
     async def __aenter__(self) -> Self:
         await self.store.__aenter__()

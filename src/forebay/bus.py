@@ -88,7 +88,7 @@ class EventBus:
         limits: Limits = LIMITS,
         idempotency_window: float = DAY,
     ) -> None:
-        if not isinstance(store, str) and not hasattr(store, "twin"):
+        if not isinstance(store, str) and not hasattr(store, "clone"):
             raise ConfigurationError(
                 f"a bus is on a URL, such as 'sqlite:///events.db', or on a store, not a {type(store).__name__}"
             )
@@ -229,10 +229,10 @@ class EventBus:
         try:
             if delay is not None or at is not None:
                 # A scheduled id is always remembered: there is no place in the stream to search for it.
-                await self.store.schedule(stream, records, delay=delay, at=at, unless_seen=self._window)
+                await self.store.schedule(stream, records, delay=delay, at=at, dedup_window=self._window)
             elif known:
-                since = self._since(records)
-                await self.store.append(stream, records, unless_seen=self._window, since=since)
+                search_after = self._since(records)
+                await self.store.append(stream, records, dedup_window=self._window, search_after=search_after)
                 for record in records:
                     self._unsure.pop(record.id, None)
             else:
@@ -245,7 +245,7 @@ class EventBus:
 
     def _unknown(self, records: Sequence[Record], error: OutcomeUnknown) -> PublishUnknown:
         for record in records:
-            self._unsure.setdefault(record.id, error.since)
+            self._unsure.setdefault(record.id, error.search_after)
         while len(self._unsure) > UNSURE:
             del self._unsure[next(iter(self._unsure))]
         ids = [record.id for record in records]
@@ -257,7 +257,9 @@ class EventBus:
             return None
         ids = {record.id for record in records}
         # In the order in which they became unsure, so the first one found lies furthest back.
-        return next((since for id, since in self._unsure.items() if id in ids and since is not None), None)
+        return next(
+            (search_after for id, search_after in self._unsure.items() if id in ids and search_after is not None), None
+        )
 
     def _type_and_payload(self, event: object, data: Any) -> tuple[str, Any]:
         if isinstance(event, (str, Enum)):

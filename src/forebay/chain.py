@@ -71,7 +71,7 @@ async def _beginning(store: Store, stream: str, first: str, event: Event) -> str
 def _member(entry: Entry, first: str, limits: Limits) -> Event | None:
     """The event in an entry, if it belongs to the chain; copies for one group are no members of their own."""
     record = entry.record
-    if not isinstance(record, Record) or record.only is not None:
+    if not isinstance(record, Record) or record.only_group is not None:
         return None
     if record.id != first and (record.headers is None or first.encode() not in record.headers):
         return None

@@ -80,7 +80,7 @@ class BusContext:
         self.limits = limits
         self.runs = Runs()
         self.keeper = LeaseKeeper(
-            store.twin,
+            store.clone,
             lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)),
             on_blocked=signals.emit,
         )

@@ -117,13 +117,13 @@ class StoreDamaged(StoreError):
 class OutcomeUnknown(StoreError):
     """The connection broke, or a flush failed, after a move was sent: it may have happened.
 
-    `since` is a position from before the move, from which a search for its events can start;
+    `search_after` is a position from before the move, from which a search for its events can start;
     None where the move was not an append.
     """
 
-    def __init__(self, message: str, since: str | None = None) -> None:
+    def __init__(self, message: str, search_after: str | None = None) -> None:
         super().__init__(message)
-        self.since = since
+        self.search_after = search_after
 
 
 class RetryAfter(Exception):

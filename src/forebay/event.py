@@ -107,7 +107,7 @@ class TypeName(str):
 class Record(msgspec.Struct, frozen=True, gc=False):
     """An event in the form that stores keep: every field is the text that goes on the wire.
 
-    `data` and `headers` are JSON texts. `only` names the one group that is to see this entry
+    `data` and `headers` are JSON texts. `only_group` names the one group that is to see this entry
     (a redriven or replayed event); None means every group.
     """
 
@@ -118,17 +118,17 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     id: str = ""
     key: str | None = None
     headers: bytes | None = None
-    only: str | None = None
+    only_group: str | None = None
 
 
 class Foreign(msgspec.Struct, frozen=True):
     """An entry that forebay did not write and cannot read: its fields, byte for byte, in order.
 
-    `only` names the one group that is to see it, once it was redriven for that group.
+    `only_group` names the one group that is to see it, once it was redriven for that group.
     """
 
     fields: tuple[tuple[bytes, bytes], ...]
-    only: str | None = None
+    only_group: str | None = None
 
 
 def new_id(now: float | None = None) -> str:

@@ -59,7 +59,7 @@ class Home:
             return None
         return ConfigurationError(
             f"{self._what} was opened by process {self.process}, and does not survive a fork: open another one here,"
-            " such as its `twin()`, or with connect(...)"
+            " such as its `clone()`, or with connect(...)"
         )
 
 

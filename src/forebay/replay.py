@@ -162,7 +162,7 @@ async def _newest(log: Log, stream: str, after: str, until: str, count: int) -> 
 
 
 def _is_copy(entry: Entry) -> bool:
-    return entry.record.only is not None
+    return entry.record.only_group is not None
 
 
 async def find(log: Log, stream: str, id: str) -> Entry:
@@ -187,7 +187,7 @@ async def find(log: Log, stream: str, id: str) -> Entry:
 async def _search(log: Log, stream: str, id: str, after: str, until: str) -> Entry | None:
     while entries := await log.scan(stream, after=after, until=until, limit=CHUNK):
         for entry in entries:
-            if isinstance(entry.record, Record) and entry.record.id == id and entry.record.only is None:
+            if isinstance(entry.record, Record) and entry.record.id == id and entry.record.only_group is None:
                 return entry
         after = entries[-1].position
     return None
@@ -232,7 +232,7 @@ async def replay(
 
     async for entry in history(store, stream, start=start, end=end):
         if isinstance(entry.record, Record):
-            chunk.append(msgspec.structs.replace(entry.record, id=entry.record.id or entry.position, only=group))
+            chunk.append(msgspec.structs.replace(entry.record, id=entry.record.id or entry.position, only_group=group))
             if len(chunk) >= size:
                 await send()
     if chunk:

@@ -70,7 +70,7 @@ async def get_rule(store: Store, stream: str) -> Retention | None:
 
 async def set_rule(store: Store, stream: str, rule: Retention) -> None:
     """Give the stream this rule; one that limits nothing takes the rule away."""
-    await store.note(stream, RULE, None if rule == Retention() else msgspec.json.encode(rule))
+    await store.set_note(stream, RULE, None if rule == Retention() else msgspec.json.encode(rule))
 
 
 async def enforce(
@@ -89,13 +89,15 @@ async def enforce(
     rule = _rule(notes.get(RULE), stream)
     if rule is None:
         return Trimmed(0, 0)
-    past: list[str] = []
+    ignore_groups: list[str] = []
     if rule.group_lifetime is not None:
-        past = await _gone(store, stream, notes, rule.group_lifetime, at_work, signals, attendance or Attendance())
+        ignore_groups = await _gone(
+            store, stream, notes, rule.group_lifetime, at_work, signals, attendance or Attendance()
+        )
     removed = dropped = 0
     for length, age, force in ((rule.max_length, rule.max_age, False), (rule.hard_length, None, True)):
         if length is not None or age is not None:
-            trimmed = await store.trim(stream, max_length=length, max_age=age, force=force, past=past)
+            trimmed = await store.trim(stream, max_length=length, max_age=age, force=force, ignore_groups=ignore_groups)
             removed += trimmed.removed
             dropped += trimmed.dropped
     if removed:
@@ -149,7 +151,7 @@ async def _gone(
         if note is None or not _NUMBER.fullmatch(note) or (group in at_work and note != b"0"):
             # A store without room is to be trimmed all the more.
             with contextlib.suppress(StoreFull):
-                await store.note(stream, name, b"0")
+                await store.set_note(stream, name, b"0")
             continue
         if group in at_work:
             continue
@@ -160,13 +162,13 @@ async def _gone(
             attendance.forget(stream, name)
             more = f"{'-' if note[:1] == b'-' else ''}{silent + unchanged:.0f}".encode()
             with contextlib.suppress(StoreFull):
-                if not await store.note(stream, name, more, expected=note):
+                if not await store.set_note(stream, name, more, expected=note):
                     continue
                 silent, note = silent + unchanged, more
         if silent > lifetime:
             gone.append(group)
             # Of all processes one tells it, once.
-            if note[:1] != b"-" and await store.note(stream, name, b"-" + note, expected=note):
+            if note[:1] != b"-" and await store.set_note(stream, name, b"-" + note, expected=note):
                 signals.emit(GroupAbandoned(stream, group, silent))
     return gone
 

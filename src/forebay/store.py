@@ -3,7 +3,7 @@
     publish             read                ack
     -------> unread ---------> pending ------------> done
                                 ^  |  \\
-                  claim, due    |  |   \\ dead_letter        redrive
+             claim, take_due    |  |   \\ dead_letter        redrive
                                 |  |    +-----------> dead ---------> unread, for this group
                                 |  | retry, release
                                 |  v
@@ -42,7 +42,7 @@ END = "$"
 class Reader(msgspec.Struct, frozen=True):
     """Who reads: one consumer, in one group, of one stream.
 
-    With `ordered` the store hands the group's events to one consumer at a time: `read`, `due` and
+    With `ordered` the store hands the group's events to one consumer at a time: `read`, `take_due` and
     `claim` return nothing while another consumer of the group holds an entry, except that `claim`
     takes over from consumers all of whose leases have run out, oldest entry first; what was given back
     and is due is among these, lest a later entry come before it.
@@ -135,20 +135,20 @@ class Scheduled(msgspec.Struct, frozen=True):
     at: datetime | None = None
 
 
-class Remembered(msgspec.Struct, frozen=True):
+class RememberedId(msgspec.Struct, frozen=True):
     """An event's id, kept for `left` more seconds.
 
     By a `group`, which acked it with `remember`; or else by the stream, where it was appended with
-    `unless_seen`: at `position`, which is None while it is only scheduled.
+    `dedup_window`: at `position`, which is None while it is only scheduled.
     """
 
     id: str
-    left: float
+    expires_in: float
     position: str | None = None
     group: str | None = None
 
 
-class GroupPlace(msgspec.Struct, frozen=True):
+class GroupCursor(msgspec.Struct, frozen=True):
     """A group, and the last position that it was handed.
 
     `number` is how many of the stream's entries stand up to there. A store that cannot count them tells
@@ -160,14 +160,14 @@ class GroupPlace(msgspec.Struct, frozen=True):
     number: int | None = None
 
 
-class Begun(msgspec.Struct, frozen=True):
+class GroupPending(msgspec.Struct, frozen=True):
     """What a group has begun and not finished."""
 
     group: str
     pending: Pending
 
 
-Item = Entry | GroupPlace | Begun | DeadLetter | Scheduled | Remembered
+StreamItem = Entry | GroupCursor | GroupPending | DeadLetter | Scheduled | RememberedId
 """All that a stream consists of."""
 
 
@@ -225,15 +225,20 @@ class Log(Protocol):
     """The streams themselves."""
 
     async def append(
-        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        dedup_window: float | None = None,
+        search_after: str | None = None,
     ) -> list[str]:
         """Append the records, all or none, in order; return their positions.
 
-        With `unless_seen`, a record whose id was appended (or scheduled) with `unless_seen` within
+        With `dedup_window`, a record whose id was appended (or scheduled) with `dedup_window` within
         that many seconds before is not appended again: the earlier position is returned in its
-        place. The id is remembered for that long from now. `since` widens the search to the entries
+        place. The id is remembered for that long from now. `search_after` widens the search to the entries
         behind that position, however they were appended.
-        Raises `OutcomeUnknown`, with a `since` for this very store, where the answer was lost.
+        Raises `OutcomeUnknown`, with a `search_after` for this very store, where the answer was lost.
         """
         ...
 
@@ -244,13 +249,13 @@ class Log(Protocol):
         *,
         delay: float | None = None,
         at: datetime | None = None,
-        unless_seen: float | None = None,
+        dedup_window: float | None = None,
     ) -> None:
         """Append the records in `delay` seconds, or at the moment `at`; they survive whatever the store survives.
 
         A delay is a duration: setting a clock does not change it. The store keeps a moment as it is, and compares it
         with its own wall clock; if that moment is in the past, it appends the records at once.
-        `due` is what carries it out: without consumers, a scheduled event waits past its time.
+        `take_due` is what carries it out: without consumers, a scheduled event waits past its time.
         """
         ...
 
@@ -274,12 +279,12 @@ class Log(Protocol):
         max_length: int | None = None,
         max_age: float | None = None,
         force: bool = False,
-        past: Collection[str] = (),
+        ignore_groups: Collection[str] = (),
     ) -> Trimmed:
         """Remove the oldest entries beyond `max_length`, or older than `max_age` seconds.
 
         Stops before the first entry that a group has not finished (unread, pending or waiting),
-        unless `force`. Groups named in `past` hold nothing back. What either costs a group is counted.
+        unless `force`. Groups named in `ignore_groups` hold nothing back. What either costs a group is counted.
         A stream without groups is trimmed as asked.
         """
         ...
@@ -307,7 +312,7 @@ class Leases(Protocol):
         """Remove the group with all it has pending and waiting. Its dead letters stay."""
         ...
 
-    async def missed(self, stream: str, group: str) -> int | None:
+    async def trimmed_unread(self, stream: str, group: str) -> int | None:
         """How many entries left the stream before the group could read them, removed by whomever.
 
         Each is reported once, to the first caller, whenever it was removed. None where the store cannot tell, or
@@ -324,7 +329,7 @@ class Leases(Protocol):
         """
         ...
 
-    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+    async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         """Lease waiting entries whose time has come. First appends the stream's scheduled events
         that are due."""
         ...
@@ -447,11 +452,11 @@ class Notes(Protocol):
         """All notes of the stream, by name."""
         ...
 
-    async def noted(self) -> list[str]:
+    async def streams_with_notes(self) -> list[str]:
         """The names of the streams that have notes, by the alphabet."""
         ...
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         """Keep the value under this name; None removes the note.
@@ -474,7 +479,7 @@ class Transfer(Protocol):
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
-    ) -> list[Remembered]:
+    ) -> list[RememberedId]:
         """The ids that the stream, or with `group` that group, remembers now, behind the id `after`.
 
         Their order is the store's own.
@@ -484,7 +489,7 @@ class Transfer(Protocol):
     async def restore(
         self,
         stream: str,
-        items: Sequence[Item],
+        items: Sequence[StreamItem],
         *,
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,
@@ -517,7 +522,7 @@ class Store(Log, Leases, DeadLetters, Inspection, Notes, Transfer, Protocol):
     done. One that was closed may be opened again, on any loop.
     """
 
-    def twin(self) -> Store:
+    def clone(self) -> Store:
         """Another, unopened store on the same state, for use on another event loop."""
         ...
 

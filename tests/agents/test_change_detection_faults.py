@@ -87,11 +87,11 @@ class Breaking(FaultyStore):
             else:
                 self.fail_before(move)
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
-        self._step("note")
-        return await super().note(stream, name, value, expected=expected)
+        self._step("set_note")
+        return await super().set_note(stream, name, value, expected=expected)
 
     async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
         self._step("append")
@@ -150,7 +150,7 @@ async def test_an_outage_of_the_store_loses_and_repeats_nothing(
         for number in range(2):
             (inbox / f"{number}").write_text(f"{number}")
             store.fail_after("append", times=2)
-            store.fail_before("note", times=2)
+            store.fail_before("set_note", times=2)
             (inbox / "same").write_text(f"{number}")
             await eventually(lambda number=number: is_told(bus, ("created", f"{number}")), within=WITHIN)
         store.mend()

@@ -148,12 +148,12 @@ class Broken(FaultyStore):
         self._strike("append", stream)
         return await super().append(stream, records, **options)
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         if name != "leader":
-            self._strike("note", stream)
-        return await super().note(stream, name, value, expected=expected)
+            self._strike("set_note", stream)
+        return await super().set_note(stream, name, value, expected=expected)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -89,9 +89,9 @@ async def test_a_link_that_comes_later_or_leads_nowhere_any_more_is_told(bus: Ev
 
 async def test_a_note_that_cannot_be_read_is_reported_and_stops_nothing(bus: EventBus, inbox: Path) -> None:
     stream = f"{notes_of('change_detection')}.files"
-    await bus.store.note(stream, "00", b"not what was written")
-    await bus.store.note(stream, "of somebody else", b"\xff")
-    await bus.store.note(notes_of("change_detection"), "mounts", b"\xff")
+    await bus.store.set_note(stream, "00", b"not what was written")
+    await bus.store.set_note(stream, "of somebody else", b"\xff")
+    await bus.store.set_note(notes_of("change_detection"), "mounts", b"\xff")
     said: list[str] = []
     bus.signals.listen(lambda signal: said.append(str(signal.error)), LoopFailed)
     agent = watcher(inbox)

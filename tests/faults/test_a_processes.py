@@ -65,7 +65,7 @@ async def _stop_outside_of_moves(process: int, bus: EventBus) -> None:
         os.kill(process, signal.SIGSTOP)
         try:
             async with asyncio.timeout(1.0):
-                await bus.store.note("t", "probe", b"")
+                await bus.store.set_note("t", "probe", b"")
             return
         except TimeoutError:
             os.kill(process, signal.SIGCONT)
@@ -137,7 +137,7 @@ POINTS: list[Point] = [
     ("after", "ack"),
     ("before", "retry"),
     ("after", "retry"),
-    ("after", "due"),
+    ("after", "take_due"),
     ("before", "dead_letter"),
     ("after", "dead_letter"),
 ]
@@ -272,7 +272,7 @@ async def test_a10_a_lease_keeper_that_meets_a_bug_says_so_and_goes_on() -> None
     assert [1] == calls
 
 
-@pytest.mark.parametrize("move", ["read", "due", "claim", "ack"])
+@pytest.mark.parametrize("move", ["read", "take_due", "claim", "ack"])
 async def test_a10_a_loop_that_meets_a_bug_ends_the_run_and_is_not_passed_over(move: Move) -> None:
     store = FaultyStore(MemoryStore())
     async with EventBus(store) as bus:

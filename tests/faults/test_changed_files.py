@@ -110,16 +110,16 @@ HARMLESS = {
 @pytest.mark.parametrize("size", [0, 30_000], ids=["small", "large"])
 @pytest.mark.parametrize("deed", HARMLESS.values(), ids=HARMLESS.keys())
 async def test_what_does_no_harm_is_healed_and_loses_nothing(path: Path, deed: str, size: int) -> None:
-    async with SQLiteStore(path, synchronous="normal") as store, store.twin() as twin:
+    async with SQLiteStore(path, synchronous="normal") as store, store.clone() as clone:
         for number in range(200):
             await store.append("t", [record(number, size)])
-        await twin.append("t", [record(200)])
+        await clone.append("t", [record(200)])
         assert 201 == (await store.stats())[0].length
 
         shell(deed, path)
 
         for number in range(201, 210):
-            await (twin if number % 2 else store).append("t", [record(number, size)])
+            await (clone if number % 2 else store).append("t", [record(number, size)])
             assert number + 1 == (await store.stats())[0].length
         shell(deed, path)
     assert list(range(210)) == await stored(path)
@@ -256,7 +256,7 @@ async def test_what_others_may_do_by_way_of_sqlite_is_no_change(path: Path) -> N
 
 async def test_the_standard_librarys_sqlite_beside_it_loses_nothing(path: Path) -> None:
     acknowledged = []
-    async with SQLiteStore(path, synchronous="normal") as store, store.twin() as twin:
+    async with SQLiteStore(path, synchronous="normal") as store, store.clone() as clone:
         for number in range(300):
             await store.append("t", [record(number)])
             acknowledged.append(number)
@@ -265,7 +265,7 @@ async def test_the_standard_librarys_sqlite_beside_it_loses_nothing(path: Path) 
                 connection.execute("SELECT count(*) FROM entries").fetchall()
                 connection.close()
             if number % 30 == 0:
-                await twin.note("t", "n", b"1")
+                await clone.set_note("t", "n", b"1")
 
     assert acknowledged == await stored(path)
 
@@ -340,7 +340,7 @@ async def test_a_change_between_a_commit_and_its_acknowledgement_is_resolved(pat
                 await store.append("t", [record(number)])
                 results.append("stored")
             except OutcomeUnknown as error:
-                results.append(f"unknown since {error.since}")
+                results.append(f"unknown since {error.search_after}")
         shell("mv x events.db", path)
 
     assert ["stored", "stored", "unknown since 3"] == results

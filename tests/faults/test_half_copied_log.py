@@ -66,13 +66,13 @@ async def half_copy(store: SQLiteStore, path: Path) -> None:
 
 @pytest.mark.parametrize("deed", DEEDS.values(), ids=DEEDS.keys())
 async def test_what_does_no_harm_is_healed_and_loses_nothing(path: Path, deed: str) -> None:
-    async with SQLiteStore(path, synchronous="normal") as store, store.twin() as twin:
+    async with SQLiteStore(path, synchronous="normal") as store, store.clone() as clone:
         await half_copy(store, path)
 
         shell(deed, path)
 
         for number in range(61, 70):
-            await (twin if number % 2 else store).append("t", [record(number)])
+            await (clone if number % 2 else store).append("t", [record(number)])
             assert number + 1 == (await store.stats())[0].length
 
     assert list(range(70)) == await stored(path)

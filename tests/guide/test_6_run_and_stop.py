@@ -77,7 +77,7 @@ async def test_a_handler_that_blocks_the_loop_keeps_its_lease(bus: EventBus) -> 
         async def steal(event: Event) -> None:
             stolen.append(event.attempt)
 
-        async with EventBus(bus.store.twin()) as other:
+        async with EventBus(bus.store.clone()) as other:
             await asyncio.to_thread(blocked.wait)
             consumer = other.subscribe_to_stream("t", "g", lease=0.4)
             task = asyncio.create_task(consumer.consume_events(steal))

@@ -310,7 +310,7 @@ async def _compared(dual: DualBus, count: int) -> bool:
 
 def bus_of(bus: EventBus) -> EventBus:
     """Another bus on the same store, not opened yet."""
-    return EventBus(bus.store.twin())
+    return EventBus(bus.store.clone())
 
 
 async def test_data_that_a_handler_changed_under_the_others_counts_as_differing(bus: EventBus) -> None:
@@ -570,7 +570,7 @@ async def test_an_old_bus_may_ask_whether_a_handler_is_a_coroutine_function() ->
 
 
 async def test_a_new_bus_that_fails_while_it_is_opened_is_opened_again(bus: EventBus) -> None:
-    store = FaultyStore(bus.store.twin())
+    store = FaultyStore(bus.store.clone())
     store.fail_before("notes", StoreUnavailable("down"))
     billing = Agent("billing")
     dual = DualBus(PlainBus(), EventBus(store))
@@ -593,9 +593,9 @@ async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(
             await self._hang()
             return await super().append(stream, records, **options)
 
-        async def note(self, *arguments: Any, **options: Any) -> bool:
+        async def set_note(self, *arguments: Any, **options: Any) -> bool:
             await self._hang()
-            return await super().note(*arguments, **options)
+            return await super().set_note(*arguments, **options)
 
         async def _hang(self) -> None:
             if self.hangs:

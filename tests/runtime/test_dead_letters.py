@@ -55,7 +55,7 @@ async def test_the_reason_counts_the_consumers_that_died_apart_from_the_failures
     failure = failure_of(_raised(lambda: price({"rate": "vat_rate"})))
     for _ in range(2):
         await bus.store.retry(held, delay=0.0, failure=failure)
-        [held] = await bus.store.due(dying, limit=1)
+        [held] = await bus.store.take_due(dying, limit=1)
 
     @bus.on("t", group="g", retry=Retry(attempts=3, base=0), lease=0.1, ordered=ordered)
     async def charge(event: Event) -> None: ...

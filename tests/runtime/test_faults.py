@@ -114,7 +114,7 @@ async def test_moves_that_did_not_happen_are_repeated_and_every_event_is_handled
     failed, handle = heard(bus, LoopFailed), Seen()
     bus.on("t", group="g")(handle.__call__)
     await bus.publish_many("t", source="s", data=range(50))
-    moves: tuple[Move, ...] = ("join", "read", "due", "claim", "stats")
+    moves: tuple[Move, ...] = ("join", "read", "take_due", "claim", "stats")
     for move in moves:
         store.fail_before(move, times=2)
     store.fail_before("read", StoreFull("ordered: no room"))
@@ -141,7 +141,7 @@ async def test_a_read_whose_answer_was_lost_comes_back_when_its_leases_run_out(
     assert 3 == len(recovered)
 
 
-@pytest.mark.parametrize("move", ["due", "claim"])
+@pytest.mark.parametrize("move", ["take_due", "claim"])
 async def test_what_was_taken_unheard_comes_back_too(store: FaultyStore, bus: EventBus, move: Move) -> None:
     handle = Seen(failures=1)
     bus.on("t", group="g", lease=LEASE, retry=QUICK)(handle.__call__)
@@ -436,7 +436,7 @@ async def _is_settled(bus: EventBus) -> bool:
     return all(not group.pending and not group.lag for group in stats.groups)
 
 
-@pytest.mark.parametrize("move", ["read", "due", "claim"])
+@pytest.mark.parametrize("move", ["read", "take_due", "claim"])
 async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_of(
     store: FaultyStore, bus: EventBus, move: Move
 ) -> None:
@@ -451,7 +451,7 @@ async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_
     if move != "read":
         await store.join("t", "g")
         [begun] = await store.read(stray, limit=1)
-        if move == "due":
+        if move == "take_due":
             await store.retry(begun, delay=0)
         else:
             await eventually(lambda: _has_lapsed(store))

@@ -103,7 +103,7 @@ async def test_a_group_that_came_back_is_waited_for_again(store: Store) -> None:
 
 async def test_a_note_that_is_no_number_is_as_none(store: Store) -> None:
     for text in (b"1800000000.5", b"soon", b"", b"\xff"):
-        await store.note("t", SILENT + "away", text)
+        await store.set_note("t", SILENT + "away", text)
         assert Trimmed(0, 0) == await Process(store).look()
         assert b"0" == (await store.notes("t"))[SILENT + "away"]
 

@@ -217,7 +217,7 @@ async def test_a_short_lease_is_kept_beside_a_long_one_that_came_first(bus: Even
     short = asyncio.create_task(bus.subscribe_to_stream("t", "g", lease=0.4).consume_events(slow))
     await bus.publish("t", source="s")
     await begun.wait()
-    async with EventBus(bus.store.twin()) as other:
+    async with EventBus(bus.store.clone()) as other:
         rival = asyncio.create_task(other.subscribe_to_stream("t", "g", lease=0.4).consume_events(steal))
         await eventually(lambda: _nothing_pending(bus))
         other.stop()
@@ -261,7 +261,7 @@ async def test_two_consumers_of_one_name_do_not_take_each_other_for_themselves(b
         done.append(event.data)
 
     await bus.publish_many("t", source="s", data=range(30), keys=["k"] * 30)
-    async with EventBus(bus.store.twin()) as other:
+    async with EventBus(bus.store.clone()) as other:
         tasks = [
             asyncio.create_task(b.subscribe_to_stream("t", "g", "worker", ordered=True).consume_events(handle))
             for b in (bus, other)
@@ -276,7 +276,7 @@ async def test_two_consumers_of_one_name_do_not_take_each_other_for_themselves(b
 
 
 async def test_an_unanswered_publish_is_stored_once_however_often_it_is_repeated(bus: EventBus) -> None:
-    store = FaultyStore(bus.store.twin())
+    store = FaultyStore(bus.store.clone())
     async with EventBus(store) as lossy:
         store.fail_after("append", times=1)
         with pytest.raises(PublishUnknown) as unknown:

@@ -81,7 +81,7 @@ MOVES: dict[str, Callable[[Store], Awaitable[object]]] = {
     "join": lambda store: store.join("t", "g"),
     "stats": lambda store: store.stats(),
     "notes": lambda store: store.notes("t"),
-    "note": lambda store: store.note("t", "n", b"1"),
+    "set_note": lambda store: store.set_note("t", "n", b"1"),
     "leadership": lambda store: _led(Leadership(store, "t", seconds=1)),
     "state": lambda store: AgentState(store, "a").set("k", 1),
 }

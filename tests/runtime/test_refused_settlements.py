@@ -43,7 +43,7 @@ async def test_what_was_handled_stays_with_its_consumer_until_the_store_takes_th
         if outcome == "dead_letter":
             raise Reject
 
-    async with EventBus(store) as bus, EventBus(inner.twin()) as other:
+    async with EventBus(store) as bus, EventBus(inner.clone()) as other:
         for each in (bus, other):
             each.signals.listen(signals.append, Recovered, LeaseLost)
             retry = Retry(attempts=2, base=0.001)

@@ -67,7 +67,7 @@ async def test_events_leave_when_they_are_too_old(bus: EventBus) -> None:
 
 async def test_a_rule_holds_for_every_process_and_until_it_is_taken_away() -> None:
     store = MemoryStore()
-    async with EventBus(store) as one, EventBus(store.twin()) as other:
+    async with EventBus(store) as one, EventBus(store.clone()) as other:
         await one.retain("t", max_length=1)
         await other.publish_many("t", source="s", data=range(5))
         pruner = Pruner(other.store, other.signals, list)
@@ -123,7 +123,7 @@ async def test_a_rule_that_cannot_be_is_refused(bus: EventBus, rule: dict[str, A
 
 
 async def test_a_rule_that_cannot_be_read_says_so(bus: EventBus) -> None:
-    await bus.store.note("t", RULE, b'{"max_length": "many"}')
+    await bus.store.set_note("t", RULE, b'{"max_length": "many"}')
 
     with pytest.raises(ConfigurationError, match="the rule for keeping t cannot be read"):
         await bus.retention("t")

@@ -12,7 +12,7 @@ from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing.contract import Fields, Plant, StoreContract
-from forebay.testing.contract.missed import MissedContract
+from forebay.testing.contract.trimmed_unread import TrimmedUnreadContract
 from tests.support.redis_servers import Server, binaries, version
 
 
@@ -65,7 +65,7 @@ class TestRedis(StoreContract):
     @pytest.fixture(autouse=True)
     def counting(self, server: Server, request: pytest.FixtureRequest) -> None:
         old = str(server.redis.info("server")["redis_version"]).startswith("6.")
-        if old and request.function.__qualname__.startswith(MissedContract.__name__):
+        if old and request.function.__qualname__.startswith(TrimmedUnreadContract.__name__):
             pytest.skip("Redis before 7 does not count what was added to a stream")
 
     @pytest.fixture

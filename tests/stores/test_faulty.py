@@ -48,15 +48,15 @@ async def test_a_call_that_fails_after_happened_and_a_repetition_can_find_it(sto
     with pytest.raises(OutcomeUnknown) as unknown:
         await store.append(STREAM, [record])
 
-    assert before == unknown.value.since
-    assert ["2"] == await store.append(STREAM, [record], unless_seen=60.0, since=unknown.value.since)
+    assert before == unknown.value.search_after
+    assert ["2"] == await store.append(STREAM, [record], dedup_window=60.0, search_after=unknown.value.search_after)
 
 
 async def test_the_first_append_of_a_stream_is_looked_for_from_the_start(store: FaultyStore) -> None:
     store.fail_after("append")
     with pytest.raises(OutcomeUnknown) as unknown:
         await store.append(STREAM, [order()])
-    assert START == unknown.value.since
+    assert START == unknown.value.search_after
 
 
 async def test_faults_befall_calls_in_the_order_in_which_they_were_ordered(store: FaultyStore) -> None:
@@ -97,10 +97,10 @@ async def test_mending_forgets_the_faults_to_come(store: FaultyStore) -> None:
 
 
 async def test_a_twin_has_the_same_faults(store: FaultyStore) -> None:
-    async with store.twin() as twin:
+    async with store.clone() as clone:
         store.fail_before("append")
         with pytest.raises(StoreUnavailable):
-            await twin.append(STREAM, [order()])
+            await clone.append(STREAM, [order()])
     assert ["1"] == await store.append(STREAM, [order()])
     assert 2 == store.calls["append"]
 

@@ -72,10 +72,10 @@ async def test_scheduled_and_waiting_entries_come_when_the_clock_says_so(store: 
     await store.schedule(STREAM, [order(2)], delay=10.0)
 
     clock.now += 9.9
-    assert [] == await store.due(A, limit=10)
+    assert [] == await store.take_due(A, limit=10)
     clock.now += 0.1
 
-    assert [failed.position] == [delivery.position for delivery in await store.due(A, limit=10)]
+    assert [failed.position] == [delivery.position for delivery in await store.take_due(A, limit=10)]
     assert [b"2"] == [d.record.data for d in await store.read(A, limit=10) if isinstance(d.record, Record)]
 
 
@@ -85,18 +85,18 @@ async def test_what_has_waited_longest_is_due_first(store: MemoryStore, clock: C
     await store.retry(second, delay=10.0)
     clock.now += 30
 
-    assert [second.position] == [delivery.position for delivery in await store.due(A, limit=1)]
+    assert [second.position] == [delivery.position for delivery in await store.take_due(A, limit=1)]
 
 
 async def test_a_repetition_keeps_an_id_in_mind_from_then_on(store: MemoryStore, clock: Clock) -> None:
-    [first] = await store.append(STREAM, [order(id="a")], unless_seen=60.0)
+    [first] = await store.append(STREAM, [order(id="a")], dedup_window=60.0)
     clock.now += 59
-    await store.append(STREAM, [order(id="a")], unless_seen=60.0)
+    await store.append(STREAM, [order(id="a")], dedup_window=60.0)
 
     clock.now += 59
-    assert [first] == await store.append(STREAM, [order(id="a")], unless_seen=60.0)
+    assert [first] == await store.append(STREAM, [order(id="a")], dedup_window=60.0)
     clock.now += 60
-    assert [first] != await store.append(STREAM, [order(id="a")], unless_seen=60.0)
+    assert [first] != await store.append(STREAM, [order(id="a")], dedup_window=60.0)
 
 
 async def test_a_group_forgets_what_it_handled_when_its_time_is_over(store: MemoryStore, clock: Clock) -> None:
@@ -149,7 +149,7 @@ async def test_an_ordered_reader_takes_nothing_new_before_what_was_given_back(st
     await store.release(held)
 
     assert [] == await store.read(ORDERED_B, limit=10)
-    assert [held[0].position] == [delivery.position for delivery in await store.due(ORDERED_B, limit=10)]
+    assert [held[0].position] == [delivery.position for delivery in await store.take_due(ORDERED_B, limit=10)]
 
 
 async def test_a_group_that_is_removed_wakes_its_readers(store: MemoryStore) -> None:
@@ -207,7 +207,7 @@ async def test_two_stores_share_nothing_unless_they_are_twins(store: MemoryStore
     await store.append(STREAM, [order(1)])
 
     assert [] == await MemoryStore().scan(STREAM)
-    assert 1 == len(await store.twin().scan(STREAM))
+    assert 1 == len(await store.clone().scan(STREAM))
 
 
 @pytest.mark.parametrize("position", ["", "x", "-1", "1-0", "²", "1.5"])

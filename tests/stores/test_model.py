@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from forebay.errors import NotFound
 from forebay.event import Foreign, Record
-from forebay.store import END, START, Begun, Delivery, Failure, GroupPlace, Item, Reader, Store
+from forebay.store import END, START, Delivery, Failure, GroupCursor, GroupPending, Reader, Store, StreamItem
 from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
@@ -173,9 +173,9 @@ class Stores(RuleBasedStateMachine):
         assert list(range(self.entries - count, self.entries)) == numbers
 
     @rule(chosen=st.lists(ids, min_size=1, max_size=3))
-    def append_unless_seen(self, chosen: list[str]) -> None:
+    def append_with_dedup_window(self, chosen: list[str]) -> None:
         records = [self.record(id) for id in chosen]
-        self.change(lambda side: _append(side, records, unless_seen=HOUR))
+        self.change(lambda side: _append(side, records, dedup_window=HOUR))
 
     @rule(id=ids)
     def append_without_a_window(self, id: str) -> None:
@@ -186,7 +186,7 @@ class Stores(RuleBasedStateMachine):
     def append_unless_behind(self, id: str, at: int) -> None:
         record = self.record(id)
         number = at % (self.entries + 1) - 1
-        self.change(lambda side: _append(side, [record], unless_seen=HOUR, since=side.place(number)))
+        self.change(lambda side: _append(side, [record], dedup_window=HOUR, search_after=side.place(number)))
 
     @precondition(lambda self: self.joined)
     @rule(id=st.none() | ids, consumer=consumers, later=st.booleans())
@@ -196,8 +196,8 @@ class Stores(RuleBasedStateMachine):
         delay, window = (HOUR if later else 0.0), (None if id is None else HOUR)
 
         async def move(side: Side) -> list[Seen]:
-            await side.store.schedule(STREAM, [record], delay=delay, unless_seen=window)
-            return side.take(await side.store.due(reader, limit=ALL))
+            await side.store.schedule(STREAM, [record], delay=delay, dedup_window=window)
+            return side.take(await side.store.take_due(reader, limit=ALL))
 
         self.took(self.change(move))
 
@@ -217,7 +217,7 @@ class Stores(RuleBasedStateMachine):
     @rule(group=groups, consumer=consumers)
     def due(self, group: str, consumer: str) -> None:
         async def move(side: Side) -> list[Seen]:
-            return side.take(await side.store.due(Reader(STREAM, group, consumer), limit=ALL))
+            return side.take(await side.store.take_due(Reader(STREAM, group, consumer), limit=ALL))
 
         self.took(self.both(move))
 
@@ -309,7 +309,7 @@ class Stores(RuleBasedStateMachine):
         if rarely == 0:
             _, other = self.sides
             self.runner.run(other.store.__aexit__(None, None, None))
-            other.store = other.store.twin()
+            other.store = other.store.clone()
             self.runner.run(other.store.__aenter__())
 
     @rule(rarely=st.integers(0, 3))
@@ -347,19 +347,19 @@ class Stores(RuleBasedStateMachine):
         """What the group was to see it has seen, but for what it was told to pass over."""
         side = self.sides[0]
         for entry in self.runner.run(side.store.scan(STREAM, limit=ALL)):
-            if isinstance(entry.record, Record) and entry.record.only in (None, group):
+            if isinstance(entry.record, Record) and entry.record.only_group in (None, group):
                 assert side.number(entry.position) in self.accounted[group]
 
 
 def _content(record: Record | Foreign | None) -> Seen:
-    return (record.id, record.data, record.only or "") if isinstance(record, Record) else ()
+    return (record.id, record.data, record.only_group or "") if isinstance(record, Record) else ()
 
 
 async def _append(
-    side: Side, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+    side: Side, records: Sequence[Record], *, dedup_window: float | None = None, search_after: str | None = None
 ) -> list[int]:
     known = set(side.positions)
-    found = await side.store.append(STREAM, records, unless_seen=unless_seen, since=since)
+    found = await side.store.append(STREAM, records, dedup_window=dedup_window, search_after=search_after)
     await side.learn()
     # Where an id stands twice, stores differ on which of the places they tell.
     # One that is only scheduled has none yet.
@@ -368,11 +368,13 @@ async def _append(
 
 async def _restore(side: Side) -> None:
     """Take away all but the entries, and put it back."""
-    items: list[Item] = [*await side.store.dead_letters(STREAM, limit=ALL)]
+    items: list[StreamItem] = [*await side.store.dead_letters(STREAM, limit=ALL)]
     for stats in await side.store.stats():
         for group in stats.groups:
-            items.append(GroupPlace(group.group, group.position))
-            items += [Begun(group.group, each) for each in await side.store.pending(STREAM, group.group, limit=ALL)]
+            items.append(GroupCursor(group.group, group.position))
+            items += [
+                GroupPending(group.group, each) for each in await side.store.pending(STREAM, group.group, limit=ALL)
+            ]
             items += await side.store.remembered(STREAM, group=group.group, limit=ALL)
     items += await side.store.scheduled(STREAM, limit=ALL)
     items += await side.store.remembered(STREAM, limit=ALL)

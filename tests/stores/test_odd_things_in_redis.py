@@ -69,7 +69,7 @@ async def test_what_others_named_is_left_out_and_told_of(
     assert [STREAM] == [stats.stream for stats in await store.stats()]
     assert [GROUP] == [group.group for group in (await store.stats([STREAM]))[0].groups]
     assert {} == await store.notes(STREAM)
-    assert await store.noted() in ([], [STREAM])
+    assert await store.streams_with_notes() in ([], [STREAM])
 
 
 async def test_a_rule_is_kept_beside_a_note_that_is_no_text_and_a_time_that_is_no_number(
@@ -114,9 +114,9 @@ async def test_what_waits_and_is_no_position_stops_none_of_those_behind_it(
     ]
     assert 35 == (await store.stats())[0].groups[0].waiting
     await store.claim(Reader(STREAM, GROUP, "other"), idle=1000)
-    await store.missed(STREAM, GROUP)
+    await store.trimmed_unread(STREAM, GROUP)
 
-    found = [each for _ in range(4) for each in await store.due(reader, limit=12)]
+    found = [each for _ in range(4) for each in await store.take_due(reader, limit=12)]
 
     assert [first.position, second.position] == sorted(each.position for each in found)
     assert server.redis.zcard(waiting) == 0
@@ -137,7 +137,7 @@ async def test_what_is_scheduled_and_is_no_event_stops_none_of_those_behind_it(
 
     assert 2 == len(await store.scheduled(STREAM))
     assert 1 == len(await store.scheduled(STREAM, limit=1))
-    await store.due(READER, limit=10)
+    await store.take_due(READER, limit=10)
 
     assert 5 == len(await store.scan(STREAM))
     assert 1 == len(await store.scheduled(STREAM))
@@ -185,7 +185,7 @@ async def test_ids_that_are_no_text_stop_no_copy(store: RedisStore, server: Serv
     assert [] == await store.remembered(STREAM, limit=5)
     assert ["known"] == [each.id for each in await store.remembered(STREAM, group=GROUP, limit=1)]
     assert {"known"} == await store.handled(STREAM, GROUP, ["known", "z"])
-    [position] = await store.append(STREAM, [to_record(STREAM, source="s", data=1, id="z")], unless_seen=60)
+    [position] = await store.append(STREAM, [to_record(STREAM, source="s", data=1, id="z")], dedup_window=60)
     assert position == (await store.scan(STREAM))[-1].position
 
 
@@ -198,10 +198,10 @@ async def test_counts_that_are_no_numbers_stop_no_move(store: RedisStore, server
     server.redis.set(f"{{{key}}}:finished:{GROUP}", "somewhere")
 
     assert 2 == len(await store.claim(READER, idle=0, limit=2))
-    assert [] == await store.due(READER, limit=1)
+    assert [] == await store.take_due(READER, limit=1)
     assert 1 == await store.ack([acked])
     assert await store.dead_letter(dead, reason="no")
-    assert await store.missed(STREAM, GROUP) in (0, None)
+    assert await store.trimmed_unread(STREAM, GROUP) in (0, None)
     server.redis.xgroup_destroy(key, GROUP)
     server.redis.set(f"{{{key}}}:finished:{GROUP}", "somewhere")
     assert await store.join(STREAM, GROUP)

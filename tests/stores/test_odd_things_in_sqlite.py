@@ -63,7 +63,7 @@ async def test_what_others_named_is_left_out_and_told_of(sql: str, store: SQLite
     assert [STREAM] == [stats.stream for stats in await store.stats()]
     assert [GROUP] == [group.group for group in (await store.stats([STREAM]))[0].groups]
     assert {} == await store.notes(STREAM)
-    assert await store.noted() in ([], [STREAM])
+    assert await store.streams_with_notes() in ([], [STREAM])
 
 
 @pytest.mark.parametrize("time", ["'yesterday'", "X'00FF'", "-1e300", "1e300", "9e999"])
@@ -100,7 +100,7 @@ async def test_a_rule_is_kept_beside_notes_of_other_kinds(tmp_path: Path) -> Non
         assert isinstance(bus.store, SQLiteStore)
         await bus.publish_many(STREAM, source="s", data=range(5))
         await bus.store.join(STREAM, GROUP, start="$")
-        await bus.store.note(STREAM, f"seen:{GROUP}", b"never")
+        await bus.store.set_note(STREAM, f"seen:{GROUP}", b"never")
         plant(bus.store, "UPDATE notes SET value = 'text'")
         plant(bus.store, "INSERT INTO notes VALUES ('events', 'order_placed', X'FF', 5)")
 

@@ -124,7 +124,7 @@ async def test_foreign_bytes_go_to_the_dead_letters_and_back_unchanged(store: Re
 
     assert Foreign(fields) == delivery.record
     assert Foreign(fields) == letter.record
-    assert Foreign(fields, only=READER.group) == again.record
+    assert Foreign(fields, only_group=READER.group) == again.record
 
 
 async def test_a_dead_letter_is_the_entry_and_the_reason(store: RedisStore, server: Server) -> None:
@@ -214,7 +214,7 @@ async def test_a_cut_reply_is_an_unknown_outcome_and_its_repetition_stores_nothi
         with pytest.raises(OutcomeUnknown) as unknown:
             await store.append("order_placed", [record])
         proxy.swallow = False
-        [position] = await store.append("order_placed", [record], since=unknown.value.since)
+        [position] = await store.append("order_placed", [record], search_after=unknown.value.search_after)
 
         [_, entry] = await store.scan("order_placed")
         assert (position, record) == (entry.position, entry.record)
@@ -232,7 +232,7 @@ async def test_an_append_that_was_lost_before_the_server_saw_it_is_made_by_its_r
         finally:
             server.process.send_signal(signal.SIGCONT)
 
-        await store.append("order_placed", [record], since=unknown.value.since)
+        await store.append("order_placed", [record], search_after=unknown.value.search_after)
 
         assert [record] == [entry.record for entry in await store.scan("order_placed")]
 

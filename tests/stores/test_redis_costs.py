@@ -24,12 +24,12 @@ LOOKS: dict[str, Callable[[RedisStore], Awaitable[object]]] = {
     "stats": lambda store: store.stats([STREAM]),
     "a trim that removes nothing": lambda store: store.trim(STREAM, max_length=1),
     "a trim that has nothing to remove": lambda store: store.trim(STREAM, max_length=WAITING, max_age=3600),
-    "due": lambda store: store.due(READER, limit=100),
-    "due in order": lambda store: store.due(ORDERED, limit=100),
+    "take_due": lambda store: store.take_due(READER, limit=100),
+    "due in order": lambda store: store.take_due(ORDERED, limit=100),
     "claim": lambda store: store.claim(READER, idle=1),
     "claim in order": lambda store: store.claim(ORDERED, idle=1),
     "read in order": lambda store: store.read(ORDERED, limit=10),
-    "missed": lambda store: store.missed(STREAM, GROUP),
+    "trimmed_unread": lambda store: store.trimmed_unread(STREAM, GROUP),
     "pending": lambda store: store.pending(STREAM, GROUP, limit=3),
 }
 

@@ -70,10 +70,10 @@ async def test_a_full_server_hands_out_what_waits_what_fell_silent_and_what_is_s
     await store.retry(retried, delay=0)
     await store.retry(vanished, delay=0)
     server.redis.xdel("events:order_placed", vanished.position)
-    await store.schedule(STREAM, [order(9, id="later")], delay=0, unless_seen=60)
+    await store.schedule(STREAM, [order(9, id="later")], delay=0, dedup_window=60)
     fill(server)
 
-    due = await store.due(OTHER, limit=10)
+    due = await store.take_due(OTHER, limit=10)
     claimed = await store.claim(OTHER, idle=0)
     unread = await store.read(OTHER, limit=10)
 
@@ -104,7 +104,7 @@ async def test_a_full_server_reads_and_repeats_in_order(store: RedisStore, serve
     await store.release([first])
     fill(server)
 
-    assert [first.position] == [found.position for found in await store.due(ORDERED, limit=1)]
+    assert [first.position] == [found.position for found in await store.take_due(ORDERED, limit=1)]
     assert 2 == len(await store.claim(ORDERED, idle=0, limit=2))
     assert 6 == len(await store.read(ORDERED, limit=10))
 
@@ -115,7 +115,7 @@ async def test_a_full_server_takes_nothing_new(store: RedisStore, server: Server
     with pytest.raises(StoreFull):
         await store.append(STREAM, [order()])
     with pytest.raises(StoreFull):
-        await store.append(STREAM, [order(id="1")], unless_seen=60)
+        await store.append(STREAM, [order(id="1")], dedup_window=60)
     with pytest.raises(StoreFull):
         await store.schedule(STREAM, [order()], delay=60)
     with pytest.raises(StoreFull):

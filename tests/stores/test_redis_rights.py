@@ -12,7 +12,7 @@ import pytest
 from forebay import Event, EventBus, Retry
 from forebay.errors import StoreDenied
 from forebay.event import Record, to_record
-from forebay.store import Delivery, GroupPlace, Reader, Remembered, Scheduled
+from forebay.store import Delivery, GroupCursor, Reader, RememberedId, Scheduled
 from forebay.stores.redis import RedisStore
 from tests.support.redis_servers import Server, binaries, version
 
@@ -60,9 +60,9 @@ class State:
             assert await store.dead_letter(dead, reason="no")
             [letter] = await store.dead_letters(STREAM)
             self.letter = letter.id
-            await store.append(STREAM, [order(id="known")], unless_seen=60)
-            await store.schedule(STREAM, [order(id="later")], delay=0, unless_seen=60)
-            await store.note(STREAM, "rule", b"value")
+            await store.append(STREAM, [order(id="known")], dedup_window=60)
+            await store.schedule(STREAM, [order(id="later")], delay=0, dedup_window=60)
+            await store.set_note(STREAM, "rule", b"value")
             [held] = await store.read(READER, limit=1)
             await store.ack([held], remember=60)
         self.server.redis.xdel("events:order_placed", self.server.redis.xrevrange("events:order_placed")[0][0])
@@ -84,9 +84,9 @@ Move = Callable[[RedisStore, State], Awaitable[object]]
 PUBLISHING: dict[str, Move] = {
     "publish": lambda store, _: store.append(STREAM, [order()]),
     "publish many": lambda store, _: store.append(STREAM, [order(), order()]),
-    "publish with an id": lambda store, _: store.append(STREAM, [order(id="known"), order(id="new")], unless_seen=60),
-    "publish again": lambda store, _: store.append(STREAM, [order(id="new")], since="0-0"),
-    "schedule": lambda store, _: store.schedule(STREAM, [order(id="new")], delay=60, unless_seen=60),
+    "publish with an id": lambda store, _: store.append(STREAM, [order(id="known"), order(id="new")], dedup_window=60),
+    "publish again": lambda store, _: store.append(STREAM, [order(id="new")], search_after="0-0"),
+    "schedule": lambda store, _: store.schedule(STREAM, [order(id="new")], delay=60, dedup_window=60),
     "schedule at a moment": lambda store, _: store.schedule(STREAM, [order()], at=datetime(2100, 1, 1, tzinfo=UTC)),
     "schedule at a moment past": lambda store, _: store.schedule(
         STREAM, [order()], at=datetime(2000, 1, 1, tzinfo=UTC)
@@ -95,12 +95,12 @@ PUBLISHING: dict[str, Move] = {
 CONSUMING: dict[str, Move] = {
     "join": lambda store, _: store.join(STREAM, "mail"),
     "join again": lambda store, _: store.join(STREAM, "billing"),
-    "missed": lambda store, _: store.missed(STREAM, "billing"),
+    "trimmed_unread": lambda store, _: store.trimmed_unread(STREAM, "billing"),
     "read": lambda store, _: store.read(READER, limit=10),
     "wait for an event": lambda store, _: store.read(READER, limit=10, wait=0.01),
     "read in order": lambda store, _: store.read(OTHER, limit=10),
-    "due": lambda store, _: store.due(READER, limit=10),
-    "due in order": lambda store, _: store.due(ORDERED, limit=10),
+    "take_due": lambda store, _: store.take_due(READER, limit=10),
+    "due in order": lambda store, _: store.take_due(ORDERED, limit=10),
     "claim": lambda store, _: store.claim(READER, idle=0, limit=10),
     "claim in order": lambda store, _: store.claim(ORDERED, idle=0, limit=10),
     "extend": lambda store, state: store.extend([state.leased]),
@@ -114,7 +114,7 @@ CONSUMING: dict[str, Move] = {
 }
 RETAINING: dict[str, Move] = {
     "notes": lambda store, _: store.notes(STREAM),
-    "keep a note": lambda store, _: store.note(STREAM, "seen", b"1", expected=None),
+    "keep a note": lambda store, _: store.set_note(STREAM, "seen", b"1", expected=None),
     "stats of one": lambda store, _: store.stats([STREAM]),
     "trim": lambda store, _: store.trim(STREAM, max_length=0, force=True),
 }
@@ -131,13 +131,18 @@ OPERATING: dict[str, Move] = {
     "seek": lambda store, _: store.seek(STREAM, "billing", "0-0"),
     "seek to the end": lambda store, _: store.seek(STREAM, "billing", "$"),
     "leave": lambda store, _: store.leave(STREAM, "billing"),
-    "noted": lambda store, _: store.noted(),
-    "remove a note": lambda store, _: store.note(STREAM, "rule", None),
+    "streams_with_notes": lambda store, _: store.streams_with_notes(),
+    "remove a note": lambda store, _: store.set_note(STREAM, "rule", None),
     "scheduled": lambda store, _: store.scheduled(STREAM),
     "remembered": lambda store, _: store.remembered(STREAM),
     "restore": lambda store, _: store.restore(
         STREAM,
-        [GroupPlace("mail", "0-0"), Scheduled("", order(), 9), Remembered("x", 9), Remembered("x", 9, group="mail")],
+        [
+            GroupCursor("mail", "0-0"),
+            Scheduled("", order(), 9),
+            RememberedId("x", 9),
+            RememberedId("x", 9, group="mail"),
+        ],
         notes={"rule": None, "other": b"1"},
     ),
     "drop": lambda store, _: store.drop(STREAM),

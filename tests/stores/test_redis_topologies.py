@@ -132,13 +132,13 @@ async def test_streams_are_spread_over_a_cluster_and_every_move_works_on_each(no
         for stream in streams:
             reader = Reader(stream, "billing", "worker")
             await store.join(stream, "billing")
-            await store.append(stream, [order(n) for n in range(4)], unless_seen=60)
+            await store.append(stream, [order(n) for n in range(4)], dedup_window=60)
             done, failed, dead, kept = await store.read(reader, limit=10, wait=0.1)
             await store.ack([done], remember=60)
             await store.retry(failed, delay=0)
             await store.dead_letter(dead, reason="no")
             assert [kept] == await store.extend([kept])
-            assert [2] == [delivery.attempt for delivery in await store.due(reader, limit=10)]
+            assert [2] == [delivery.attempt for delivery in await store.take_due(reader, limit=10)]
             assert 1 == await store.redrive(stream, [letter.id for letter in await store.dead_letters(stream)])
             await store.schedule(stream, [order(9)], delay=60)
 
@@ -169,7 +169,7 @@ async def test_a_stream_that_moves_to_another_node_is_followed(nodes: list[Serve
     reader = Reader(stream, "billing", "worker")
     async with RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}") as store:
         await store.join(stream, "billing")
-        await store.append(stream, [order(n) for n in range(3)], unless_seen=60)
+        await store.append(stream, [order(n) for n in range(3)], dedup_window=60)
         [held] = await store.read(reader, limit=1)
         slot = key_slot(key.encode())
         source = next(node for node in nodes if node.redis.dbsize())
@@ -181,7 +181,7 @@ async def test_a_stream_that_moves_to_another_node_is_followed(nodes: list[Serve
         keys = source.redis.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
         source.redis.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         await store.append(stream, [order(3)])
-        await store.append(stream, [order(4), order(5)], unless_seen=60)
+        await store.append(stream, [order(4), order(5)], dedup_window=60)
         during = await store.read(reader, limit=2, wait=0.1)
         for node in nodes:
             node.redis.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])

@@ -48,7 +48,7 @@ async def store(server: Server) -> AsyncIterator[RedisStore]:
     async with RedisStore(server.url) as store:
         await store.join("t", "g")
         # From now on it has seen the server's clock.
-        await store.due(A, limit=1)
+        await store.take_due(A, limit=1)
         yield store
 
 
@@ -99,7 +99,7 @@ async def test_a_retry_waits_as_long_as_it_should(store: RedisStore, clock: Wall
     await store.release(await leased(store))
 
     async def came(count: int) -> bool:
-        found = await store.due(B, limit=10)
+        found = await store.take_due(B, limit=10)
         assert await store.ack(found) == len(found)
         places.extend(delivery.position for delivery in found)
         return len(places) == count
@@ -110,7 +110,7 @@ async def test_a_retry_waits_as_long_as_it_should(store: RedisStore, clock: Wall
     await eventually(lambda: came(3))
 
     async def delayed() -> bool:
-        await store.due(B, limit=1)
+        await store.take_due(B, limit=1)
         records = [entry.record for entry in await store.scan("t", newest=True, limit=1)]
         return [b'"delayed"'] == [record.data for record in records if isinstance(record, Record)]
 
@@ -124,16 +124,16 @@ async def test_of_several_stores_one_sets_it_right_and_the_others_go_by_it(
     async with RedisStore(server.url) as other, RedisStore(server.url) as third:
         [held] = await leased(store)
         for each in (other, third):
-            await each.due(B, limit=1)
+            await each.take_due(B, limit=1)
 
         clock.shift(HOUR)
         for each in (other, third, store, other):
-            assert [] == await each.due(B, limit=1)
+            assert [] == await each.take_due(B, limit=1)
             assert [] == await each.claim(B, idle=5.0)
         await store.retry(held, delay=0.2)
 
         async def came() -> bool:
-            return bool(await third.due(B, limit=1))
+            return bool(await third.take_due(B, limit=1))
 
         await eventually(came, within=2.0)
     assert abs(int(server.redis.hget("{events:t}:clock", "offset")) + 1000 * HOUR) < 1000
@@ -149,7 +149,7 @@ async def test_a_store_that_has_just_come_leaves_what_the_living_hold(
 
     async with RedisStore(server.url) as other:
         assert [] == await other.claim(B, idle=5.0)
-        await store.due(A, limit=1)
+        await store.take_due(A, limit=1)
         assert [] == await other.claim(B, idle=5.0)
         assert held == await store.extend(held)
 
@@ -233,14 +233,14 @@ async def test_a_store_that_was_frozen_without_its_clock_sets_nothing(store: Red
     pace._high -= HOUR  # as above
 
     for _ in range(3):
-        await store.due(A, limit=1)
+        await store.take_due(A, limit=1)
 
     assert server.redis.hget("{events:t}:clock", "offset") is None
     [held] = await leased(store)
     await store.retry(held, delay=0.1)
 
     async def came() -> bool:
-        return bool(await store.due(B, limit=1))
+        return bool(await store.take_due(B, limit=1))
 
     await eventually(came, within=2.0)
 
@@ -263,6 +263,6 @@ async def test_a_repeated_publish_is_found_whatever_the_clock_was_set_to(
         if when == "between":
             clock.shift(step)
 
-        [position] = await store.append("t", [record], since=unknown.value.since)
+        [position] = await store.append("t", [record], search_after=unknown.value.search_after)
 
         assert [(position, record)] == [(entry.position, entry.record) for entry in await store.scan("t")]

@@ -151,7 +151,7 @@ async def test_a_foreign_row_comes_back_byte_for_byte_even_from_the_dead_letters
 
     assert isinstance(good.record, Record)
     assert [Foreign(fields), Foreign(fields)] == [foreign.record, letter.record]
-    assert Foreign(fields, only=READER.group) == again.record
+    assert Foreign(fields, only_group=READER.group) == again.record
 
 
 async def test_data_that_is_no_text_stays_the_data_of_a_record(store: SQLiteStore, path: Path) -> None:
@@ -283,7 +283,7 @@ async def test_a_file_of_an_older_forebay_is_brought_up_to_date_with_all_it_hold
 
     async with SQLiteStore(path) as store:
         assert ["1"] == [entry.position for entry in await store.scan("order_placed")]
-        assert await store.note("order_placed", "retention", b"1")
+        assert await store.set_note("order_placed", "retention", b"1")
         assert ["2"] == await store.append("order_placed", [order()])
     assert [(VERSION,)] == sql(path, "PRAGMA user_version")
     assert [("ok",)] == sql(path, "PRAGMA integrity_check")
@@ -498,9 +498,9 @@ async def test_after_a_failed_flush_the_outcome_is_unknown_and_can_be_found_out(
                 await store.append("order_placed", [order(2, id="two")])
             failing.on = False
 
-            assert first == caught.value.since
-            [found] = await store.append("order_placed", [order(2, id="two")], since=caught.value.since)
-            again = await store.append("order_placed", [order(2, id="two")], since=caught.value.since)
+            assert first == caught.value.search_after
+            [found] = await store.append("order_placed", [order(2, id="two")], search_after=caught.value.search_after)
+            again = await store.append("order_placed", [order(2, id="two")], search_after=caught.value.search_after)
 
             ids = [entry.record.id for entry in await store.scan("order_placed") if isinstance(entry.record, Record)]
             assert (["one", "two"], [found]) == (ids, again)
@@ -554,7 +554,7 @@ async def test_idle_polls_take_no_lock(path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
 
         assert [] == await store.read(READER, limit=10)
-        assert [] == await store.due(READER, limit=10)
+        assert [] == await store.take_due(READER, limit=10)
         assert [] == await store.claim(READER, idle=0.0)
         other.execute("ROLLBACK")
         other.close()
@@ -574,12 +574,12 @@ async def test_a_restart_of_the_machine_voids_leases_and_delays_but_not_schedule
 
     clock = clock.restarted(after=600)
     async with SQLiteStore(path, clock=clock) as store:
-        waiting = await store.due(OTHER, limit=10)
+        waiting = await store.take_due(OTHER, limit=10)
         lapsed = await store.claim(OTHER, idle=30, limit=10)
         clock.advance(2999)
-        early = await store.read(OTHER, limit=10) + await store.due(OTHER, limit=10)
+        early = await store.read(OTHER, limit=10) + await store.take_due(OTHER, limit=10)
         clock.advance(2)
-        await store.due(OTHER, limit=10)
+        await store.take_due(OTHER, limit=10)
         [scheduled] = await store.read(OTHER, limit=10)
 
         assert [failed.position] == [delivery.position for delivery in waiting]
@@ -628,10 +628,10 @@ async def test_locate_and_trim_by_age_go_by_when_an_entry_was_appended(path: Pat
 async def test_remembered_ids_are_forgotten_when_their_time_is_over(path: Path) -> None:
     clock = SetClock()
     async with SQLiteStore(path, clock=clock) as store:
-        await store.append("order_placed", [order(1, id="paid")], unless_seen=60)
+        await store.append("order_placed", [order(1, id="paid")], dedup_window=60)
         clock.advance(61)
 
-        assert ["2"] == await store.append("order_placed", [order(1, id="paid")], unless_seen=60)
+        assert ["2"] == await store.append("order_placed", [order(1, id="paid")], dedup_window=60)
         assert [(1,)] == sql(path, "SELECT count(*) FROM seen")
 
 
@@ -735,7 +735,7 @@ async def test_an_ordered_group_reads_nothing_new_while_something_waits(store: S
     await store.release(held)
 
     passed = await store.read(two, limit=2)
-    given_back = await store.due(two, limit=2)
+    given_back = await store.take_due(two, limit=2)
     following = await store.read(two, limit=2)
 
     assert ([], []) == (blocked, passed)
@@ -802,8 +802,8 @@ async def test_what_another_program_deletes_unread_is_missed_and_told_after_a_re
     sql(path, "DELETE FROM entries WHERE type = 'none'")
 
     async with SQLiteStore(path) as store:
-        assert [2, 0] == [await store.missed("order_placed", "billing") for _ in range(2)]
-        assert 0 == await store.missed("other", "billing")
+        assert [2, 0] == [await store.trimmed_unread("order_placed", "billing") for _ in range(2)]
+        assert 0 == await store.trimmed_unread("other", "billing")
         assert ["2", "4"] == [delivery.position for delivery in await store.read(READER, limit=9)]
 
 

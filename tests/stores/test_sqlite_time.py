@@ -62,18 +62,18 @@ async def test_ids_are_remembered_for_their_window_whatever_the_clock_is_set_to(
     clock = Jumping()
     async with SQLiteStore(path, clock=clock) as store:
         await store.join("t", "g")
-        await store.append("t", [record(1, id="a")], unless_seen=600)
+        await store.append("t", [record(1, id="a")], dedup_window=600)
         await store.ack(await store.read(READER, limit=1), remember=600)
 
         clock.jump(shift)
         clock.advance(590)
-        await store.append("t", [record(2, id="a")], unless_seen=600)
+        await store.append("t", [record(2, id="a")], dedup_window=600)
         assert {"a"} == await store.handled("t", "g", ["a"])
-        assert [10] == [round(each.left) for each in await store.remembered("t", group="g")]
+        assert [10] == [round(each.expires_in) for each in await store.remembered("t", group="g")]
         assert 1 == len(await store.scan("t"))
 
         clock.advance(601)
-        await store.append("t", [record(3, id="a")], unless_seen=600)
+        await store.append("t", [record(3, id="a")], dedup_window=600)
         assert set() == await store.handled("t", "g", ["a"])
         assert 2 == len(await store.scan("t"))
 
@@ -100,23 +100,23 @@ async def test_events_are_as_old_as_the_time_that_has_passed(path: Path, shift: 
 async def test_after_a_restart_of_the_machine_its_clock_says_which_time_it_is(path: Path) -> None:
     clock = Jumping()
     async with SQLiteStore(path, clock=clock) as store:
-        await store.append("t", [record(1, id="a"), record(2, id="b")], unless_seen=600)
+        await store.append("t", [record(1, id="a"), record(2, id="b")], dedup_window=600)
         await store.schedule("t", [record(3)], delay=500)
 
     later = clock.restarted(after=550)
     async with SQLiteStore(path, clock=later) as store:
-        await store.append("t", [record(4, id="a")], unless_seen=600)
+        await store.append("t", [record(4, id="a")], dedup_window=600)
         assert [550] == [round(later.wall() - entry.appended) for entry in (await store.scan("t"))[:1]]
         assert [-50] == [round(each.delay) for each in await store.scheduled("t")]
         later.advance(51)
-        await store.append("t", [record(5, id="b")], unless_seen=600)
+        await store.append("t", [record(5, id="b")], dedup_window=600)
     assert ["1", "2", "5"] == [data for (data,) in sqlite3.connect(path).execute("SELECT data FROM entries")]
 
 
 async def test_a_file_from_before_gets_its_time_from_the_first_who_opens_it(path: Path) -> None:
     clock = Jumping()
     async with SQLiteStore(path, clock=clock) as store:
-        await store.append("t", [record(1, id="a")], unless_seen=600)
+        await store.append("t", [record(1, id="a")], dedup_window=600)
     connection = sqlite3.connect(path)
     connection.execute("DELETE FROM meta WHERE name = 'epoch'")
     connection.commit()
@@ -124,6 +124,6 @@ async def test_a_file_from_before_gets_its_time_from_the_first_who_opens_it(path
 
     async with SQLiteStore(path, clock=clock) as store:
         clock.jump(HOUR)
-        async with store.twin() as other:
-            await other.append("t", [record(2, id="a")], unless_seen=600)
+        async with store.clone() as other:
+            await other.append("t", [record(2, id="a")], dedup_window=600)
             assert 1 == len(await other.scan("t"))

@@ -13,7 +13,7 @@ from forebay.stores.sqlite.turn import Turn
 READER = Reader("t", "g", "c")
 
 
-async def steps(store: SQLiteStore, *, past: tuple[str, ...] = ()) -> int:
+async def steps(store: SQLiteStore, *, ignore_groups: tuple[str, ...] = ()) -> int:
     """Steps of SQLite's machine that one more look takes."""
     known = store._counted.get(("t", 100))  # what the look before has counted
 
@@ -28,7 +28,7 @@ async def steps(store: SQLiteStore, *, past: tuple[str, ...] = ()) -> int:
         turn.connection.set_progress_handler(tick, 10)
         try:
             trim_limit(turn, "t", max_length=100, max_age=3600.0, known=known)
-            begins_unfinished(turn, "t", past=past)
+            begins_unfinished(turn, "t", ignore_groups=ignore_groups)
         finally:
             turn.connection.set_progress_handler(None)
         return ticks
@@ -57,7 +57,7 @@ async def test_a_look_that_changes_nothing_costs_the_same_however_much_waits(tmp
 
 
 async def test_what_was_counted_holds_over_appends_and_trims_of_others(tmp_path: Path) -> None:
-    async with SQLiteStore(tmp_path / "events.db") as store, store.twin() as other:
+    async with SQLiteStore(tmp_path / "events.db") as store, store.clone() as other:
         length = 0
         for turn in range(1, 13):
             await store.append("u", [to_record("u", source="s", data=0)] * 7)

@@ -25,10 +25,10 @@ async def fill(store: Store, *, events: int, pending: int, dead: int) -> None:
     """Three groups: two have begun something and given up on something, the third has seen nothing."""
     for first in range(0, events, 1000):
         await store.append(STREAM, [order(number) for number in range(first, min(first + 1000, events))])
-    await store.append(STREAM, [order(1, id="once"), order(2, id="twice")], unless_seen=HOUR)
-    await store.schedule(STREAM, [order(3, id="later"), order(4, id="later still")], delay=HOUR, unless_seen=HOUR)
+    await store.append(STREAM, [order(1, id="once"), order(2, id="twice")], dedup_window=HOUR)
+    await store.schedule(STREAM, [order(3, id="later"), order(4, id="later still")], delay=HOUR, dedup_window=HOUR)
     await store.append("order_paid", [order(number) for number in range(10)])
-    await store.note(STREAM, "retention", b"\x00\xff")
+    await store.set_note(STREAM, "retention", b"\x00\xff")
     for group, share in (("billing", 0.6), ("mail", 0.2)):
         await store.join(STREAM, group)
         held = await _read(store, Reader(STREAM, group, f"{group}-1"), int(events * share))

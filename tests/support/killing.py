@@ -33,10 +33,10 @@ class KillingStore(FaultyStore):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    def twin(self) -> KillingStore:
-        twin = KillingStore(self.store.twin())
-        twin.point = self.point
-        return twin
+    def clone(self) -> KillingStore:
+        clone = KillingStore(self.store.clone())
+        clone.point = self.point
+        return clone
 
 
 def open_killing(url: str, namespace: str, point: Point | None) -> KillingStore:

@@ -102,7 +102,7 @@ async def test_whatever_move_a_copy_ends_at_the_next_one_brings_it_to_its_end(
 ) -> None:
     wanted = await contents(source)
     moves = ends = 0
-    for move in ("note", "restore", "drop"):
+    for move in ("set_note", "restore", "drop"):
         while True:
             async with new_store(kind) as target:
                 broken = FaultyStore(target)
@@ -266,9 +266,11 @@ async def test_a_target_that_was_emptied_by_hand_half_way_is_refused(source: Mem
         await copy(source, target, origin=ORIGIN)
 
 
-@pytest.mark.parametrize(("move", "times"), [("note", 0), ("note", 1), ("restore", 0), ("drop", 0), ("drop", 1)])
+@pytest.mark.parametrize(
+    ("move", "times"), [("set_note", 0), ("set_note", 1), ("restore", 0), ("drop", 0), ("drop", 1)]
+)
 async def test_a_copy_that_slept_while_another_one_finished_touches_nothing(
-    source: MemoryStore, target: MemoryStore, move: Literal["note", "restore", "drop"], times: int
+    source: MemoryStore, target: MemoryStore, move: Literal["set_note", "restore", "drop"], times: int
 ) -> None:
     slow = FaultyStore(target)
     slow.delay(move, 0.0, times=times)
@@ -283,7 +285,7 @@ async def test_a_copy_that_slept_while_another_one_finished_touches_nothing(
         await first
 
     # All it may leave is the note that it had come.
-    await target.note("order_paid", "forebay.copy.run", None)
+    await target.set_note("order_paid", "forebay.copy.run", None)
     assert in_use == await contents(target)
 
 
@@ -306,21 +308,21 @@ async def test_what_was_trimmed_under_a_group_is_not_handed_over(
 async def test_notes_that_stand_alone_come_over(
     new_store: Callable[[Kind], Store], source: MemoryStore, onto: Kind
 ) -> None:
-    await source.note("an.agent", "state: last", b"7")
+    await source.set_note("an.agent", "state: last", b"7")
 
     async with new_store(onto) as target:
         await copy(source, target, origin=ORIGIN)
 
         assert {"state: last": b"7"} == await target.notes("an.agent")
         assert [] == [each for each in await verify(source, target) if each.different]
-        await target.note("an.agent", "state: last", b"8")
+        await target.set_note("an.agent", "state: last", b"8")
         assert [("an.agent", ("notes",))] == [
             (each.stream, each.different) for each in await verify(source, target) if each.different
         ]
 
 
 async def test_a_target_with_nothing_but_notes_is_left_alone(source: MemoryStore, target: MemoryStore) -> None:
-    await target.note("an.agent", "state: last", b"7")
+    await target.set_note("an.agent", "state: last", b"7")
 
     with pytest.raises(TransferRefused, match=r"not empty, it has an\.agent"):
         await copy(source, target, origin=ORIGIN)
@@ -431,11 +433,11 @@ async def _seek_one(store: Store) -> None:
 
 
 async def _note_one(store: Store) -> None:
-    await store.note(STREAM, "retention", b"")
+    await store.set_note(STREAM, "retention", b"")
 
 
 async def _remember_one(store: Store) -> None:
-    await store.append(STREAM, [order(1, id="only here")], unless_seen=HOUR)
+    await store.append(STREAM, [order(1, id="only here")], dedup_window=HOUR)
 
 
 _CHANGES = {

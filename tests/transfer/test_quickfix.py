@@ -81,7 +81,7 @@ async def test_processed_rows_are_done_tried_ones_wait_and_the_rest_is_unread(pa
 
         for group in ("billing", "mail"):
             reader = Reader("order_placed", group, "a")
-            [tried] = await target.due(reader, limit=10)
+            [tried] = await target.take_due(reader, limit=10)
             unread = await target.read(reader, limit=10)
             [paid] = await target.read(Reader("order_paid", group, "a"), limit=10)
 

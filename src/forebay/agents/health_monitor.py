@@ -147,7 +147,7 @@ class HealthMonitorAgent(BaseAgent):
 
     async def _keep(self) -> None:
         note = encode(self._incidents)
-        if not await self.bus.store.note(notes_of(self.name), _ILL, note, expected=self._kept):
+        if not await self.bus.store.set_note(notes_of(self.name), _ILL, note, expected=self._kept):
             raise LeadershipLost(_ILL)
         self._kept = note
 

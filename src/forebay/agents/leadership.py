@@ -72,7 +72,7 @@ class Leadership:
                 seen, since = value, time.monotonic()
             if value is None or time.monotonic() - since >= self._seconds:
                 own = new_id().encode()
-                if await self._store.note(self._stream, self._name, own, expected=value):
+                if await self._store.set_note(self._stream, self._name, own, expected=value):
                     self._own = own
                     return
             await asyncio.sleep(self._seconds / LOOKS)
@@ -84,7 +84,7 @@ class Leadership:
             began = asyncio.get_running_loop().time()
             own = new_id().encode()
             try:
-                renewed = await self._store.note(self._stream, self._name, own, expected=self._own)
+                renewed = await self._store.set_note(self._stream, self._name, own, expected=self._own)
             except ForebayError:
                 # Perhaps it was renewed all the same: then nobody knows by which value, and the lease is let go.
                 continue
@@ -97,4 +97,4 @@ class Leadership:
     async def _give_back(self) -> None:
         own, self._own = self._own, None
         with contextlib.suppress(ForebayError):
-            await self._store.note(self._stream, self._name, None, expected=own)
+            await self._store.set_note(self._stream, self._name, None, expected=own)

@@ -169,7 +169,7 @@ async def register(bus: EventBus, name: str, member: str, code: str) -> None:
         registered = None if known is None else known.decode(errors="replace").partition(" ")[0]
         if registered not in (None, code):
             _require_gone(name, registered, code, await last_heartbeats(bus))
-        if await (await bus.ready()).note(stream, _CODE, mine, expected=known):
+        if await (await bus.ready()).set_note(stream, _CODE, mine, expected=known):
             return
 
 

@@ -27,15 +27,15 @@ class NotesOf:
         """See `Notes`."""
         return await (await self._bus.ready()).notes(stream)
 
-    async def noted(self) -> list[str]:
+    async def streams_with_notes(self) -> list[str]:
         """See `Notes`."""
-        return await (await self._bus.ready()).noted()
+        return await (await self._bus.ready()).streams_with_notes()
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         """See `Notes`."""
-        return await (await self._bus.ready()).note(stream, name, value, expected=expected)
+        return await (await self._bus.ready()).set_note(stream, name, value, expected=expected)
 
 
 class AgentState:
@@ -61,8 +61,8 @@ class AgentState:
 
     async def set(self, key: str, value: Any) -> None:
         """Keep a value under this key, in place of what was there."""
-        await self._store.note(self._stream, _STATE + key, encode(value))
+        await self._store.set_note(self._stream, _STATE + key, encode(value))
 
     async def remove(self, key: str) -> None:
         """Forget what is under this key."""
-        await self._store.note(self._stream, _STATE + key, None)
+        await self._store.set_note(self._stream, _STATE + key, None)

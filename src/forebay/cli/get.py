@@ -148,8 +148,8 @@ async def _copies(bus: EventBus, event: Event) -> dict[str, list[str]]:
     while entries := await bus.store.scan(event.type, after=after, limit=PAGE):
         for entry in entries:
             record = entry.record
-            if isinstance(record, Record) and record.only is not None and record.id == event.id:
-                found.setdefault(record.only, []).append(entry.position)
+            if isinstance(record, Record) and record.only_group is not None and record.id == event.id:
+                found.setdefault(record.only_group, []).append(entry.position)
         after = entries[-1].position
     return found
 

@@ -186,7 +186,7 @@ def _agent_parity(total: Counts, agent: str, type: str, route: Route) -> AgentPa
 
 async def tell(store: Notes, member: Member) -> None:
     """Write what one DualBus has to tell."""
-    await store.note(STREAM, _PROCESS + member.id, msgspec.json.encode(member))
+    await store.set_note(STREAM, _PROCESS + member.id, msgspec.json.encode(member))
 
 
 async def fold(store: Store) -> None:
@@ -203,10 +203,10 @@ async def fold(store: Store) -> None:
         ended.counts.merge(member.counts)
         ended.folded[member.id] = member.fate
     ended.folded = dict(list(ended.folded.items())[-FOLDED:])
-    if fresh and not await store.note(STREAM, _ENDED, msgspec.json.encode(ended), expected=notes.get(_ENDED)):
+    if fresh and not await store.set_note(STREAM, _ENDED, msgspec.json.encode(ended), expected=notes.get(_ENDED)):
         return  # somebody else is at it
     for member in over:
-        await store.note(STREAM, _PROCESS + member.id, None)
+        await store.set_note(STREAM, _PROCESS + member.id, None)
 
 
 def _standings(notes: Mapping[str, bytes], now: float) -> dict[str, Standing]:

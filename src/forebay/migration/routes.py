@@ -103,12 +103,12 @@ async def name_of(store: Notes) -> str:
         found = (await store.notes(STREAM)).get(_NAME)
         if found is not None:
             return found.decode()
-        await store.note(STREAM, _NAME, secrets.token_hex(4).encode(), expected=None)
+        await store.set_note(STREAM, _NAME, secrets.token_hex(4).encode(), expected=None)
 
 
 async def introduce(store: Notes, agent: str) -> None:
     """Make an agent known; a new one is on the old bus."""
-    await store.note(STREAM, _ROUTE + agent, b"old", expected=None)
+    await store.set_note(STREAM, _ROUTE + agent, b"old", expected=None)
 
 
 async def switch(store: Notes, agent: str, to: Route) -> Route:
@@ -122,5 +122,5 @@ async def switch(store: Notes, agent: str, to: Route) -> Route:
             there = ", ".join(known) or "none yet; a DualBus makes them known when it is opened"
             raise NotFound(f"no agent {agent!r} in this migration; {nearest(agent, known) or f'there are {there}'}")
         name = _ROUTE + agent
-        if await store.note(STREAM, name, to.encode(), expected=notes[name]):
+        if await store.set_note(STREAM, name, to.encode(), expected=notes[name]):
             return known[agent]

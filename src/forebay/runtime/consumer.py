@@ -278,7 +278,7 @@ class Consumer:
 
     async def _look_for_gaps(self) -> None:
         """Report what others removed from under the group since the last look."""
-        if missed := await self._store.missed(self.reader.stream, self.reader.group):
+        if missed := await self._store.trimmed_unread(self.reader.stream, self.reader.group):
             self._signals.emit(TrimmedUnread(self.reader.stream, self.reader.group, missed))
         self._gaps_at = time.monotonic() + GAPS
 
@@ -362,7 +362,7 @@ class Consumer:
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
             asked = boottime()
-            due = await self._lease(self._store.due(self.reader, limit=min(room, self._at_once)))
+            due = await self._lease(self._store.take_due(self.reader, limit=min(room, self._at_once)))
             if due:
                 self._sizes.seen(due)
             await self._take(due, asked)

@@ -60,12 +60,12 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        twin: Callable[[], Store],
+        clone: Callable[[], Store],
         on_error: Callable[[BaseException], None],
         *,
         on_blocked: Callable[[LoopBlocked], None],
     ) -> None:
-        self._twin = twin
+        self._clone = clone
         self._on_blocked = on_blocked
         self._on_error = on_error
         self._holders: dict[Holder, Mapping[str, Delivery]] = {}
@@ -115,7 +115,7 @@ class LeaseKeeper:
                     continue
                 try:
                     if store is None:
-                        store = runner.run(self._twin().__aenter__())
+                        store = runner.run(self._clone().__aenter__())
                     runner.run(self._renew(store, aging))
                 except Exception as error:  # noqa: BLE001  # nobody awaits this thread; it must not die in silence
                     self._tell(self._on_error, error)

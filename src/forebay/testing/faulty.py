@@ -20,12 +20,12 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
-    Item,
     Pending,
     Reader,
-    Remembered,
+    RememberedId,
     Scheduled,
     Store,
+    StreamItem,
     StreamStats,
     Trimmed,
 )
@@ -39,9 +39,9 @@ Move = Literal[
     "join",
     "seek",
     "leave",
-    "missed",
+    "trimmed_unread",
     "read",
-    "due",
+    "take_due",
     "claim",
     "extend",
     "ack",
@@ -59,8 +59,8 @@ Move = Literal[
     "strays",
     "durability",
     "notes",
-    "noted",
-    "note",
+    "streams_with_notes",
+    "set_note",
     "scheduled",
     "remembered",
     "restore",
@@ -88,7 +88,7 @@ class FaultyStore:
         store.delay("read", 0.5)               # one read takes half a second longer
 
     Faults of one move befall its calls in the order in which they were ordered, one each; calls
-    without one go through. `calls` counts all calls of each move. A twin has the same faults and
+    without one go through. `calls` counts all calls of each move. A clone has the same faults and
     the same counts.
     """
 
@@ -133,10 +133,10 @@ class FaultyStore:
             await act()
         raise fault.error
 
-    def twin(self) -> FaultyStore:
-        twin = FaultyStore(self.store.twin())
-        twin.calls, twin._faults = self.calls, self._faults
-        return twin
+    def clone(self) -> FaultyStore:
+        clone = FaultyStore(self.store.clone())
+        clone.calls, clone._faults = self.calls, self._faults
+        return clone
 
     async def __aenter__(self) -> Self:
         await self.store.__aenter__()
@@ -150,7 +150,12 @@ class FaultyStore:
     # The moves.
 
     async def append(
-        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        dedup_window: float | None = None,
+        search_after: str | None = None,
     ) -> list[str]:
         before = START
         if any(isinstance(fault.error, OutcomeUnknown) for fault in self._faults["append"]):
@@ -158,11 +163,12 @@ class FaultyStore:
             before = newest[-1].position if newest else START
         try:
             return await self._call(
-                "append", lambda: self.store.append(stream, records, unless_seen=unless_seen, since=since)
+                "append",
+                lambda: self.store.append(stream, records, dedup_window=dedup_window, search_after=search_after),
             )
         except OutcomeUnknown as error:
             # As real stores do, so that a repetition can look for what was stored.
-            raise OutcomeUnknown(str(error), since=error.since or before) from error
+            raise OutcomeUnknown(str(error), search_after=error.search_after or before) from error
 
     async def schedule(
         self,
@@ -171,10 +177,10 @@ class FaultyStore:
         *,
         delay: float | None = None,
         at: datetime | None = None,
-        unless_seen: float | None = None,
+        dedup_window: float | None = None,
     ) -> None:
         await self._call(
-            "schedule", lambda: self.store.schedule(stream, records, delay=delay, at=at, unless_seen=unless_seen)
+            "schedule", lambda: self.store.schedule(stream, records, delay=delay, at=at, dedup_window=dedup_window)
         )
 
     async def scan(
@@ -194,11 +200,13 @@ class FaultyStore:
         max_length: int | None = None,
         max_age: float | None = None,
         force: bool = False,
-        past: Collection[str] = (),
+        ignore_groups: Collection[str] = (),
     ) -> Trimmed:
         return await self._call(
             "trim",
-            lambda: self.store.trim(stream, max_length=max_length, max_age=max_age, force=force, past=past),
+            lambda: self.store.trim(
+                stream, max_length=max_length, max_age=max_age, force=force, ignore_groups=ignore_groups
+            ),
         )
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
@@ -210,14 +218,14 @@ class FaultyStore:
     async def leave(self, stream: str, group: str) -> None:
         await self._call("leave", lambda: self.store.leave(stream, group))
 
-    async def missed(self, stream: str, group: str) -> int | None:
-        return await self._call("missed", lambda: self.store.missed(stream, group))
+    async def trimmed_unread(self, stream: str, group: str) -> int | None:
+        return await self._call("trimmed_unread", lambda: self.store.trimmed_unread(stream, group))
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
         return await self._call("read", lambda: self.store.read(reader, limit=limit, wait=wait))
 
-    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
-        return await self._call("due", lambda: self.store.due(reader, limit=limit))
+    async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+        return await self._call("take_due", lambda: self.store.take_due(reader, limit=limit))
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
         return await self._call("claim", lambda: self.store.claim(reader, idle=idle, limit=limit))
@@ -281,20 +289,20 @@ class FaultyStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         return await self._call("notes", lambda: self.store.notes(stream))
 
-    async def noted(self) -> list[str]:
-        return await self._call("noted", self.store.noted)
+    async def streams_with_notes(self) -> list[str]:
+        return await self._call("streams_with_notes", self.store.streams_with_notes)
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
-        return await self._call("note", lambda: self.store.note(stream, name, value, expected=expected))
+        return await self._call("set_note", lambda: self.store.set_note(stream, name, value, expected=expected))
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
         return await self._call("scheduled", lambda: self.store.scheduled(stream, after=after, limit=limit))
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
-    ) -> list[Remembered]:
+    ) -> list[RememberedId]:
         return await self._call(
             "remembered", lambda: self.store.remembered(stream, group=group, after=after, limit=limit)
         )
@@ -302,7 +310,7 @@ class FaultyStore:
     async def restore(
         self,
         stream: str,
-        items: Sequence[Item],
+        items: Sequence[StreamItem],
         *,
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,

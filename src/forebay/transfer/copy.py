@@ -24,11 +24,22 @@ import msgspec
 from forebay.callables import completed, refuse_generator
 from forebay.errors import NotFound, StoreError, TransferRefused
 from forebay.runtime.supervise import TRANSIENT, Backoff, OnOutage, wait_for
-from forebay.store import START, Begun, DeadLetter, GroupPlace, Item, Pending, Remembered, Scheduled, Store, StreamStats
+from forebay.store import (
+    START,
+    DeadLetter,
+    GroupCursor,
+    GroupPending,
+    Pending,
+    RememberedId,
+    Scheduled,
+    Store,
+    StreamItem,
+    StreamStats,
+)
 from forebay.transfer.marks import PREFIX, Mark, Marks, Place
 from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, place, remembered_of, streams_of
 
-Part = TypeVar("Part", Pending, DeadLetter, Remembered)
+Part = TypeVar("Part", Pending, DeadLetter, RememberedId)
 
 TICKET = f"{PREFIX}ticket"
 RUN = f"{PREFIX}run"
@@ -86,7 +97,7 @@ async def copy(
             await _tidy(target)
         return Copied(tuple(found), already=ticket is not None and ticket.state is not None)
     mine = _Ticket(origin, ticket.since if ticket else datetime.now(UTC), secrets.token_hex(8))
-    if not await target.note(HOME, TICKET, msgspec.json.encode(mine), expected=kept):
+    if not await target.set_note(HOME, TICKET, msgspec.json.encode(mine), expected=kept):
         raise TransferRefused(_OVERTAKEN)
     work = _Copy(source, target, mine, progress)
     if switch is not None:
@@ -101,7 +112,7 @@ async def copy(
         raise TransferRefused(_what_changed(found, now))
     await work.drop_others(found)
     done = msgspec.structs.replace(mine, state=_state(found))
-    if not await target.note(HOME, TICKET, msgspec.json.encode(done), expected=msgspec.json.encode(mine)):
+    if not await target.set_note(HOME, TICKET, msgspec.json.encode(done), expected=msgspec.json.encode(mine)):
         raise TransferRefused(_OVERTAKEN)
     await _tidy(target)
     return Copied(tuple(found))
@@ -212,7 +223,7 @@ class _Copy:
 
     async def _begin(self, stream: str) -> None:
         # First this: from now on no other run writes to the stream.
-        await self._target.note(stream, RUN, self._mine[RUN])
+        await self._target.set_note(stream, RUN, self._mine[RUN])
         marks = await Marks.read(self._source, self._target, stream)
         # Then this: while the ticket is ours, no other run has finished, and removed the marks.
         if (await self._target.notes(HOME)).get(TICKET) != self._ticket:
@@ -230,13 +241,13 @@ class _Copy:
         for stats in streams:
             if not await self._target.drop(stats.stream, keep_entries=True, expected=self._mine):
                 raise TransferRefused(_OVERTAKEN)
-            loaded: Counter[type[Item]] = Counter()
+            loaded: Counter[type[StreamItem]] = Counter()
             async for items in self._state_of(stats):
                 await self._restore(stats.stream, items)
                 loaded.update(map(type, items))
             await self._copy_notes(stats.stream)
             copied = self._marks[stats.stream].reached.number
-            wanted = (copied, *(loaded[kind] for kind in (GroupPlace, Begun, DeadLetter, Scheduled)))
+            wanted = (copied, *(loaded[kind] for kind in (GroupCursor, GroupPending, DeadLetter, Scheduled)))
             for now in await self._target.stats([stats.stream]):
                 pending = sum(group.pending for group in now.groups)
                 if wanted != (now.length, len(now.groups), pending, now.dead, now.scheduled):
@@ -245,17 +256,17 @@ class _Copy:
                         " run the copy again"
                     )
 
-    async def _state_of(self, stats: StreamStats) -> AsyncIterator[Sequence[Item]]:
+    async def _state_of(self, stats: StreamStats) -> AsyncIterator[Sequence[StreamItem]]:
         """What belongs to a stream besides its entries and notes, with the positions of the target."""
         stream, marks = stats.stream, self._marks[stats.stream]
         for group in stats.groups:
             at = (await marks.translate([group.position]))[group.position]
-            yield [GroupPlace(group.group, at.position, at.number)]
+            yield [GroupCursor(group.group, at.position, at.number)]
             begun = await pending_of(self._source, stream, group.group)
             places = await marks.translate(each.position for each in begun)
             # Where the entry was trimmed away there is nothing left to hand over.
             standing = [_at(places, each) for each in begun if places[each.position].stands]
-            for chunk in in_chunks([Begun(group.group, each) for each in standing]):
+            for chunk in in_chunks([GroupPending(group.group, each) for each in standing]):
                 yield chunk
             for chunk in in_chunks(await remembered_of(self._source, stream, group.group)):
                 yield chunk
@@ -293,7 +304,7 @@ class _Copy:
                 await self._target.drop(stats.stream, expected={RUN: run})
 
     async def _restore(
-        self, stream: str, items: Sequence[Item], notes: dict[str, bytes | None] | None = None
+        self, stream: str, items: Sequence[StreamItem], notes: dict[str, bytes | None] | None = None
     ) -> list[str]:
         positions = await self._target.restore(stream, items, notes=notes, expected=self._mine)
         if positions is None:

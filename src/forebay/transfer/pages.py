@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from forebay.event import Foreign, Record
-from forebay.store import DeadLetter, Entry, Item, Pending, Remembered, Scheduled, Store, StreamStats
+from forebay.store import DeadLetter, Entry, Pending, RememberedId, Scheduled, Store, StreamItem, StreamStats
 
 HOME = "forebay.copy"
 """The name under which a target keeps the notes about a copy into it."""
@@ -20,7 +20,7 @@ BYTES = 2 * 1024 * 1024
 FIRST = 10
 """Items in the first page, before it is known how large they are."""
 
-Part = TypeVar("Part", Entry, DeadLetter, Scheduled, Remembered, Pending)
+Part = TypeVar("Part", Entry, DeadLetter, Scheduled, RememberedId, Pending)
 
 
 class Fetch(Protocol[Part]):
@@ -50,10 +50,10 @@ async def pending_of(store: Store, stream: str, group: str) -> list[Pending]:
     return [each async for page in pages(fetch, after="0", key=lambda each: each.position) for each in page]
 
 
-async def remembered_of(store: Store, stream: str, group: str | None) -> list[Remembered]:
+async def remembered_of(store: Store, stream: str, group: str | None) -> list[RememberedId]:
     """All ids that a stream or one of its groups remembers."""
 
-    def fetch(*, after: str, limit: int) -> Awaitable[list[Remembered]]:
+    def fetch(*, after: str, limit: int) -> Awaitable[list[RememberedId]]:
         return store.remembered(stream, group=group, after=after, limit=limit)
 
     return [each async for page in pages(fetch, after="", key=lambda each: each.id) for each in page]
@@ -67,7 +67,7 @@ async def streams_of(store: Store) -> list[StreamStats]:
 async def noted_of(store: Store, streams: Iterable[StreamStats] = ()) -> list[str]:
     """Whatever else has notes than these streams: programs keep them under names of their own."""
     known = {HOME, *(stats.stream for stats in streams)}
-    return [name for name in await store.noted() if name not in known]
+    return [name for name in await store.streams_with_notes() if name not in known]
 
 
 def named(record: Record | Foreign, position: str) -> Record | Foreign:
@@ -82,14 +82,14 @@ def place(position: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", position)))
 
 
-def in_chunks(items: Sequence[Item]) -> list[Sequence[Item]]:
+def in_chunks(items: Sequence[StreamItem]) -> list[Sequence[StreamItem]]:
     """Small items, so many at a time as one call may handle."""
     return [items[first : first + MOST] for first in range(0, len(items), MOST)]
 
 
-def _size(part: Entry | DeadLetter | Scheduled | Remembered | Pending) -> int:
+def _size(part: Entry | DeadLetter | Scheduled | RememberedId | Pending) -> int:
     """About how many bytes a part takes."""
-    if isinstance(part, Remembered | Pending):
+    if isinstance(part, RememberedId | Pending):
         failure = part.last_failure if isinstance(part, Pending) else None
         return 100 if failure is None else 100 + len(failure.error) + len(failure.traceback)
     record = part.record

@@ -18,7 +18,7 @@ import apsw
 from forebay.errors import ConfigurationError, StoreError, TransferRefused
 from forebay.event import Record
 from forebay.payload import check_name
-from forebay.store import Begun, Entry, GroupPlace, Item, Pending, StreamStats
+from forebay.store import Entry, GroupCursor, GroupPending, Pending, StreamItem, StreamStats
 from forebay.stores.memory import MemoryStore
 
 COLUMNS = {"id", "type", "source", "data", "timestamp", "processed", "retry_count"}
@@ -73,13 +73,13 @@ class QuickFix(MemoryStore):
         positions = await self.restore(type, entries) or []
         # Behind the last row that was touched all are unread; before it, those that are not processed wait.
         begun = max((n for n, row in enumerate(rows, 1) if row.processed or row.retry_count), default=0)
-        items: list[Item] = []
+        items: list[StreamItem] = []
         for group in self._groups:
-            items.append(GroupPlace(group, positions[begun - 1] if begun else "0"))
+            items.append(GroupCursor(group, positions[begun - 1] if begun else "0"))
             for position, row in zip(positions[:begun], rows, strict=False):
                 if not row.processed:
                     tried = max(row.retry_count, 0)
-                    items.append(Begun(group, Pending(position, None, tried, tried, None, 0.0)))
+                    items.append(GroupPending(group, Pending(position, None, tried, tried, None, 0.0)))
         await self.restore(type, items)
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:

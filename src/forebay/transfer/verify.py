@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from forebay.event import Foreign, Record
-from forebay.store import START, DeadLetter, Pending, Remembered, Store
+from forebay.store import START, DeadLetter, Pending, RememberedId, Store
 from forebay.transfer.marks import PREFIX
 from forebay.transfer.pages import named, noted_of, pages, pending_of, place, remembered_of, streams_of
 
@@ -142,12 +142,12 @@ def _sum(parts: Iterable[object]) -> Sum:
     return Sum(len(encoded), hashlib.sha256(b"\n".join(encoded)).hexdigest())
 
 
-async def _remembered(store: Store, stream: str) -> list[Remembered]:
+async def _remembered(store: Store, stream: str) -> list[RememberedId]:
     groups: list[str | None] = [group.group for stats in await store.stats([stream]) for group in stats.groups]
     return [each for group in (None, *groups) for each in await remembered_of(store, stream, group)]
 
 
-def _lacks(ours: list[Remembered], theirs: list[Remembered]) -> bool:
+def _lacks(ours: list[RememberedId], theirs: list[RememberedId]) -> bool:
     """Whether ids that one side remembers for a while yet are not known to the other."""
     known = {(each.group, each.id) for each in theirs}
-    return any((each.group, each.id) not in known for each in ours if each.left > FORGOTTEN_SOON)
+    return any((each.group, each.id) not in known for each in ours if each.expires_in > FORGOTTEN_SOON)

@@ -110,7 +110,7 @@ class FileJournal:
         before = self._kept.get(name)
         if note == before:
             return
-        if not await self._store.note(self._stream, name, note, expected=before):
+        if not await self._store.set_note(self._stream, name, note, expected=before):
             raise LeadershipLost(name)
         if note is None:
             del self._kept[name]

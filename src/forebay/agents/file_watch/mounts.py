@@ -64,7 +64,7 @@ class Mounts:
         note = msgspec.msgpack.encode(known)
         if note == self._kept:
             return
-        if not await self._store.note(self._stream, _NOTE, note, expected=self._kept):
+        if not await self._store.set_note(self._stream, _NOTE, note, expected=self._kept):
             raise LeadershipLost(_NOTE)
         self._kept = note
 

@@ -104,7 +104,7 @@ class Group:
 
     def is_unread(self, position: int, kept: Kept) -> bool:
         """Whether the entry is yet to be handed out."""
-        return position > self.cursor and kept.record.only in (None, self.name)
+        return position > self.cursor and kept.record.only_group in (None, self.name)
 
     def seek(self, cursor: int, *, first: int) -> None:
         """Go on from another place; what was begun behind it is unread again. The stream begins at `first` now."""
@@ -152,7 +152,7 @@ class Stream:
         """The same for what is due at a moment, by Unix time."""
         self.arrivals = 0
         self.seen = Known()
-        """Ids appended with `unless_seen` and their positions; none while they are only scheduled."""
+        """Ids appended with `dedup_window` and their positions; none while they are only scheduled."""
         self.bells: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         """One for each reader that waits, with the loop it waits on."""
 
@@ -186,23 +186,23 @@ class Stream:
         return [str(position) for position in range(first, self.last + 1)]
 
     def append_once(
-        self, records: Sequence[Record], now: float, *, unless_seen: float | None, since: str | None
+        self, records: Sequence[Record], now: float, *, dedup_window: float | None, search_after: str | None
     ) -> list[str]:
         """Append those records whose id is not known yet; return the positions of all."""
         found: dict[str, str] = {}
-        if since is not None:
-            for position, kept in self.behind(self.place(since)):
+        if search_after is not None:
+            for position, kept in self.behind(self.place(search_after)):
                 if isinstance(kept.record, Record) and kept.record.id:
                     found.setdefault(kept.record.id, str(position))
         positions = []
         for record in records:
             known = found.get(record.id)
-            if known is None and unless_seen is not None:
+            if known is None and dedup_window is not None:
                 known = self.seen.get(record.id, now)
             if known is None:
                 [known] = self.append([record], now)
-            if unless_seen is not None:
-                self.seen.put(record.id, known, now=now, span=unless_seen)
+            if dedup_window is not None:
+                self.seen.put(record.id, known, now=now, span=dedup_window)
             positions.append(known)
         return positions
 

@@ -26,11 +26,11 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
-    Item,
     Pending,
     Reader,
-    Remembered,
+    RememberedId,
     Scheduled,
+    StreamItem,
     StreamStats,
     Trimmed,
 )
@@ -63,10 +63,10 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"MemoryStore(namespace={self._namespace!r})"
 
-    def twin(self) -> MemoryStore:
-        twin = MemoryStore(namespace=self._namespace, clock=self._clock, wall=self._wall)
-        twin._state = self._state
-        return twin
+    def clone(self) -> MemoryStore:
+        clone = MemoryStore(namespace=self._namespace, clock=self._clock, wall=self._wall)
+        clone._state = self._state
+        return clone
 
     async def __aenter__(self) -> Self:
         if self._home is not None and not self._home.is_lost:
@@ -94,7 +94,12 @@ class MemoryStore:
     # Streams.
 
     async def append(
-        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        dedup_window: float | None = None,
+        search_after: str | None = None,
     ) -> list[str]:
         # The hot path: without the detour by way of `_lock`.
         if (home := self._home) is not None and running_loop() is not home.loop:
@@ -102,10 +107,10 @@ class MemoryStore:
         with self._state.lock:
             log = self._make(stream)
             now = self._clock()
-            if unless_seen is None and since is None:
+            if dedup_window is None and search_after is None:
                 positions = log.append(records, now)
             else:
-                positions = log.append_once(records, now, unless_seen=unless_seen, since=since)
+                positions = log.append_once(records, now, dedup_window=dedup_window, search_after=search_after)
             log.ring()
             return positions
 
@@ -124,19 +129,19 @@ class MemoryStore:
         *,
         delay: float | None = None,
         at: datetime | None = None,
-        unless_seen: float | None = None,
+        dedup_window: float | None = None,
     ) -> None:
         with self._lock:
             log = self._make(stream)
             now = self._clock()
             if at is not None and at.timestamp() <= self._wall():
-                log.append_once(records, now, unless_seen=unless_seen, since=None)
+                log.append_once(records, now, dedup_window=dedup_window, search_after=None)
                 log.ring()
                 return
             for record in records:
-                if unless_seen is not None:
+                if dedup_window is not None:
                     known = log.seen.get(record.id, now)
-                    log.seen.put(record.id, known or "", now=now, span=unless_seen)
+                    log.seen.put(record.id, known or "", now=now, span=dedup_window)
                     if known is not None:
                         continue
                 if at is None:
@@ -172,13 +177,13 @@ class MemoryStore:
         max_length: int | None = None,
         max_age: float | None = None,
         force: bool = False,
-        past: Collection[str] = (),
+        ignore_groups: Collection[str] = (),
     ) -> Trimmed:
         with self._lock:
             log = self._find(stream)
             excess = 0 if max_length is None else len(log.entries) - max_length
             oldest = float("-inf") if max_age is None else self._clock() - max_age
-            waited_for = [] if force else [group for group in log.groups.values() if group.name not in past]
+            waited_for = [] if force else [group for group in log.groups.values() if group.name not in ignore_groups]
             return log.trim(excess=excess, oldest=oldest, waited_for=waited_for)
 
     # Groups.
@@ -205,7 +210,7 @@ class MemoryStore:
             log.groups.pop(group, None)
             log.ring()
 
-    async def missed(self, stream: str, group: str) -> int | None:
+    async def trimmed_unread(self, stream: str, group: str) -> int | None:
         with self._lock:
             log = self._find(stream)
             own = log.groups.get(group)
@@ -233,7 +238,7 @@ class MemoryStore:
                 with self._lock:
                     log.bells.pop(bell, None)
 
-    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+    async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         with self._lock:
             log, group = self._group(reader.stream, reader.group)
             now = self._clock()
@@ -347,7 +352,7 @@ class MemoryStore:
             log = self._find(stream)
             letters = log.take_letters(ids, with_a_group=True)
             for letter in letters:
-                record = msgspec.structs.replace(letter.record, only=letter.group)
+                record = msgspec.structs.replace(letter.record, only_group=letter.group)
                 log.entries.append(Kept(record, self._clock()))
             log.ring()
             return len(letters)
@@ -406,11 +411,11 @@ class MemoryStore:
         with self._lock:
             return dict(self._state.notes.get(stream, {}))
 
-    async def noted(self) -> list[str]:
+    async def streams_with_notes(self) -> list[str]:
         with self._lock:
             return sorted(stream for stream, kept in self._state.notes.items() if kept)
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         with self._lock:
@@ -430,14 +435,14 @@ class MemoryStore:
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
-    ) -> list[Remembered]:
+    ) -> list[RememberedId]:
         with self._lock:
             return transfer.remembered(self._find(stream), group=group, after=after, limit=limit, now=self._clock())
 
     async def restore(
         self,
         stream: str,
-        items: Sequence[Item],
+        items: Sequence[StreamItem],
         *,
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,

@@ -10,29 +10,29 @@ import msgspec
 
 from forebay.errors import NotFound
 from forebay.payload import check_name
-from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
+from forebay.store import DeadLetter, Entry, GroupCursor, GroupPending, RememberedId, Scheduled, StreamItem
 from forebay.stores.memory.state import Group, Kept, Lease, Stream, Wait
 
 
-def check_groups(stream: Stream, items: Sequence[Item]) -> None:
+def check_groups(stream: Stream, items: Sequence[StreamItem]) -> None:
     """`NotFound`, unless each group that something belongs to is there or is made by these items."""
-    known = stream.groups.keys() | {check_name("group", item.group) for item in items if isinstance(item, GroupPlace)}
+    known = stream.groups.keys() | {check_name("group", item.group) for item in items if isinstance(item, GroupCursor)}
     for item in items:
-        if isinstance(item, Begun | Remembered) and item.group is not None and item.group not in known:
+        if isinstance(item, GroupPending | RememberedId) and item.group is not None and item.group not in known:
             raise NotFound(f"no group {item.group!r} to restore into; its place comes first")
 
 
-def restore(stream: Stream, items: Sequence[Item], *, now: float, epoch: float) -> list[str]:
+def restore(stream: Stream, items: Sequence[StreamItem], *, now: float, epoch: float) -> list[str]:
     """Put the items back; return the positions of the entries."""
     positions = []
-    for item in sorted(items, key=lambda item: not isinstance(item, GroupPlace)):
+    for item in sorted(items, key=lambda item: not isinstance(item, GroupCursor)):
         match item:
             case Entry():
                 positions.append(_restore_entry(stream, item, item.appended - epoch))
-            case GroupPlace():
+            case GroupCursor():
                 group = stream.groups.setdefault(item.group, Group(item.group, 0))
                 group.cursor = stream.place(item.position)
-            case Begun():
+            case GroupPending():
                 _restore_begun(stream, item, now)
             case DeadLetter():
                 _restore_letter(stream, item)
@@ -40,10 +40,10 @@ def restore(stream: Stream, items: Sequence[Item], *, now: float, epoch: float) 
                 stream.schedule(item.record, now + item.delay)
             case Scheduled(at=datetime() as moment):
                 stream.schedule_at(item.record, moment.timestamp())
-            case Remembered(group=None):
-                stream.seen.put(item.id, item.position or "", now=now, span=item.left)
-            case Remembered(group=str(name)):
-                stream.groups[name].handled.put(item.id, "", now=now, span=item.left)
+            case RememberedId(group=None):
+                stream.seen.put(item.id, item.position or "", now=now, span=item.expires_in)
+            case RememberedId(group=str(name)):
+                stream.groups[name].handled.put(item.id, "", now=now, span=item.expires_in)
     return positions
 
 
@@ -55,7 +55,7 @@ def _restore_entry(stream: Stream, entry: Entry, appended: float) -> str:
     return str(stream.last)
 
 
-def _restore_begun(stream: Stream, begun: Begun, now: float) -> None:
+def _restore_begun(stream: Stream, begun: GroupPending, now: float) -> None:
     group, pending = stream.groups[begun.group], begun.pending
     history = pending.attempt, pending.failures, pending.last_failure
     position = stream.place(pending.position)
@@ -88,11 +88,11 @@ def scheduled(stream: Stream, *, after: str, limit: int, now: float, wall: float
     ]
 
 
-def remembered(stream: Stream, *, group: str | None, after: str, limit: int, now: float) -> list[Remembered]:
+def remembered(stream: Stream, *, group: str | None, after: str, limit: int, now: float) -> list[RememberedId]:
     """The ids that the stream or the group remembers, by the alphabet."""
     if group is None:
         known = stream.seen.items(now)
     else:
         known = stream.groups[group].handled.items(now) if group in stream.groups else []
     behind = [each for each in known if each[0] > after][:limit]
-    return [Remembered(id, left, position or None, group) for id, position, left in behind]
+    return [RememberedId(id, left, position or None, group) for id, position, left in behind]

@@ -33,7 +33,7 @@ def encode(record: Record | Foreign) -> list[str | bytes]:
     """Names and values in turn, as they go on the wire."""
     if isinstance(record, Foreign):
         parts: list[str | bytes] = [part for pair in record.fields for part in pair] or ["", ""]
-        return parts if record.only is None else [*parts, "only", record.only]
+        return parts if record.only_group is None else [*parts, "only", record.only_group]
     fields: list[str | bytes] = [
         "type",
         record.type,
@@ -50,8 +50,8 @@ def encode(record: Record | Foreign) -> list[str | bytes]:
         fields += ("key", record.key)
     if record.headers is not None:
         fields += ("headers", record.headers)
-    if record.only is not None:
-        fields += ("only", record.only)
+    if record.only_group is not None:
+        fields += ("only", record.only_group)
     return fields
 
 
@@ -61,7 +61,7 @@ def add(key: str, record: Record) -> bytes:
     Written here rather than by hiredis: what is alike in many events is packed once, which makes it thrice as fast.
     """
     data, timestamp, id = record.data, record.timestamp.encode(), record.id.encode()
-    if not id or record.only is not None:
+    if not id or record.only_group is not None:
         return pack("XADD", key, "*", *encode(record))
     count, rest = 5, b""
     if record.key is not None:
@@ -96,7 +96,7 @@ def decode(fields: Fields) -> Record | Foreign:
             return Record(fields[1].decode(), fields[3].decode(), fields[5], fields[7].decode(), fields[9].decode())
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         if len(named) * 2 == len(fields):
-            key, only = named.get(b"key"), addressee(fields)
+            key, only_group = named.get(b"key"), addressee(fields)
             return Record(
                 type=named[b"type"].decode(),
                 source=named[b"source"].decode(),
@@ -105,14 +105,14 @@ def decode(fields: Fields) -> Record | Foreign:
                 id=named.get(b"id", b"").decode(),
                 key=None if key is None else key.decode(),
                 headers=named.get(b"headers"),
-                only=None if only is None else only.decode(),
+                only_group=None if only_group is None else only_group.decode(),
             )
     except (KeyError, UnicodeDecodeError):
         pass
-    only = addressee(fields)
-    own = fields if only is None else fields[:-2]
+    only_group = addressee(fields)
+    own = fields if only_group is None else fields[:-2]
     pairs = () if own == [b"", b""] else tuple(zip(own[::2], own[1::2], strict=True))
-    return Foreign(pairs, None if only is None else only.decode(errors="replace"))
+    return Foreign(pairs, None if only_group is None else only_group.decode(errors="replace"))
 
 
 def addressee(fields: Fields) -> bytes | None:

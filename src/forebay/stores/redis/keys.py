@@ -24,7 +24,7 @@ class Keys:
         self.moments = f"{tag}:moments"
         """A sorted set: the same for what is due at a moment, by Unix time in ms."""
         self.ids = f"{tag}:ids"
-        """A hash: event id -> position, for ids appended with `unless_seen`."""
+        """A hash: event id -> position, for ids appended with `dedup_window`."""
         self.ids_expiry = f"{tag}:ids_expiry"
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
         self.clock = f"{tag}:clock"

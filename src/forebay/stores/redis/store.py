@@ -27,11 +27,11 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
-    Item,
     Pending,
     Reader,
-    Remembered,
+    RememberedId,
     Scheduled,
+    StreamItem,
     StreamStats,
     Trimmed,
 )
@@ -92,17 +92,17 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"RedisStore({self._connected.name}, namespace={self._namespace!r})"
 
-    def twin(self) -> RedisStore:
-        twin = RedisStore(self._place, namespace=self._namespace, timeout=self._timeout)
+    def clone(self) -> RedisStore:
+        clone = RedisStore(self._place, namespace=self._namespace, timeout=self._timeout)
         # What this store began on is not to stop what it needs in order to go on.
-        twin._connected.allow_eviction = True
-        return twin
+        clone._connected.allow_eviction = True
+        return clone
 
     async def __aenter__(self) -> Self:
         if self._home is not None:
             if not self._home.is_lost:
                 raise self._home.forked() or ConfigurationError(
-                    f"the store at {self._connected.name} is open already; `twin()` makes another one"
+                    f"the store at {self._connected.name} is open already; `clone()` makes another one"
                 )
             # Its connections are closed with the loop's own objects.
             allow_eviction = self._connected.allow_eviction
@@ -139,12 +139,17 @@ class RedisStore:
     # Streams.
 
     async def append(
-        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        dedup_window: float | None = None,
+        search_after: str | None = None,
     ) -> list[str]:
         client, keys = self._client, self._keys(stream)
         started = boottime()
         try:
-            if len(records) == 1 and unless_seen is None and since is None:
+            if len(records) == 1 and dedup_window is None and search_after is None:
                 key, command = keys.stream, add(keys.stream, records[0])
                 begun = client.begin(key, command)
                 try:
@@ -158,26 +163,26 @@ class RedisStore:
             if not records:
                 return []
             positions = None
-            if unless_seen is None and since is None:
+            if dedup_window is None and search_after is None:
                 adds = (add(keys.stream, record) for record in records)
                 positions = await client.transact(keys.stream, adds)
             if positions is None:
                 positions = await client.run(
                     "append",
                     (keys.stream, keys.ids, keys.ids_expiry),
-                    "" if unless_seen is None else _ms(unless_seen),
-                    "" if since is None else await self._since(keys, since),
+                    "" if dedup_window is None else _ms(dedup_window),
+                    "" if search_after is None else await self._since(keys, search_after),
                     *_packed(records),
                 )
         except OutcomeUnknown as error:
             sent = client.server_time(keys.stream, started) - MARGIN
             # Also when that was by the clock of this process, as the server's may be set until it is asked again.
-            raise OutcomeUnknown(str(error), since=f"{_ms(sent)}-0@{started!r}") from error.__cause__
+            raise OutcomeUnknown(str(error), search_after=f"{_ms(sent)}-0@{started!r}") from error.__cause__
         return [position.decode() for position in positions]
 
-    async def _since(self, keys: Keys, since: str) -> str:
+    async def _since(self, keys: Keys, search_after: str) -> str:
         """The position to search behind; for what an append has left unknown, by the server's clock then and now."""
-        position, _, started = since.partition("@")
+        position, _, started = search_after.partition("@")
         if not started:
             return _position(position)
         by_now = await self._client.ask_time(keys.stream) + float(started) - MARGIN
@@ -190,11 +195,11 @@ class RedisStore:
         *,
         delay: float | None = None,
         at: datetime | None = None,
-        unless_seen: float | None = None,
+        dedup_window: float | None = None,
     ) -> None:
         if records:
             keys = self._keys(stream)
-            window = "" if unless_seen is None else _ms(unless_seen)
+            window = "" if dedup_window is None else _ms(dedup_window)
             await self._client.watch(
                 "schedule",
                 (keys.stream, keys.scheduled, keys.moments, keys.ids, keys.ids_expiry),
@@ -239,13 +244,13 @@ class RedisStore:
         max_length: int | None = None,
         max_age: float | None = None,
         force: bool = False,
-        past: Collection[str] = (),
+        ignore_groups: Collection[str] = (),
     ) -> Trimmed:
         key = self._keys(stream).stream
         limits = ("" if max_length is None else max_length, "" if max_age is None else _ms(max_age))
         removed = dropped = 0
         while True:
-            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK, *past)
+            count, unfinished = await self._client.run("trim", (key,), *limits, int(force), CHUNK, *ignore_groups)
             removed += count
             dropped += unfinished
             if count < CHUNK:
@@ -277,7 +282,7 @@ class RedisStore:
         companions = (own.waiting, own.attempts, own.handled, own.finished, own.progress)
         await self._client.run("leave", (keys.stream, *companions), group)
 
-    async def missed(self, stream: str, group: str) -> int | None:
+    async def trimmed_unread(self, stream: str, group: str) -> int | None:
         keys = self._keys(stream)
         own = keys.group(group)
         count: int | None = await self._client.run("missed", (keys.stream, own.waiting, own.progress), group)
@@ -311,7 +316,7 @@ class RedisStore:
                 reply = await self._client.call(key, *who, "STREAMS", key, ">")
         return [(position, fields, 1, 0, b"") for position, fields in reply[0][1]] if reply else []
 
-    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+    async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         keys = self._keys(reader.stream)
         own = keys.group(reader.group)
         [rows] = await self._client.watch(
@@ -365,7 +370,9 @@ class RedisStore:
         passed = [
             delivery
             for delivery in deliveries
-            if delivery.record is not None and delivery.record.only is not None and delivery.record.only != reader.group
+            if delivery.record is not None
+            and delivery.record.only_group is not None
+            and delivery.record.only_group != reader.group
         ]
         if passed:
             positions = [delivery.position for delivery in passed]
@@ -558,10 +565,10 @@ class RedisStore:
         found = await self._client.call(key, "HGETALL", key)
         return inspection.named_notes(found)
 
-    async def noted(self) -> list[str]:
+    async def streams_with_notes(self) -> list[str]:
         return await inspection.find_noted(self._client, self._namespace)
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
         condition: tuple[Part, ...]
@@ -582,13 +589,13 @@ class RedisStore:
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
-    ) -> list[Remembered]:
+    ) -> list[RememberedId]:
         return await transfer.remembered(self._client, self._keys(stream), group=group, after=after, limit=limit)
 
     async def restore(
         self,
         stream: str,
-        items: Sequence[Item],
+        items: Sequence[StreamItem],
         *,
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from forebay.errors import ConfigurationError
 from forebay.event import Record
-from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
+from forebay.store import DeadLetter, Entry, GroupCursor, GroupPending, RememberedId, Scheduled, StreamItem
 from forebay.stores.redis.client import Client
 from forebay.stores.redis.codec import decode, encode, encode_dead_letter, pack_failure
 from forebay.stores.redis.keys import Keys
@@ -21,20 +21,22 @@ _OWN = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 async def restore(
     client: Client,
     keys: Keys,
-    items: Sequence[Item],
+    items: Sequence[StreamItem],
     *,
     notes: Mapping[str, bytes | None],
     expected: Mapping[str, bytes | None],
 ) -> list[str] | None:
     """Put items back together with notes; the positions of the entries, or None where notes are not as expected."""
-    made = {item.group for item in items if isinstance(item, GroupPlace)}
-    needed = {item.group for item in items if isinstance(item, Begun | Remembered) and item.group is not None} - made
+    made = {item.group for item in items if isinstance(item, GroupCursor)}
+    needed = {
+        item.group for item in items if isinstance(item, GroupPending | RememberedId) and item.group is not None
+    } - made
     arguments: list[Part] = [*_packed_notes(expected), len(notes)]
     for name, value in notes.items():
         arguments += (name, "remove", "") if value is None else (name, "keep", value)
     arguments += (len(needed), *sorted(needed))
     # Groups first: the rest may be theirs.
-    for item in sorted(items, key=lambda item: not isinstance(item, GroupPlace)):
+    for item in sorted(items, key=lambda item: not isinstance(item, GroupCursor)):
         arguments += _packed(keys, item)
     positions = await client.run("restore", keys.all, *arguments)
     return None if positions is None else [position.decode() for position in positions]
@@ -51,15 +53,15 @@ def _packed_notes(expected: Mapping[str, bytes | None]) -> Iterator[Part]:
         yield from (name, "none", "") if value is None else (name, "just", value)
 
 
-def _packed(keys: Keys, item: Item) -> Iterator[Part]:
+def _packed(keys: Keys, item: StreamItem) -> Iterator[Part]:
     match item:
         case Entry():
             fields = encode(item.record)
             yield from ("entry", _own(item.position), _ms(item.appended), len(fields), *fields)
-        case GroupPlace():
+        case GroupCursor():
             keys.group(item.group)
             yield from ("group", item.group, _known(item.position), "" if item.number is None else item.number)
-        case Begun(pending=pending):
+        case GroupPending(pending=pending):
             history = pending.attempt, pending.failures, pack_failure(pending.last_failure)
             if pending.consumer is not None:
                 idle = max(_ms(pending.idle or 0.0), 0)
@@ -74,10 +76,10 @@ def _packed(keys: Keys, item: Item) -> Iterator[Part]:
             fields = encode(item.record)
             at = "" if item.at is None else _ms(item.at.timestamp())
             yield from ("scheduled", _ms(item.delay), at, item.record.id, len(fields), *fields)
-        case Remembered(group=None):
-            yield from ("seen", item.id, _ms(item.left), item.position or "")
-        case Remembered(group=str(group)):
-            yield from ("handled", item.id, _ms(item.left), group)
+        case RememberedId(group=None):
+            yield from ("seen", item.id, _ms(item.expires_in), item.position or "")
+        case RememberedId(group=str(group)):
+            yield from ("handled", item.id, _ms(item.expires_in), group)
 
 
 def _own(text: str) -> str:
@@ -127,16 +129,16 @@ async def _scheduled(client: Client, key: str, clock: str, after: str, place: st
 _FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
-async def remembered(client: Client, keys: Keys, *, group: str | None, after: str, limit: int) -> list[Remembered]:
+async def remembered(client: Client, keys: Keys, *, group: str | None, after: str, limit: int) -> list[RememberedId]:
     """The ids that the stream or a group remembers, by the time until which it does."""
     own = (keys.ids_expiry, keys.ids) if group is None else (keys.group(group).handled,)
-    found: list[Remembered] = []
+    found: list[RememberedId] = []
     behind: str | bytes = after
     while len(found) < limit and (rows := await client.run("remembered", own, behind, limit - len(found))):
         behind = rows[-1][0]
         # Others may remember in any bytes; what is no text is the id of no event.
         found += (
-            Remembered(id.decode(), left / 1000, position.decode() if position else None, group)
+            RememberedId(id.decode(), left / 1000, position.decode() if position else None, group)
             for id, left, position in rows
             if _is_text(id) and _is_text(position or b"")
         )

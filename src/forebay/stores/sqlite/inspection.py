@@ -125,12 +125,12 @@ def _first(turn: Turn, stream_id: int, behind: int) -> int | None:
     return found
 
 
-def begins_unfinished(turn: Turn, stream: str, *, past: Collection[str]) -> bool:
-    """Whether the first entry of a stream is one that a group has not finished, other than those in `past`."""
+def begins_unfinished(turn: Turn, stream: str, *, ignore_groups: Collection[str]) -> bool:
+    """Whether the first entry of a stream is one that a group has not finished, other than those in `ignore_groups`."""
     stream_id = turn.stream(stream)
     first = None if stream_id is None else _first(turn, stream_id, 0)
     unfinished = f"SELECT 1 {UNFINISHED} AND e.seq = ?"
-    return turn.value(unfinished, (stream_id, json.dumps(list(past)), first)) is not None
+    return turn.value(unfinished, (stream_id, json.dumps(list(ignore_groups)), first)) is not None
 
 
 def handled(turn: Turn, stream: str, group: str, ids: Sequence[str]) -> set[str]:

@@ -24,7 +24,7 @@ _BURY = f"""
 _BURY_COPY = f"UPDATE dead SET ({COLUMNS}) = ({MARKS}) WHERE number = ?"  # noqa: S608  # constants
 
 READ_BYTES = 16 * 1024 * 1024
-"""Bytes of data that one read or `due` leases at most, though one entry at any rate."""
+"""Bytes of data that one read or `take_due` leases at most, though one entry at any rate."""
 _UNREAD = "WHERE e.stream_id = ? AND e.seq > ? AND (e.only_group IS NULL OR e.only_group = ?) ORDER BY e.seq LIMIT ?"
 # The length of a text is in its row's head: nothing of the text itself is read for it.
 _UNREAD_SIZES = f"""
@@ -68,7 +68,7 @@ def has_missed(turn: Turn, stream: str, group: str) -> bool:
     return found is None or bool(turn.value("SELECT missed FROM groups WHERE id = ?", (found.id,)))
 
 
-def missed(turn: Turn, stream: str, group: str) -> list[int | None]:
+def trimmed_unread(turn: Turn, stream: str, group: str) -> list[int | None]:
     """How many entries left the stream before the group had read them, told once; None without the group."""
     found = turn.find_group(stream, group)
     if found is None:
@@ -119,7 +119,7 @@ def can_take_due(turn: Turn, reader: Reader) -> bool:
     return bool(_due(turn, reader, group, limit=1))
 
 
-def due(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
+def take_due(turn: Turn, reader: Reader, *, limit: int) -> list[Delivery]:
     """Append what was scheduled for now, and lease what waits and is due."""
     group = turn.group(reader.stream, reader.group)
     launch(turn, reader.stream, group.stream_id)

@@ -57,32 +57,34 @@ def append(turn: Turn, moves: Sequence[Append]) -> list[list[str]]:
 
 
 def append_once(
-    turn: Turn, stream: str, rows: Sequence[Row], *, unless_seen: float | None, since: str | None
+    turn: Turn, stream: str, rows: Sequence[Row], *, dedup_window: float | None, search_after: str | None
 ) -> list[str]:
     """Append those rows whose ids are not known yet; return the positions of all."""
     stream_id = turn.make_stream(stream)
-    seen = _seen(turn, stream_id, rows) if unless_seen is not None else {}
-    known = (_find(turn, stream_id, rows, turn.place(since, stream_id)) if since is not None else {}) | seen
+    seen = _seen(turn, stream_id, rows) if dedup_window is not None else {}
+    known = (
+        _find(turn, stream_id, rows, turn.place(search_after, stream_id)) if search_after is not None else {}
+    ) | seen
     fresh = _fresh(rows, known)
     new = append(turn, [Append(stream, fresh)])[0] if fresh else []
     known |= {row[ID]: position for row, position in zip(fresh, new, strict=True) if row[ID]}
-    if unless_seen is not None:
-        _remember(turn, stream_id, {id: int(known[id]) for id in known.keys() - seen.keys()}, unless_seen)
+    if dedup_window is not None:
+        _remember(turn, stream_id, {id: int(known[id]) for id in known.keys() - seen.keys()}, dedup_window)
     nameless = (position for row, position in zip(fresh, new, strict=True) if not row[ID])
     return [known[row[ID]] if row[ID] else next(nameless) for row in rows]
 
 
 def schedule(
-    turn: Turn, stream: str, rows: Sequence[Row], *, delay: float | None, at: float | None, unless_seen: float | None
+    turn: Turn, stream: str, rows: Sequence[Row], *, delay: float | None, at: float | None, dedup_window: float | None
 ) -> None:
     """Keep rows until `launch` appends them, in `delay` seconds or `at` a moment of Unix time."""
     if at is not None and at <= turn.wall:
-        append_once(turn, stream, rows, unless_seen=unless_seen, since=None)
+        append_once(turn, stream, rows, dedup_window=dedup_window, search_after=None)
         return
     stream_id = turn.make_stream(stream)
-    if unless_seen is not None:
+    if dedup_window is not None:
         rows = _fresh(rows, _seen(turn, stream_id, rows))
-        _remember(turn, stream_id, dict.fromkeys((row[ID] for row in rows if row[ID]), None), unless_seen)
+        _remember(turn, stream_id, dict.fromkeys((row[ID] for row in rows if row[ID]), None), dedup_window)
     times = (turn.now + (delay or 0.0), turn.time + (delay or 0.0)) if at is None else (MOMENTS + at, at)
     turn.connection.executemany(_SCHEDULE, [(stream_id, *times, *row) for row in rows])
 
@@ -103,7 +105,7 @@ def launch(turn: Turn, stream: str, stream_id: int) -> None:
     )
 
 
-def trim(turn: Turn, stream: str, *, until: int, force: bool, past: Collection[str]) -> Trimmed:
+def trim(turn: Turn, stream: str, *, until: int, force: bool, ignore_groups: Collection[str]) -> Trimmed:
     """Remove at most TRIMMED_AT_ONCE of the entries up to `until`, the oldest first."""
     stream_id = turn.stream(stream)
     last = turn.value(
@@ -114,10 +116,10 @@ def trim(turn: Turn, stream: str, *, until: int, force: bool, past: Collection[s
         return Trimmed(0, 0)
     dropped = 0
     if not force:
-        names = json.dumps(list(past))
+        names = json.dumps(list(ignore_groups))
         first = turn.value(f"SELECT min(e.seq) {UNFINISHED} AND e.seq <= ?", (stream_id, names, last))
         last = last if first is None else first - 1
-    if force or past:
+    if force or ignore_groups:
         dropped = turn.value(f"SELECT count(*) {UNFINISHED} AND e.seq <= ?", (stream_id, "[]", last))
     removed = turn.run("DELETE FROM entries WHERE stream_id = ? AND seq <= ?", (stream_id, last))
     return Trimmed(removed, dropped)
@@ -134,12 +136,12 @@ UNFINISHED = """
     )"""
 
 
-def _find(turn: Turn, stream_id: int, rows: Sequence[Row], since: int) -> dict[str, str]:
-    """The first position behind `since` of each id."""
+def _find(turn: Turn, stream_id: int, rows: Sequence[Row], search_after: int) -> dict[str, str]:
+    """The first position behind `search_after` of each id."""
     found = turn.rows(
         "SELECT id, min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
         " AND only_group IS NULL AND id IN (SELECT value FROM json_each(?)) GROUP BY id",
-        (stream_id, since, _ids(rows)),
+        (stream_id, search_after, _ids(rows)),
     )
     return {id: str(seq) for id, seq in found}
 

@@ -19,7 +19,7 @@ def notes(turn: Turn, stream: str) -> dict[str, bytes]:
     return {name: value for raw, value in rows if (name := as_text(raw)) is not None}
 
 
-def noted(turn: Turn) -> list[str]:
+def streams_with_notes(turn: Turn) -> list[str]:
     """The streams that have notes."""
     rows = turn.rows(
         "SELECT DISTINCT CAST(stream AS BLOB) FROM notes"
@@ -42,7 +42,7 @@ def are(turn: Turn, stream: str, expected: Mapping[str, bytes | None]) -> bool:
     return all(_value(turn, stream, name) == value for name, value in expected.items())
 
 
-def note(turn: Turn, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None) -> bool:
+def set_note(turn: Turn, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None) -> bool:
     """Keep or remove a note; False where it is not as expected."""
     place = (turn.namespace, check_name("stream", stream), name)
     if expected is not ... and _value(turn, stream, name) != expected:

@@ -57,7 +57,7 @@ def to_row(record: Record) -> Row:
         record.id,
         record.key,
         None if headers is None else _to_text(headers),
-        record.only,
+        record.only_group,
         checksum(record),
     )
 
@@ -76,7 +76,7 @@ def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | int | None
     if record is None:
         return (None,) * len(FIELDS)
     found = {name.decode(errors="replace"): _to_text(value) for name, value in record.fields}
-    row = (*(found.get(name) for name in FOREIGN), record.only, None)
+    row = (*(found.get(name) for name in FOREIGN), record.only_group, None)
     return row if _from_columns(row) == record else _packed(record)
 
 
@@ -90,7 +90,17 @@ PACKED = "forebay/fields"
 
 
 def _packed(foreign: Foreign) -> tuple[str | bytes | int | None, ...]:
-    return (None, PACKED, msgspec.json.encode(foreign.fields).decode(), None, None, None, None, foreign.only, None)
+    return (
+        None,
+        PACKED,
+        msgspec.json.encode(foreign.fields).decode(),
+        None,
+        None,
+        None,
+        None,
+        foreign.only_group,
+        None,
+    )
 
 
 def _to_text(text: bytes) -> str | bytes:
@@ -164,17 +174,17 @@ def _from_values(values: Sequence[Any]) -> Record | Foreign:
 
 
 def _from_texts(values: Sequence[Any]) -> Record | Foreign:
-    type, source, data, timestamp, id, key, headers, only, check = values
+    type, source, data, timestamp, id, key, headers, only_group, check = values
     if type is None or source is None or data is None or timestamp is None:
         return _foreign([_bytes(value) for value in values])
     record = Record(
-        type, source, data.encode(), timestamp, id or "", key, None if headers is None else headers.encode(), only
+        type, source, data.encode(), timestamp, id or "", key, None if headers is None else headers.encode(), only_group
     )
     return record if check is None or check == checksum(record) else _damaged(values)
 
 
 def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
-    type, source, data, timestamp, id, key, headers, only, check = values
+    type, source, data, timestamp, id, key, headers, only_group, check = values
     if type is None or source is None or data is None or timestamp is None:
         return _foreign(values)
     try:
@@ -186,7 +196,7 @@ def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
             (id or b"").decode(),
             None if key is None else key.decode(),
             headers,
-            None if only is None else only.decode(),
+            None if only_group is None else only_group.decode(),
         )
     except UnicodeDecodeError:
         return _foreign(values)
@@ -194,8 +204,8 @@ def _from_bytes(values: Sequence[bytes | None]) -> Record | Foreign:
 
 
 def _foreign(values: Sequence[bytes | None]) -> Foreign:
-    *columns, only, _ = values
-    group = None if only is None else only.decode(errors="replace")
+    *columns, only_group, _ = values
+    group = None if only_group is None else only_group.decode(errors="replace")
     type, source, data, *_ = columns
     if type is None and source == PACKED.encode() and data is not None:
         with contextlib.suppress(msgspec.DecodeError):
@@ -208,7 +218,7 @@ def _damaged(values: Sequence[Any]) -> Foreign:
     """Not what was published: to be kept as it is, and handled by nobody."""
     why = (b"damaged", b"the checksum says that this is not what was published")
     found = _foreign([_bytes(value) for value in values])
-    return Foreign((why, *found.fields), found.only)
+    return Foreign((why, *found.fields), found.only_group)
 
 
 def _bytes(value: str | bytes | int | None) -> bytes | None:

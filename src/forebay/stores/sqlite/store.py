@@ -23,11 +23,11 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
-    Item,
     Pending,
     Reader,
-    Remembered,
+    RememberedId,
     Scheduled,
+    StreamItem,
     StreamStats,
     Trimmed,
 )
@@ -81,7 +81,7 @@ class SQLiteStore:
         self._open: Opened | None = None
         self._counted: dict[tuple[str, int | None], inspection.Counted | None] = {}
 
-    def twin(self) -> SQLiteStore:
+    def clone(self) -> SQLiteStore:
         return SQLiteStore(
             self.path,
             namespace=self._namespace,
@@ -96,7 +96,7 @@ class SQLiteStore:
         if self._open is not None:
             if not self._open.home.is_lost:
                 raise self._open.home.forked() or ConfigurationError(
-                    f"the store on {self.path} is open already; `twin()` makes another one"
+                    f"the store on {self.path} is open already; `clone()` makes another one"
                 )
             self._open.forget()
             self._open = None
@@ -122,17 +122,22 @@ class SQLiteStore:
     # The streams.
 
     async def append(
-        self, stream: str, records: Sequence[Record], *, unless_seen: float | None = None, since: str | None = None
+        self,
+        stream: str,
+        records: Sequence[Record],
+        *,
+        dedup_window: float | None = None,
+        search_after: str | None = None,
     ) -> list[str]:
         if not records:
             return []
         rows = list(map(to_row, records))
-        if unless_seen is None and since is None:
+        if dedup_window is None and search_after is None:
             # The hot path: without the detour by way of `_move`.
             positions: list[str] = await self._opened().writer.submit(Append(stream, rows))
             return positions
         return await self._move(
-            partial(log.append_once, stream=stream, rows=rows, unless_seen=unless_seen, since=since)
+            partial(log.append_once, stream=stream, rows=rows, dedup_window=dedup_window, search_after=search_after)
         )
 
     async def schedule(
@@ -142,12 +147,12 @@ class SQLiteStore:
         *,
         delay: float | None = None,
         at: datetime | None = None,
-        unless_seen: float | None = None,
+        dedup_window: float | None = None,
     ) -> None:
         rows = [to_row(record) for record in records]
         moment = None if at is None else at.timestamp()
         await self._move(
-            partial(log.schedule, stream=stream, rows=rows, delay=delay, at=moment, unless_seen=unless_seen)
+            partial(log.schedule, stream=stream, rows=rows, delay=delay, at=moment, dedup_window=dedup_window)
         )
 
     async def scan(
@@ -168,16 +173,20 @@ class SQLiteStore:
         max_length: int | None = None,
         max_age: float | None = None,
         force: bool = False,
-        past: Collection[str] = (),
+        ignore_groups: Collection[str] = (),
     ) -> Trimmed:
         place = (stream, max_length)
         limit = partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age)
         until, self._counted[place] = await self._look(partial(limit, known=self._counted.get(place)))
-        if not force and await self._look(partial(inspection.begins_unfinished, stream=stream, past=past)):
+        if not force and await self._look(
+            partial(inspection.begins_unfinished, stream=stream, ignore_groups=ignore_groups)
+        ):
             return Trimmed(0, 0)
         removed = dropped = 0
         while until:
-            part = await self._move(partial(log.trim, stream=stream, until=until, force=force, past=past))
+            part = await self._move(
+                partial(log.trim, stream=stream, until=until, force=force, ignore_groups=ignore_groups)
+            )
             removed += part.removed
             dropped += part.dropped
             if part.removed < log.TRIMMED_AT_ONCE:
@@ -195,8 +204,8 @@ class SQLiteStore:
     async def leave(self, stream: str, group: str) -> None:
         await self._move(partial(leases.leave, stream=stream, group=group))
 
-    async def missed(self, stream: str, group: str) -> int | None:
-        move: Callable[[Turn], list[int | None]] = partial(leases.missed, stream=stream, group=group)
+    async def trimmed_unread(self, stream: str, group: str) -> int | None:
+        move: Callable[[Turn], list[int | None]] = partial(leases.trimmed_unread, stream=stream, group=group)
         found = await self._move(move, partial(leases.has_missed, stream=stream, group=group))
         return found[0] if found else 0
 
@@ -217,9 +226,9 @@ class SQLiteStore:
                     break
         return found
 
-    async def due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+    async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         return await self._move(
-            partial(leases.due, reader=reader, limit=limit), partial(leases.can_take_due, reader=reader)
+            partial(leases.take_due, reader=reader, limit=limit), partial(leases.can_take_due, reader=reader)
         )
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
@@ -298,13 +307,13 @@ class SQLiteStore:
     async def notes(self, stream: str) -> dict[str, bytes]:
         return await self._look(partial(notes.notes, stream=stream))
 
-    async def noted(self) -> list[str]:
-        return await self._look(notes.noted)
+    async def streams_with_notes(self) -> list[str]:
+        return await self._look(notes.streams_with_notes)
 
-    async def note(
+    async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
-        return await self._move(partial(notes.note, stream=stream, name=name, value=value, expected=expected))
+        return await self._move(partial(notes.set_note, stream=stream, name=name, value=value, expected=expected))
 
     # From one store to another.
 
@@ -313,13 +322,13 @@ class SQLiteStore:
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
-    ) -> list[Remembered]:
+    ) -> list[RememberedId]:
         return await self._look(partial(transfer.remembered, stream=stream, group=group, after=after, limit=limit))
 
     async def restore(
         self,
         stream: str,
-        items: Sequence[Item],
+        items: Sequence[StreamItem],
         *,
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,

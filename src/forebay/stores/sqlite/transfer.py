@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from forebay.event import Record
 from forebay.payload import check_name
-from forebay.store import Begun, DeadLetter, Entry, GroupPlace, Item, Remembered, Scheduled
-from forebay.stores.sqlite import notes as noted
+from forebay.store import DeadLetter, Entry, GroupCursor, GroupPending, RememberedId, Scheduled, StreamItem
+from forebay.stores.sqlite import notes as kept
 from forebay.stores.sqlite.log import MOMENTS
 from forebay.stores.sqlite.rows import COLUMNS, MARKS, select, to_fields, to_row
 from forebay.stores.sqlite.turn import LAST, Turn, parse
@@ -30,16 +30,16 @@ _BEGUN = (
 def restore(
     turn: Turn,
     stream: str,
-    items: Sequence[Item],
+    items: Sequence[StreamItem],
     *,
     notes: Mapping[str, bytes | None],
     expected: Mapping[str, bytes | None],
 ) -> list[str] | None:
     """Put items back together with notes; the positions of the entries, or None where notes are not as expected."""
-    if not noted.are(turn, stream, expected):
+    if not kept.are(turn, stream, expected):
         return None
     for name, value in notes.items():
-        noted.note(turn, stream, name, value, expected=...)
+        kept.set_note(turn, stream, name, value, expected=...)
     return _Restoring(turn, stream).restore(items) if items else []
 
 
@@ -54,21 +54,21 @@ class _Restoring:
         self._last_letter: int = turn.value("SELECT max(number) FROM dead WHERE stream_id = ?", (self._id,)) or 0
         self._groups: dict[str, int] = {}
 
-    def restore(self, items: Sequence[Item]) -> list[str]:
+    def restore(self, items: Sequence[StreamItem]) -> list[str]:
         positions = []
-        for item in sorted(items, key=lambda item: not isinstance(item, GroupPlace)):
+        for item in sorted(items, key=lambda item: not isinstance(item, GroupCursor)):
             match item:
                 case Entry():
                     positions.append(self._restore_entry(item))
-                case GroupPlace():
+                case GroupCursor():
                     self._restore_group(item)
-                case Begun():
+                case GroupPending():
                     self._restore_begun(item)
                 case DeadLetter():
                     self._restore_letter(item)
                 case Scheduled():
                     self._restore_scheduled(item)
-                case Remembered():
+                case RememberedId():
                     self._restore_remembered(item)
         self._turn.news[self._stream] = self._last
         return positions
@@ -99,14 +99,14 @@ class _Restoring:
             self._turn.run(sql, (None, *values))
         return self._turn.connection.last_insert_rowid()
 
-    def _restore_group(self, place: GroupPlace) -> None:
+    def _restore_group(self, place: GroupCursor) -> None:
         self._turn.run(
             "INSERT INTO groups (stream_id, name, cursor) VALUES (?, ?, ?)"
             " ON CONFLICT (stream_id, name) DO UPDATE SET cursor = excluded.cursor",
             (self._id, check_name("group", place.group), self._turn.place(place.position, self._id)),
         )
 
-    def _restore_begun(self, begun: Begun) -> None:
+    def _restore_begun(self, begun: GroupPending) -> None:
         now, pending = self._turn.now, begun.pending
         # 0 is the start of the machine: a lease from before it has run out.
         leased = None if pending.consumer is None else max(now - (pending.idle or 0.0), 0.0)
@@ -116,8 +116,8 @@ class _Restoring:
         history = (pending.consumer, pending.attempt, pending.failures, *what)
         self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *history, leased, due))
 
-    def _restore_remembered(self, item: Remembered) -> None:
-        expires = self._turn.time + item.left
+    def _restore_remembered(self, item: RememberedId) -> None:
+        expires = self._turn.time + item.expires_in
         if item.group is None:
             position = None if item.position is None else parse(item.position)
             self._turn.run(
@@ -144,7 +144,7 @@ def _number(text: str, last: int) -> int | None:
 
 def drop(turn: Turn, stream: str, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
     """Remove a stream with all that belongs to it, or all but its entries and notes; False as in `restore`."""
-    if not noted.are(turn, stream, expected):
+    if not kept.are(turn, stream, expected):
         return False
     stream_id = turn.stream(stream)
     for table in ("pending", "handled"):
@@ -176,7 +176,7 @@ def scheduled(turn: Turn, stream: str, *, after: str, limit: int) -> list[Schedu
     ]
 
 
-def remembered(turn: Turn, stream: str, *, group: str | None, after: str, limit: int) -> list[Remembered]:
+def remembered(turn: Turn, stream: str, *, group: str | None, after: str, limit: int) -> list[RememberedId]:
     """The ids that a stream or a group remembers, by the alphabet."""
     if group is None:
         rows = turn.rows(
@@ -189,4 +189,6 @@ def remembered(turn: Turn, stream: str, *, group: str | None, after: str, limit:
             "SELECT id, expires, NULL FROM handled WHERE group_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",
             (found and found.id, after, turn.time, limit),
         )
-    return [Remembered(id, expires - turn.time, None if seq is None else str(seq), group) for id, expires, seq in rows]
+    return [
+        RememberedId(id, expires - turn.time, None if seq is None else str(seq), group) for id, expires, seq in rows
+    ]

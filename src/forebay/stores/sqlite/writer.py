@@ -235,8 +235,10 @@ class Writer:
 
     def _doubt(self, jobs: list[Job], error: Exception, turn: Turn) -> None:
         for job in jobs:
-            since = None if turn.before is None else str(turn.before)
-            unknown = OutcomeUnknown(f"{self._database.path}: the disk failed while it was written ({error})", since)
+            search_after = None if turn.before is None else str(turn.before)
+            unknown = OutcomeUnknown(
+                f"{self._database.path}: the disk failed while it was written ({error})", search_after
+            )
             unknown.__cause__ = error
             job.settle(error=unknown)
         # Nobody knows what is on the disk now, and this connection would not look again.

@@ -23,11 +23,11 @@ from forebay.testing.contract.inspection import InspectionContract
 from forebay.testing.contract.leases import LeasesContract
 from forebay.testing.contract.letters import DeadLettersContract
 from forebay.testing.contract.log import LogContract
-from forebay.testing.contract.missed import MissedContract
 from forebay.testing.contract.notes import NotesContract
 from forebay.testing.contract.settling import SettlingContract
 from forebay.testing.contract.texts import TextsContract
 from forebay.testing.contract.transfer import TransferContract
+from forebay.testing.contract.trimmed_unread import TrimmedUnreadContract
 
 __all__ = ["Fields", "Plant", "StoreContract"]
 
@@ -38,7 +38,7 @@ class StoreContract(
     SettlingContract,
     DeadLettersContract,
     InspectionContract,
-    MissedContract,
+    TrimmedUnreadContract,
     NotesContract,
     TextsContract,
     TransferContract,

@@ -41,7 +41,7 @@ class Contract:
     @pytest.fixture
     async def other(self, store: Store) -> AsyncIterator[Store]:
         """A second open store on the same state."""
-        async with store.twin() as other:
+        async with store.clone() as other:
             yield other
 
 

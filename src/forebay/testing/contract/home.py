@@ -22,13 +22,13 @@ USES: dict[str, Use] = {
     "trim": lambda store: store.trim(STREAM, max_length=0, force=True),
     "join": lambda store: store.join(STREAM, GROUP),
     "read": lambda store: store.read(A, limit=1),
-    "due": lambda store: store.due(A, limit=1),
+    "take_due": lambda store: store.take_due(A, limit=1),
     "claim": lambda store: store.claim(A, idle=0.0),
     "dead_letters": lambda store: store.dead_letters(STREAM),
     "stats": lambda store: store.stats(),
     "durability": lambda store: store.durability(),
-    "noted": lambda store: store.noted(),
-    "note": lambda store: store.note(STREAM, "name", b"value"),
+    "streams_with_notes": lambda store: store.streams_with_notes(),
+    "set_note": lambda store: store.set_note(STREAM, "name", b"value"),
     "restore": lambda store: store.restore(STREAM, []),
     "drop": lambda store: store.drop(STREAM),
 }
@@ -51,24 +51,24 @@ class HomeContract(Contract):
         assert {} == await store.notes(STREAM)
 
     async def test_a_store_that_was_closed_may_be_opened_on_another_event_loop(self, store: Store) -> None:
-        twin = store.twin()
-        async with twin:
-            await twin.append(STREAM, orders(1))
+        clone = store.clone()
+        async with clone:
+            await clone.append(STREAM, orders(1))
 
         async def again() -> None:
-            async with twin:
-                await twin.append(STREAM, orders(2))
+            async with clone:
+                await clone.append(STREAM, orders(2))
 
         await asyncio.to_thread(asyncio.run, again())
 
         assert [1, 2] == numbers(await store.scan(STREAM))
 
     async def test_a_cancelled_block_closes_the_store(self, store: Store) -> None:
-        twin = store.twin()
+        clone = store.clone()
         entered = asyncio.Event()
 
         async def hold() -> None:
-            async with twin:
+            async with clone:
                 entered.set()
                 await asyncio.Event().wait()
 
@@ -80,5 +80,5 @@ class HomeContract(Contract):
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-        async with twin:
-            assert [] == await twin.scan(STREAM)
+        async with clone:
+            assert [] == await clone.scan(STREAM)

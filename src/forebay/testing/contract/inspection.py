@@ -56,7 +56,7 @@ class InspectionContract(Contract):
 
     async def test_lag_counts_what_the_group_will_read(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
-        for_us = msgspec.structs.replace(order(3), only=GROUP)
+        for_us = msgspec.structs.replace(order(3), only_group=GROUP)
         positions = await store.append(STREAM, [for_us, *orders(4, 5)])
         assert [3] == await _lags(store)
 
@@ -71,7 +71,7 @@ class InspectionContract(Contract):
 
     async def test_what_is_meant_for_others_is_no_lag_once_it_was_passed_over(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
-        await store.append(STREAM, [msgspec.structs.replace(record, only="mail") for record in orders(1, 2)])
+        await store.append(STREAM, [msgspec.structs.replace(record, only_group="mail") for record in orders(1, 2)])
         assert [] == await store.read(A, limit=10)
         assert [0] == await _lags(store)
 

@@ -170,7 +170,7 @@ class LeasesContract(Contract):
     async def test_a_read_passes_over_what_is_meant_for_another_group(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.join(STREAM, "mail")
-        for_mail = [msgspec.structs.replace(record, only="mail") for record in orders(*range(20))]
+        for_mail = [msgspec.structs.replace(record, only_group="mail") for record in orders(*range(20))]
         await store.append(STREAM, [*for_mail, *orders(99)])
 
         assert [99] == numbers(await store.read(A, limit=5))
@@ -213,9 +213,9 @@ class LeasesContract(Contract):
         held = await begun(store, A, 2)
 
         async def elsewhere() -> list[Delivery]:
-            async with store.twin() as twin:
-                await twin.append(STREAM, orders(3))
-                return await twin.extend(held)
+            async with store.clone() as clone:
+                await clone.append(STREAM, orders(3))
+                return await clone.extend(held)
 
         async with asyncio.timeout(LONG / 2), asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(store.read(B, limit=10, wait=LONG))
@@ -389,6 +389,6 @@ class LeasesContract(Contract):
         first, second = await store.read(FIRST, limit=2)
         await store.retry(first, delay=0.0)
 
-        assert [] == await store.due(SECOND, limit=10)
+        assert [] == await store.take_due(SECOND, limit=10)
         await store.ack([second])
-        assert [1] == numbers(await store.due(SECOND, limit=10))
+        assert [1] == numbers(await store.take_due(SECOND, limit=10))

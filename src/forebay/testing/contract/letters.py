@@ -46,7 +46,7 @@ class DeadLettersContract(Contract):
         await store.ack(await store.read(MAIL, limit=1))
         [held] = await store.read(A, limit=1)
         await store.retry(held, delay=0.0)
-        [held] = await store.due(A, limit=1)
+        [held] = await store.take_due(A, limit=1)
         await store.dead_letter(held, reason="no")
 
         assert 1 == await _redrive(store)
@@ -55,7 +55,7 @@ class DeadLettersContract(Contract):
         before, after = held.record, again.record
         assert isinstance(before, Record)
         assert isinstance(after, Record)
-        assert (1, 0, GROUP) == (again.attempt, again.failures, after.only)
+        assert (1, 0, GROUP) == (again.attempt, again.failures, after.only_group)
         assert ("a", "k", before.data, before.timestamp, before.type, before.source) == (
             after.id, after.key, after.data, after.timestamp, after.type, after.source,
         )  # fmt: skip
@@ -74,7 +74,7 @@ class DeadLettersContract(Contract):
 
         assert 1 == await _redrive(store)
 
-        again = msgspec.structs.replace(foreign, only=GROUP)
+        again = msgspec.structs.replace(foreign, only_group=GROUP)
         assert [again] == [delivery.record for delivery in await store.read(A, limit=10)]
         assert [] == await store.read(MAIL, limit=10)
 

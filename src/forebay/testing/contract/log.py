@@ -39,7 +39,7 @@ class LogContract(Contract):
         assert records == [entry.record for entry in await store.scan(STREAM)]
 
     async def test_an_entry_for_one_group_keeps_its_mark(self, store: Store) -> None:
-        record = msgspec.structs.replace(order(), only=GROUP)
+        record = msgspec.structs.replace(order(), only_group=GROUP)
         await store.append(STREAM, [record])
         assert [record] == [entry.record for entry in await store.scan(STREAM)]
 
@@ -67,31 +67,31 @@ class LogContract(Contract):
     # Ids.
 
     async def test_an_id_seen_before_is_not_appended_again(self, store: Store, other: Store) -> None:
-        [first] = await store.append(STREAM, [order(1, id="a")], unless_seen=HOUR)
+        [first] = await store.append(STREAM, [order(1, id="a")], dedup_window=HOUR)
 
-        again = await other.append(STREAM, [order(2, id="a"), order(3, id="b")], unless_seen=HOUR)
+        again = await other.append(STREAM, [order(2, id="a"), order(3, id="b")], dedup_window=HOUR)
 
         assert [1, 3] == numbers(await store.scan(STREAM))
         assert first == again[0] != again[1]
 
     async def test_an_id_twice_in_one_append_is_appended_once(self, store: Store) -> None:
-        first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="a")], unless_seen=HOUR)
+        first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="a")], dedup_window=HOUR)
         assert first == second
         assert [1] == numbers(await store.scan(STREAM))
 
     async def test_an_id_is_seen_in_its_own_stream_only(self, store: Store) -> None:
-        await store.append(STREAM, [order(1, id="a")], unless_seen=HOUR)
-        await store.append("order_paid", [order(2, id="a")], unless_seen=HOUR)
+        await store.append(STREAM, [order(1, id="a")], dedup_window=HOUR)
+        await store.append("order_paid", [order(2, id="a")], dedup_window=HOUR)
         assert [2] == numbers(await store.scan("order_paid"))
 
     async def test_an_id_is_forgotten_after_its_window(self, store: Store) -> None:
         clock = asyncio.get_running_loop().time
-        await store.append(STREAM, [order(1, id="a")], unless_seen=0.05)
+        await store.append(STREAM, [order(1, id="a")], dedup_window=0.05)
         over = clock() + 0.1
         # A repetition may begin the window anew, so it is not a way to ask.
         await eventually(lambda: clock() > over)
 
-        await store.append(STREAM, [order(2, id="a")], unless_seen=0.05)
+        await store.append(STREAM, [order(2, id="a")], dedup_window=0.05)
 
         assert [1, 2] == numbers(await store.scan(STREAM))
 
@@ -104,26 +104,26 @@ class LogContract(Contract):
         [before] = await store.append(STREAM, orders(0))
         [first] = await store.append(STREAM, [order(1, id="a")])
 
-        again = await store.append(STREAM, [order(2, id="a"), order(3, id="b")], unless_seen=HOUR, since=before)
+        again = await store.append(STREAM, [order(2, id="a"), order(3, id="b")], dedup_window=HOUR, search_after=before)
 
         assert first == again[0]
         assert [0, 1, 3] == numbers(await store.scan(STREAM))
 
     async def test_an_id_that_was_found_so_is_remembered_from_then_on(self, store: Store) -> None:
         await store.append(STREAM, [order(1, id="a")])
-        await store.append(STREAM, [order(2, id="a")], unless_seen=HOUR, since=START)
-        await store.append(STREAM, [order(3, id="a")], unless_seen=HOUR)
+        await store.append(STREAM, [order(2, id="a")], dedup_window=HOUR, search_after=START)
+        await store.append(STREAM, [order(3, id="a")], dedup_window=HOUR)
         assert [1] == numbers(await store.scan(STREAM))
 
     async def test_an_id_before_that_position_is_not_looked_for(self, store: Store) -> None:
         [first] = await store.append(STREAM, [order(1, id="a")])
-        await store.append(STREAM, [order(2, id="a")], unless_seen=HOUR, since=first)
+        await store.append(STREAM, [order(2, id="a")], dedup_window=HOUR, search_after=first)
         assert [1, 2] == numbers(await store.scan(STREAM))
 
     async def test_of_two_racing_appends_of_one_id_one_wins(self, store: Store, other: Store) -> None:
         stores = [store, other] * 5
         positions = await asyncio.gather(
-            *(each.append(STREAM, [order(number, id="a")], unless_seen=HOUR) for number, each in enumerate(stores))
+            *(each.append(STREAM, [order(number, id="a")], dedup_window=HOUR) for number, each in enumerate(stores))
         )
         assert 1 == len({position for [position] in positions})
         assert 1 == len(await store.scan(STREAM))
@@ -138,7 +138,7 @@ class LogContract(Contract):
         assert [3] == [stats.scheduled for stats in await store.stats()]
 
         async def appended() -> bool:
-            await store.due(A, limit=10)
+            await store.take_due(A, limit=10)
             return bool(await store.scan(STREAM))
 
         await eventually(appended)
@@ -153,7 +153,7 @@ class LogContract(Contract):
         await store.schedule(STREAM, [order(2)], delay=0.0)
 
         async def both() -> bool:
-            await store.due(A, limit=10)
+            await store.take_due(A, limit=10)
             return 2 == len(await store.scan(STREAM))
 
         await eventually(both)
@@ -170,16 +170,16 @@ class LogContract(Contract):
     async def test_an_event_scheduled_twice_under_one_id_is_appended_once(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         for number in (1, 2):
-            await store.schedule(STREAM, [order(number, id="a")], delay=0.0, unless_seen=HOUR)
-        await store.append(STREAM, [order(3, id="a")], unless_seen=HOUR)
+            await store.schedule(STREAM, [order(number, id="a")], delay=0.0, dedup_window=HOUR)
+        await store.append(STREAM, [order(3, id="a")], dedup_window=HOUR)
 
         await eventually(lambda: _read_after_due(store))
 
         assert [1] == numbers(await store.scan(STREAM))
 
     async def test_an_event_appended_before_is_not_scheduled(self, store: Store) -> None:
-        await store.append(STREAM, [order(1, id="a")], unless_seen=HOUR)
-        await store.schedule(STREAM, [order(2, id="a")], delay=HOUR, unless_seen=HOUR)
+        await store.append(STREAM, [order(1, id="a")], dedup_window=HOUR)
+        await store.schedule(STREAM, [order(2, id="a")], delay=HOUR, dedup_window=HOUR)
         assert [0] == [stats.scheduled for stats in await store.stats()]
 
     async def test_an_event_for_a_moment_is_appended_when_that_moment_has_come(self, store: Store) -> None:
@@ -192,7 +192,7 @@ class LogContract(Contract):
         assert [4] == [stats.scheduled for stats in await store.stats()]
 
         async def appended() -> bool:
-            await store.due(A, limit=10)
+            await store.take_due(A, limit=10)
             return 3 == len(await store.scan(STREAM))
 
         await eventually(appended)
@@ -205,10 +205,10 @@ class LogContract(Contract):
         past = datetime.now(UTC) - timedelta(hours=1)
 
         await store.schedule(STREAM, orders(1, 2), at=past)
-        await store.schedule(STREAM, [order(3, id="a")], at=past, unless_seen=HOUR)
-        await store.schedule(STREAM, [order(4, id="a")], at=past, unless_seen=HOUR)
-        await store.schedule(STREAM, [order(5, id="a")], delay=0.0, unless_seen=HOUR)
-        await store.append(STREAM, [order(6, id="a")], unless_seen=HOUR)
+        await store.schedule(STREAM, [order(3, id="a")], at=past, dedup_window=HOUR)
+        await store.schedule(STREAM, [order(4, id="a")], at=past, dedup_window=HOUR)
+        await store.schedule(STREAM, [order(5, id="a")], delay=0.0, dedup_window=HOUR)
+        await store.append(STREAM, [order(6, id="a")], dedup_window=HOUR)
 
         assert [1, 2, 3] == numbers(await store.scan(STREAM))
         assert [0] == [stats.scheduled for stats in await store.stats()]
@@ -217,10 +217,10 @@ class LogContract(Contract):
         await store.join(STREAM, GROUP)
         later = datetime.now(UTC) + timedelta(seconds=0.1)
         for number in (1, 2):
-            await store.schedule(STREAM, [order(number, id="a")], at=later, unless_seen=HOUR)
+            await store.schedule(STREAM, [order(number, id="a")], at=later, dedup_window=HOUR)
 
         await eventually(lambda: _read_after_due(store))
-        await store.append(STREAM, [order(3, id="a")], unless_seen=HOUR)
+        await store.append(STREAM, [order(3, id="a")], dedup_window=HOUR)
 
         assert [1] == numbers(await store.scan(STREAM))
 
@@ -346,27 +346,27 @@ class LogContract(Contract):
         await store.ack([done])
 
         assert Trimmed(1, 0) == await store.trim(STREAM, max_length=0)
-        assert Trimmed(2, 2) == await store.trim(STREAM, max_length=0, past=[GROUP])
+        assert Trimmed(2, 2) == await store.trim(STREAM, max_length=0, ignore_groups=[GROUP])
         assert [4] == numbers(await store.read(A, limit=10))
 
     async def test_what_was_trimmed_from_under_a_group_is_counted_until_it_reads_on(self, store: Store) -> None:
-        assert await store.missed(STREAM, GROUP) in (0, None)
+        assert await store.trimmed_unread(STREAM, GROUP) in (0, None)
         await store.append(STREAM, orders(1, 2))
         await store.trim(STREAM, max_length=0)
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(3, 4, 5, 6, 7))
-        assert await store.missed(STREAM, GROUP) in (0, None)
+        assert await store.trimmed_unread(STREAM, GROUP) in (0, None)
         await store.read(A, limit=1)
 
         await store.trim(STREAM, max_length=1, force=True)
 
-        assert await store.missed(STREAM, GROUP) in (3, None)
-        assert await store.missed(STREAM, GROUP) in (0, None)
+        assert await store.trimmed_unread(STREAM, GROUP) in (3, None)
+        assert await store.trimmed_unread(STREAM, GROUP) in (0, None)
         assert [7] == numbers(await store.read(A, limit=10))
-        assert await store.missed(STREAM, GROUP) in (0, None)
+        assert await store.trimmed_unread(STREAM, GROUP) in (0, None)
         await store.append(STREAM, orders(8, 9))
         await store.trim(STREAM, max_length=0, force=True)
-        assert await store.missed(STREAM, GROUP) in (2, None)
+        assert await store.trimmed_unread(STREAM, GROUP) in (2, None)
 
     async def test_a_group_reads_on_after_its_stream_was_trimmed_to_nothing(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
@@ -380,5 +380,5 @@ class LogContract(Contract):
 
 
 async def _read_after_due(store: Store) -> bool:
-    await store.due(A, limit=10)
+    await store.take_due(A, limit=10)
     return bool(await store.scan(STREAM))

@@ -14,39 +14,41 @@ class NotesContract(Contract):
     async def test_a_note_is_kept_replaced_and_removed(self, store: Store, other: Store) -> None:
         assert {} == await store.notes(STREAM)
 
-        assert await store.note(STREAM, "retention", b"1")
-        assert await store.note(STREAM, "switch: billing", b"\xff\x00")
+        assert await store.set_note(STREAM, "retention", b"1")
+        assert await store.set_note(STREAM, "switch: billing", b"\xff\x00")
         assert {"retention": b"1", "switch: billing": b"\xff\x00"} == await other.notes(STREAM)
 
-        assert await other.note(STREAM, "retention", b"")
-        assert await other.note(STREAM, "switch: billing", None)
+        assert await other.set_note(STREAM, "retention", b"")
+        assert await other.set_note(STREAM, "switch: billing", None)
         assert {"retention": b""} == await store.notes(STREAM)
-        await store.note(STREAM, "retention", None)
-        assert [] == await store.noted()
+        await store.set_note(STREAM, "retention", None)
+        assert [] == await store.streams_with_notes()
 
     async def test_a_note_that_is_not_as_expected_stays_as_it_is(self, store: Store) -> None:
-        assert not await store.note(STREAM, "switch", b"new", expected=b"old")
-        assert await store.note(STREAM, "switch", b"old", expected=None)
-        assert not await store.note(STREAM, "switch", b"mine", expected=None)
-        assert not await store.note(STREAM, "switch", None, expected=b"mine")
-        assert not await store.note(STREAM, "switch", None, expected=b"")
+        assert not await store.set_note(STREAM, "switch", b"new", expected=b"old")
+        assert await store.set_note(STREAM, "switch", b"old", expected=None)
+        assert not await store.set_note(STREAM, "switch", b"mine", expected=None)
+        assert not await store.set_note(STREAM, "switch", None, expected=b"mine")
+        assert not await store.set_note(STREAM, "switch", None, expected=b"")
         assert {"switch": b"old"} == await store.notes(STREAM)
 
-        assert await store.note(STREAM, "switch", b"new", expected=b"old")
-        assert await store.note(STREAM, "switch", None, expected=b"new")
+        assert await store.set_note(STREAM, "switch", b"new", expected=b"old")
+        assert await store.set_note(STREAM, "switch", None, expected=b"new")
         assert {} == await store.notes(STREAM)
 
     async def test_of_many_who_expect_the_same_one_is_first(self, store: Store, other: Store) -> None:
         tries = [
-            each.note(STREAM, "leader", f"{n}".encode(), expected=None) for n in range(10) for each in (store, other)
+            each.set_note(STREAM, "leader", f"{n}".encode(), expected=None)
+            for n in range(10)
+            for each in (store, other)
         ]
 
         assert 1 == sum(await asyncio.gather(*tries))
 
     async def test_notes_belong_to_one_stream_and_make_none(self, store: Store) -> None:
-        await store.note(STREAM, "a", b"1")
+        await store.set_note(STREAM, "a", b"1")
         await store.append("other", orders(1))
 
         assert {} == await store.notes("other")
-        assert [STREAM] == await store.noted()
+        assert [STREAM] == await store.streams_with_notes()
         assert ["other"] == [stats.stream for stats in await store.stats()]

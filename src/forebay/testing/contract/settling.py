@@ -72,7 +72,7 @@ class SettlingContract(Contract):
         await store.retry(held, delay=0.0)
 
         assert 1 == await store.ack([held])
-        assert [] == await store.due(B, limit=10)
+        assert [] == await store.take_due(B, limit=10)
         assert [] == await store.pending(STREAM, GROUP)
 
     async def test_an_ack_is_of_one_group(self, store: Store) -> None:
@@ -117,9 +117,9 @@ class SettlingContract(Contract):
 
         assert await store.retry(held, delay=0.0)
 
-        [again] = await other.due(B, limit=10)
+        [again] = await other.take_due(B, limit=10)
         assert Delivery(B, held.position, held.record, attempt=2, failures=1) == again
-        assert [] == await store.due(A, limit=10)
+        assert [] == await store.take_due(A, limit=10)
 
     async def test_a_failed_entry_waits_for_its_time(self, store: Store) -> None:
         late, soon = await begun(store, A, 2)
@@ -129,7 +129,7 @@ class SettlingContract(Contract):
         found: list[Delivery] = []
 
         async def due() -> bool:
-            found.extend(await store.due(B, limit=10))
+            found.extend(await store.take_due(B, limit=10))
             return bool(found)
 
         await eventually(due)
@@ -143,13 +143,13 @@ class SettlingContract(Contract):
     async def test_due_entries_come_up_to_the_limit(self, store: Store) -> None:
         for held in await begun(store, A, 3):
             await store.retry(held, delay=0.0)
-        assert [2, 1, 0] == [len(await store.due(B, limit=2)) for _ in range(3)]
+        assert [2, 1, 0] == [len(await store.take_due(B, limit=2)) for _ in range(3)]
 
     async def test_each_failure_is_counted(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
         for count in (1, 2, 3):
             await store.retry(held, delay=0.0)
-            [held] = await store.due(A, limit=1)
+            [held] = await store.take_due(A, limit=1)
             assert (count + 1, count) == (held.attempt, held.failures)
 
     async def test_a_failed_entry_that_is_kept_stays_with_its_consumer(self, store: Store) -> None:
@@ -157,7 +157,7 @@ class SettlingContract(Contract):
 
         assert await store.retry(held, delay=0.0, keep=True)
 
-        assert [] == await store.due(B, limit=10)
+        assert [] == await store.take_due(B, limit=10)
         again = msgspec.structs.replace(held, attempt=2, failures=1)
         assert [again] == await store.extend([again])
         [pending] = await store.pending(STREAM, GROUP)
@@ -171,12 +171,12 @@ class SettlingContract(Contract):
         assert held.last_failure is None
 
         await store.retry(held, delay=0.0, failure=first)
-        [held] = await other.due(B, limit=1)
+        [held] = await other.take_due(B, limit=1)
         assert first == held.last_failure
         await store.release([held])
         [pending] = await store.pending(STREAM, GROUP)
         assert first == pending.last_failure
-        [held] = await store.due(A, limit=1)
+        [held] = await store.take_due(A, limit=1)
         [held] = await other.claim(B, idle=0.0)
         assert (first, 3, 1) == (held.last_failure, held.attempt, held.failures)
         await store.retry(held, delay=0.0, keep=True, failure=second)
@@ -193,9 +193,9 @@ class SettlingContract(Contract):
     async def test_a_failure_that_is_not_known_takes_the_place_of_one_that_was(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
         await store.retry(held, delay=0.0, failure=Failure("KeyError"))
-        [held] = await store.due(A, limit=1)
+        [held] = await store.take_due(A, limit=1)
         await store.retry(held, delay=0.0)
-        [held] = await store.due(A, limit=1)
+        [held] = await store.take_due(A, limit=1)
         assert (None, 2) == (held.last_failure, held.failures)
 
     @pytest.mark.parametrize("keep", [False, True])
@@ -219,17 +219,17 @@ class SettlingContract(Contract):
 
         assert 2 == await store.release(held)
 
-        again = await store.due(B, limit=10)
+        again = await store.take_due(B, limit=10)
         assert [(1, 1, 0), (2, 1, 0)] == [(int(d.record.data), d.attempt, d.failures) for d in again]  # type: ignore[union-attr]  # events
 
     async def test_a_release_takes_back_the_last_delivery_only(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
         await store.retry(held, delay=0.0)
-        [held] = await store.due(A, limit=1)
+        [held] = await store.take_due(A, limit=1)
 
         await store.release([held])
 
-        [again] = await store.due(B, limit=1)
+        [again] = await store.take_due(B, limit=1)
         assert (2, 1) == (again.attempt, again.failures)
 
     async def test_who_lost_the_lease_releases_nothing(self, store: Store) -> None:
@@ -244,7 +244,7 @@ class SettlingContract(Contract):
     async def test_a_dead_letter_is_the_whole_entry_with_the_reason(self, store: Store, other: Store) -> None:
         [held] = await begun(store, A, 1)
         await store.retry(held, delay=0.0)
-        [held] = await store.due(A, limit=1)
+        [held] = await store.take_due(A, limit=1)
 
         assert await store.dead_letter(held, reason="ValueError: nö such order")
 

@@ -41,11 +41,13 @@ class TextsContract(Contract):
         assert plain == record
         assert all(type(text) is str for text in (record.source, record.id, record.key))
 
-        assert await store.note(stream, Shouted("note"), b"1")
+        assert await store.set_note(stream, Shouted("note"), b"1")
         assert {"note": b"1"} == await store.notes("loud_stream")
         assert await store.join(stream, group, start=Shouted(START))
-        (position,) = await store.append(stream, [record], unless_seen=60)
-        assert [position] == await store.append("loud_stream", [record], unless_seen=60, since=Shouted(position))
+        (position,) = await store.append(stream, [record], dedup_window=60)
+        assert [position] == await store.append(
+            "loud_stream", [record], dedup_window=60, search_after=Shouted(position)
+        )
         (entry,) = await store.scan("loud_stream", until=Shouted(position))
         assert plain == entry.record
 
@@ -66,4 +68,4 @@ class TextsContract(Contract):
         assert ["loud_group"] == [each.group for each in stats.groups]
         assert "loud_stream" == stats.stream
         await store.leave(stream, group)
-        assert ["loud_stream"] == await store.noted()
+        assert ["loud_stream"] == await store.streams_with_notes()

@@ -11,16 +11,16 @@ import pytest
 from forebay.errors import NotFound
 from forebay.event import Foreign
 from forebay.store import (
-    Begun,
     DeadLetter,
     Entry,
     Failure,
-    GroupPlace,
-    Item,
+    GroupCursor,
+    GroupPending,
     Pending,
-    Remembered,
+    RememberedId,
     Scheduled,
     Store,
+    StreamItem,
 )
 from forebay.testing.contract.base import (
     GROUP,
@@ -37,7 +37,7 @@ from forebay.testing.contract.base import (
     planted,
 )
 
-ODD = Foreign(((b"a", b"1"), (b"\xff", b"\x00"), (b"a", b"2")), only="mail")
+ODD = Foreign(((b"a", b"1"), (b"\xff", b"\x00"), (b"a", b"2")), only_group="mail")
 """An entry that no columns could hold, for one group."""
 
 
@@ -83,19 +83,19 @@ class TransferContract(Contract):
             assert ids == [each.id for each in found]
 
     async def test_what_a_stream_and_its_groups_remember_comes_in_pages(self, store: Store) -> None:
-        first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="b")], unless_seen=HOUR)
-        await store.schedule(STREAM, [order(3, id="c")], delay=HOUR, unless_seen=HOUR)
+        first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="b")], dedup_window=HOUR)
+        await store.schedule(STREAM, [order(3, id="c")], delay=HOUR, dedup_window=HOUR)
         await store.join(STREAM, GROUP)
         await store.ack(await store.read(A, limit=1), remember=HOUR)
 
-        found: list[Remembered] = []
+        found: list[RememberedId] = []
         while page := await store.remembered(STREAM, after=found[-1].id if found else "", limit=1):
             found += page
         handled = await store.remembered(STREAM, group=GROUP)
 
         assert {"a": first, "b": second, "c": None} == {each.id: each.position for each in found}
         assert [("a", GROUP)] == [(each.id, each.group) for each in handled]
-        assert all(0 <= HOUR - each.left < 60 for each in (*found, *handled))
+        assert all(0 <= HOUR - each.expires_in < 60 for each in (*found, *handled))
         assert [] == await store.remembered(STREAM, group="mail")
 
     async def test_what_was_dropped_is_restored_as_it_was(self, store: Store, plant: Plant) -> None:
@@ -103,13 +103,13 @@ class TransferContract(Contract):
         await store.ack(held[:1], remember=HOUR)
         await store.retry(held[1], delay=HOUR, failure=Failure("KeyError: 'vat_rate'", "  File\n\N{SNOWMAN}"))
         await store.retry(held[2], delay=0.0)
-        [again] = await store.due(B, limit=1)
+        [again] = await store.take_due(B, limit=1)
         await store.retry(again, delay=0.0, keep=True, failure=Failure("OSError"))
         await store.dead_letter(held[3], reason="no price\n\N{SNOWMAN}", traceback="  File\n\N{SNOWMAN}", attempts=9)
         await store.release(held[4:5])
         await planted(plant)
-        await store.append(STREAM, [order(7, id="a")], unless_seen=HOUR)
-        await store.schedule(STREAM, [order(8, id="b", key="k")], delay=HOUR, unless_seen=HOUR)
+        await store.append(STREAM, [order(7, id="a")], dedup_window=HOUR)
+        await store.schedule(STREAM, [order(8, id="b", key="k")], delay=HOUR, dedup_window=HOUR)
         await store.schedule(STREAM, orders(9), at=datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC))
         items, before = await _items(store), await store.stats()
 
@@ -124,19 +124,19 @@ class TransferContract(Contract):
         held = await begun(store, A, 4)
         await store.ack(held[:1], remember=HOUR)
         await store.retry(held[1], delay=0.0)
-        await store.append(STREAM, [order(5, id="a")], unless_seen=HOUR)
-        await store.schedule(STREAM, [order(6, id="b")], delay=0.0, unless_seen=HOUR)
+        await store.append(STREAM, [order(5, id="a")], dedup_window=HOUR)
+        await store.schedule(STREAM, [order(6, id="b")], delay=0.0, dedup_window=HOUR)
         items = await _items(store)
         await store.drop(STREAM)
 
         await store.restore(STREAM, items)
 
-        [due] = await store.due(B, limit=10)
+        [due] = await store.take_due(B, limit=10)
         assert (held[1].position, 2, 1) == (due.position, due.attempt, due.failures)
         assert [held[2].position] == [d.position for d in await store.extend(held[2:3])]
         assert 1 == await store.ack(held[3:])
         assert [5, 6] == numbers(await store.read(B, limit=10))
-        await store.append(STREAM, [order(7, id="a"), order(8, id="b")], unless_seen=HOUR)
+        await store.append(STREAM, [order(7, id="a"), order(8, id="b")], dedup_window=HOUR)
         assert [] == await store.read(B, limit=10)
         assert held[0].record is not None
         assert isinstance(id := getattr(held[0].record, "id", None), str)
@@ -177,9 +177,9 @@ class TransferContract(Contract):
         assert [*positions, *again] == [entry.position for entry in await store.scan(STREAM)]
 
     async def test_an_entry_for_one_group_stays_that_groups(self, store: Store) -> None:
-        only_mail = msgspec.structs.replace(order(1), only="mail")
+        only_mail = msgspec.structs.replace(order(1), only_group="mail")
         items = [Entry("3~1", only_mail, time.time()), Entry("3~2", ODD, time.time()), Entry("3~3", order(2), 0.0)]
-        places = [GroupPlace(GROUP, "0"), GroupPlace("mail", "0")]
+        places = [GroupCursor(GROUP, "0"), GroupCursor("mail", "0")]
 
         await store.restore(STREAM, [*places, *items])
 
@@ -207,7 +207,7 @@ class TransferContract(Contract):
         assert ([], [found]) == (await store.scan(STREAM), await store.dead_letters(STREAM))
 
     async def test_notes_are_kept_and_removed_in_the_same_move(self, store: Store) -> None:
-        await store.note(STREAM, "a", b"1")
+        await store.set_note(STREAM, "a", b"1")
 
         positions = await store.restore(
             STREAM, [Entry("", order(1), time.time())], notes={"a": None, "b": b"2"}, expected={"a": b"1", "b": None}
@@ -218,7 +218,7 @@ class TransferContract(Contract):
         assert {"b": b"2"} == await store.notes(STREAM)
 
     async def test_where_notes_are_not_as_expected_nothing_changes(self, store: Store) -> None:
-        await store.note(STREAM, "a", b"1")
+        await store.set_note(STREAM, "a", b"1")
         entry = Entry("", order(1), time.time())
 
         for expected in ({"a": b"2"}, {"a": None}, {"a": b"1", "b": b""}):
@@ -231,8 +231,8 @@ class TransferContract(Contract):
     async def test_what_a_group_has_begun_needs_the_group(self, store: Store) -> None:
         entry = Entry("", order(1), time.time())
         [position] = await store.append(STREAM, orders(1))
-        strays: list[Item] = [
-            Begun(GROUP, Pending(position, None, 1, 1, None, HOUR)), Remembered("a", HOUR, group=GROUP)
+        strays: list[StreamItem] = [
+            GroupPending(GROUP, Pending(position, None, 1, 1, None, HOUR)), RememberedId("a", HOUR, group=GROUP)
         ]  # fmt: skip
 
         for stray in strays:
@@ -246,7 +246,7 @@ class TransferContract(Contract):
         positions = await store.append(STREAM, orders(1, 2, 3))
         await store.join(STREAM, GROUP)
 
-        await store.restore(STREAM, [GroupPlace(GROUP, positions[1])])
+        await store.restore(STREAM, [GroupCursor(GROUP, positions[1])])
 
         assert [3] == numbers(await store.read(A, limit=10))
 
@@ -255,9 +255,9 @@ class TransferContract(Contract):
         await store.ack(held[:1], remember=HOUR)
         await store.retry(held[1], delay=HOUR)
         await store.dead_letter(held[2], reason="no")
-        await store.append(STREAM, [order(4, id="a")], unless_seen=HOUR)
+        await store.append(STREAM, [order(4, id="a")], dedup_window=HOUR)
         await store.schedule(STREAM, orders(5), delay=HOUR)
-        await store.note(STREAM, "n", b"1")
+        await store.set_note(STREAM, "n", b"1")
 
         await store.drop(STREAM, keep_entries=True)
 
@@ -272,7 +272,7 @@ class TransferContract(Contract):
 
     async def test_a_drop_leaves_nothing_and_other_streams_alone(self, store: Store) -> None:
         await begun(store, A, 2)
-        await store.note(STREAM, "n", b"1")
+        await store.set_note(STREAM, "n", b"1")
         await store.append("other", orders(7))
 
         assert await store.drop(STREAM)
@@ -283,29 +283,29 @@ class TransferContract(Contract):
         assert [7] == numbers(await store.scan("other"))
 
 
-async def _items(store: Store) -> list[Item]:
+async def _items(store: Store) -> list[StreamItem]:
     """All of the stream, as `restore` takes it."""
-    items: list[Item] = [*await store.scan(STREAM), *await store.dead_letters(STREAM)]
+    items: list[StreamItem] = [*await store.scan(STREAM), *await store.dead_letters(STREAM)]
     [stats] = await store.stats([STREAM])
     for group in stats.groups:
-        items.append(GroupPlace(group.group, group.position))
-        items += [Begun(group.group, pending) for pending in await store.pending(STREAM, group.group)]
+        items.append(GroupCursor(group.group, group.position))
+        items += [GroupPending(group.group, pending) for pending in await store.pending(STREAM, group.group)]
         items += await store.remembered(STREAM, group=group.group)
     return [*items, *await store.scheduled(STREAM), *await store.remembered(STREAM)]
 
 
-def _lasting(items: list[Item]) -> list[Item]:
+def _lasting(items: list[StreamItem]) -> list[StreamItem]:
     """The items without what passes: the times from now."""
-    lasting: list[Item] = []
+    lasting: list[StreamItem] = []
     for item in items:
         match item:
-            case Begun(group=group, pending=pending):
+            case GroupPending(group=group, pending=pending):
                 times = {name: seconds and round(seconds / 60) for name, seconds in _times(pending).items()}
-                lasting.append(Begun(group, msgspec.structs.replace(pending, **times)))
+                lasting.append(GroupPending(group, msgspec.structs.replace(pending, **times)))
             case Scheduled():
                 lasting.append(msgspec.structs.replace(item, id="", delay=round(item.delay / 60)))
-            case Remembered():
-                lasting.append(msgspec.structs.replace(item, left=round(item.left / 60)))
+            case RememberedId():
+                lasting.append(msgspec.structs.replace(item, expires_in=round(item.expires_in / 60)))
             case Entry():
                 lasting.append(msgspec.structs.replace(item, appended=round(item.appended)))
             case _:

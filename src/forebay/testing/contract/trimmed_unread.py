@@ -1,4 +1,4 @@
-"""The promise of `missed`: every entry that left a stream unread is counted once, for each group that lost it."""
+"""The promise of `trimmed_unread`: an entry that left a stream unread is counted once, for each group that lost it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from forebay.store import Reader, Store
 from forebay.testing.contract.base import GROUP, MAIL, STREAM, A, Contract, numbers, order, orders
 
 
-class MissedContract(Contract):
+class TrimmedUnreadContract(Contract):
     """What left the stream before a group had read it."""
 
     async def test_what_a_trim_took_unread_is_counted_once(self, store: Store) -> None:
@@ -17,7 +17,7 @@ class MissedContract(Contract):
 
         await store.trim(STREAM, max_length=2, force=True)
 
-        assert [3, 0] == [await store.missed(STREAM, GROUP), await store.missed(STREAM, GROUP)]
+        assert [3, 0] == [await store.trimmed_unread(STREAM, GROUP), await store.trimmed_unread(STREAM, GROUP)]
         assert [4, 5] == numbers(await store.read(A, limit=10))
 
     async def test_what_was_missed_is_counted_also_after_the_group_has_read_on(self, store: Store) -> None:
@@ -29,7 +29,7 @@ class MissedContract(Contract):
         await store.append(STREAM, orders(6))
         assert [5, 6] == numbers(await store.read(A, limit=10))
 
-        assert [3, 0] == [await store.missed(STREAM, GROUP), await store.missed(STREAM, GROUP)]
+        assert [3, 0] == [await store.trimmed_unread(STREAM, GROUP), await store.trimmed_unread(STREAM, GROUP)]
 
     async def test_several_trims_add_up(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
@@ -37,7 +37,7 @@ class MissedContract(Contract):
             await store.append(STREAM, orders(1, 2))
             await store.trim(STREAM, max_length=0, force=True)
 
-        assert 6 == await store.missed(STREAM, GROUP)
+        assert 6 == await store.trimmed_unread(STREAM, GROUP)
 
     async def test_each_group_misses_what_it_had_not_read(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
@@ -47,15 +47,15 @@ class MissedContract(Contract):
 
         await store.trim(STREAM, max_length=0, force=True)
 
-        assert [3, 1] == [await store.missed(STREAM, GROUP), await store.missed(STREAM, "mail")]
+        assert [3, 1] == [await store.trimmed_unread(STREAM, GROUP), await store.trimmed_unread(STREAM, "mail")]
 
     async def test_a_trim_past_a_group_is_counted_for_that_group(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3))
 
-        await store.trim(STREAM, max_length=1, past=[GROUP])
+        await store.trim(STREAM, max_length=1, ignore_groups=[GROUP])
 
-        assert 2 == await store.missed(STREAM, GROUP)
+        assert 2 == await store.trimmed_unread(STREAM, GROUP)
 
     async def test_what_was_begun_or_done_is_not_missed(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
@@ -65,7 +65,7 @@ class MissedContract(Contract):
 
         await store.trim(STREAM, max_length=0, force=True)
 
-        assert 0 == await store.missed(STREAM, GROUP)
+        assert 0 == await store.trimmed_unread(STREAM, GROUP)
 
     async def test_what_left_before_a_group_began_is_not_missed(self, store: Store) -> None:
         await store.append(STREAM, orders(1, 2, 3))
@@ -74,16 +74,16 @@ class MissedContract(Contract):
         await store.join(STREAM, "mail", start="$")
         await store.trim(STREAM, max_length=0, force=True)
 
-        assert [1, 0] == [await store.missed(STREAM, GROUP), await store.missed(STREAM, "mail")]
+        assert [1, 0] == [await store.trimmed_unread(STREAM, GROUP), await store.trimmed_unread(STREAM, "mail")]
 
     async def test_a_stream_or_group_that_is_not_there_has_no_count(self, store: Store) -> None:
-        assert await store.missed(STREAM, GROUP) is None
+        assert await store.trimmed_unread(STREAM, GROUP) is None
         await store.append(STREAM, orders(1))
-        assert await store.missed(STREAM, GROUP) is None
+        assert await store.trimmed_unread(STREAM, GROUP) is None
 
     async def test_an_id_is_published_and_handled_anew_after_its_dead_letter_was_discarded(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
-        await store.append(STREAM, [order(1, id="a"), order(2, id="b")], unless_seen=60)
+        await store.append(STREAM, [order(1, id="a"), order(2, id="b")], dedup_window=60)
         for held in await store.read(A, limit=2):
             await store.ack(
                 [msgspec.structs.replace(held, position="0-0" if "-" in held.position else "0")], remember=60
@@ -94,9 +94,9 @@ class MissedContract(Contract):
         assert 1 == await store.discard(STREAM, [first.id])
 
         assert {"b"} == await store.handled(STREAM, GROUP, ["a", "b"])
-        await store.append(STREAM, [order(3, id="a"), order(4, id="b")], unless_seen=60)
+        await store.append(STREAM, [order(3, id="a"), order(4, id="b")], dedup_window=60)
         assert [3] == numbers(await store.read(A, limit=10))
-        await store.append(STREAM, [order(5, id="a")], unless_seen=60)
+        await store.append(STREAM, [order(5, id="a")], dedup_window=60)
         assert [] == await store.read(Reader(STREAM, GROUP, "other"), limit=10)
 
     async def test_discarding_keeps_the_id_of_what_is_only_scheduled(self, store: Store) -> None:
@@ -104,9 +104,9 @@ class MissedContract(Contract):
         await store.append(STREAM, [order(1, id="a")])
         [held] = await store.read(A, limit=1)
         await store.dead_letter(held, reason="r")
-        await store.schedule(STREAM, [order(2, id="a")], delay=3600, unless_seen=7200)
+        await store.schedule(STREAM, [order(2, id="a")], delay=3600, dedup_window=7200)
 
         await store.discard(STREAM, [letter.id for letter in await store.dead_letters(STREAM)])
 
-        await store.append(STREAM, [order(3, id="a")], unless_seen=60)
+        await store.append(STREAM, [order(3, id="a")], dedup_window=60)
         assert [] == await store.read(A, limit=10)

@@ -55,8 +55,8 @@ async def test_unread_events_that_were_trimmed_are_counted_after_the_group_has_r
     await store.ack(await store.read(READER, limit=2))
     await store.read(READER, limit=2)
 
-    assert 5 == await store.missed(STREAM, GROUP)
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 5 == await store.trimmed_unread(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     assert {GROUP: 6} == lags(server, key)
 
 
@@ -67,16 +67,16 @@ async def test_unread_events_that_were_deleted_from_the_middle_are_counted(
     positions = await store.append(STREAM, orders(20))
     await store.read(READER, limit=5)
     server.redis.xdel(key, *positions[8:11])
-    assert 3 == await store.missed(STREAM, GROUP)
+    assert 3 == await store.trimmed_unread(STREAM, GROUP)
 
     server.redis.xdel(key, positions[15])
     await store.ack(await store.read(READER, limit=7))
-    assert 1 == await store.missed(STREAM, GROUP)
+    assert 1 == await store.trimmed_unread(STREAM, GROUP)
 
     server.redis.xdel(key, positions[17])
     await store.ack(await store.read(READER, limit=10))
-    assert 1 == await store.missed(STREAM, GROUP)
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 1 == await store.trimmed_unread(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     assert {GROUP: 0} == lags(server, key)
 
 
@@ -93,12 +93,12 @@ async def test_events_that_were_removed_after_they_had_been_read_are_not_missed(
     server.redis.xdel(key, *positions[:8])
     await store.extend([held])
     await store.ack([held])
-    for delivery in await store.due(READER, limit=10):
+    for delivery in await store.take_due(READER, limit=10):
         await store.ack([delivery])
 
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xtrim(key, maxlen=9, approximate=False)
-    assert 1 == await store.missed(STREAM, GROUP)
+    assert 1 == await store.trimmed_unread(STREAM, GROUP)
 
 
 async def test_each_group_misses_what_it_had_not_read(store: RedisStore, server: Server, key: str) -> None:
@@ -114,8 +114,8 @@ async def test_each_group_misses_what_it_had_not_read(store: RedisStore, server:
     for reader in readers:
         await store.read(reader, limit=100)
 
-    assert [7, 4, 1] == [await store.missed(STREAM, reader.group) for reader in readers]
-    assert [0, 0, 0] == [await store.missed(STREAM, reader.group) for reader in readers]
+    assert [7, 4, 1] == [await store.trimmed_unread(STREAM, reader.group) for reader in readers]
+    assert [0, 0, 0] == [await store.trimmed_unread(STREAM, reader.group) for reader in readers]
 
 
 @pytest.mark.parametrize("start", [START, END, "middle"])
@@ -127,11 +127,11 @@ async def test_what_left_a_stream_before_a_group_began_is_not_missed(
 
     await store.join(STREAM, GROUP, start=positions[5] if start == "middle" else start)
 
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     await store.append(STREAM, orders(5))
     server.redis.xtrim(key, maxlen=2, approximate=False)
     lost = {START: 11, END: 3, "middle": 7}[start]
-    assert lost == await store.missed(STREAM, GROUP)
+    assert lost == await store.trimmed_unread(STREAM, GROUP)
 
 
 async def test_a_group_that_was_sought_misses_nothing_by_it(store: RedisStore, server: Server, key: str) -> None:
@@ -141,12 +141,12 @@ async def test_a_group_that_was_sought_misses_nothing_by_it(store: RedisStore, s
 
     await store.seek(STREAM, GROUP, positions[1])
     server.redis.xtrim(key, maxlen=10, approximate=False)
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xtrim(key, maxlen=5, approximate=False)
-    assert 3 == await store.missed(STREAM, GROUP)
+    assert 3 == await store.trimmed_unread(STREAM, GROUP)
     await store.seek(STREAM, GROUP, END)
     server.redis.xtrim(key, maxlen=0, approximate=False)
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
 
 
 async def test_what_another_program_acknowledges_or_skips_is_not_taken_for_missed(
@@ -156,14 +156,14 @@ async def test_what_another_program_acknowledges_or_skips_is_not_taken_for_misse
     positions = await store.append(STREAM, orders(10))
     await store.read(READER, limit=4)
     server.redis.xack(key, GROUP, *positions[:3])
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xgroup_setid(key, GROUP, positions[7])
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xdel(key, positions[0])
 
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xtrim(key, maxlen=1, approximate=False)
-    assert 1 == await store.missed(STREAM, GROUP)
+    assert 1 == await store.trimmed_unread(STREAM, GROUP)
 
 
 async def test_a_group_that_another_program_made_is_reckoned_from_the_first_look(
@@ -172,10 +172,10 @@ async def test_a_group_that_another_program_made_is_reckoned_from_the_first_look
     await store.append(STREAM, orders(10))
     server.redis.xgroup_create(key, GROUP, "$")
 
-    assert await store.missed(STREAM, GROUP) in (0, None)
+    assert await store.trimmed_unread(STREAM, GROUP) in (0, None)
     await store.append(STREAM, orders(3))
     server.redis.xtrim(key, maxlen=1, approximate=False)
-    assert 2 == await store.missed(STREAM, GROUP)
+    assert 2 == await store.trimmed_unread(STREAM, GROUP)
 
 
 async def test_what_a_group_lost_with_its_stream_is_unknown_and_not_none(
@@ -184,15 +184,15 @@ async def test_what_a_group_lost_with_its_stream_is_unknown_and_not_none(
     await store.join(STREAM, GROUP)
     await store.append(STREAM, orders(3))
     server.redis.delete(key)
-    assert await store.missed(STREAM, GROUP) is None
+    assert await store.trimmed_unread(STREAM, GROUP) is None
 
     await store.append(STREAM, orders(2))
     await store.join(STREAM, GROUP)
 
-    assert await store.missed(STREAM, GROUP) is None
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert await store.trimmed_unread(STREAM, GROUP) is None
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xtrim(key, maxlen=1, approximate=False)
-    assert 1 == await store.missed(STREAM, GROUP)
+    assert 1 == await store.trimmed_unread(STREAM, GROUP)
 
 
 async def test_a_look_costs_the_same_however_much_is_unread(store: RedisStore, server: Server, key: str) -> None:
@@ -200,13 +200,13 @@ async def test_a_look_costs_the_same_however_much_is_unread(store: RedisStore, s
     add = "for number = 1, 25000 do redis.call('XADD', KEYS[1], '*', 'number', number) end"
     server.redis.eval(add, 1, key)
     await store.read(READER, limit=12_000)
-    assert 0 == await store.missed(STREAM, GROUP)
+    assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xdel(key, server.redis.xrange(key, count=12_010)[-1][0])
 
     # Too many on both sides to count: told once the group has come nearer to the end.
-    assert await store.missed(STREAM, GROUP) is None
+    assert await store.trimmed_unread(STREAM, GROUP) is None
     await store.read(READER, limit=12_000)
-    assert 1 == await store.missed(STREAM, GROUP)
+    assert 1 == await store.trimmed_unread(STREAM, GROUP)
 
 
 async def test_groups_that_begin_later_have_a_right_lag_at_the_server(
