@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from forebay.migration.counts import Counts, TypeCounts
-from forebay.migration.parity import Member, tell
+from forebay.migration.parity import ProcessReport, write_report
 from tests.support.command import Forebay
 
 
@@ -20,7 +20,7 @@ def test_a_store_without_a_migration_does_not_pass_the_check(forebay: Forebay) -
 
 def test_a_process_that_was_killed_is_told_of(forebay: Forebay) -> None:
     counts = Counts({"order": TypeCounts(old=1, new=1)})
-    forebay.do(lambda bus: tell(bus.store, Member("host-1-killed", time.time() - 60, {}, counts)))
+    forebay.do(lambda bus: write_report(bus.store, ProcessReport("host-1-killed", time.time() - 60, {}, counts)))
 
     ended = forebay("migrate", "status")
 

@@ -16,7 +16,7 @@ from forebay import ConfigurationError, Event, EventBus, InvalidEvent, NotFound,
 from forebay.event import Record
 from forebay.migration import DualBus, Route, parity, routes, switch
 from forebay.migration.counts import Counts, TypeCounts
-from forebay.migration.parity import Member, Parity, fold, members, tell
+from forebay.migration.parity import Parity, ProcessReport, compact, process_reports, write_report
 from forebay.migration.routes import STREAM, name_of
 from forebay.runtime.consumer import Consumer
 from forebay.stores.memory import MemoryStore
@@ -28,7 +28,7 @@ from tests.support.old_bus import PlainBus
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at now and then is looked at more often."""
     monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
-    monkeypatch.setattr("forebay.migration.dual.TELL", 0.1)
+    monkeypatch.setattr("forebay.migration.dual.REPORT_INTERVAL", 0.1)
     monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
     # A stop waits for the read that is under way.
     defaults = Consumer.__init__.__kwdefaults__
@@ -71,12 +71,12 @@ async def put(dual: DualBus, agent: Agent, to: Route) -> None:
 
 
 async def _seen(dual: DualBus, agent: Agent, to: Route) -> bool:
-    return any(member.alive and member.seen.get(agent.name) == to for member in await members(dual.new.store))
+    return any(member.alive and member.seen.get(agent.name) == to for member in await process_reports(dual.new.store))
 
 
 async def report(dual: DualBus) -> Parity:
     """The report, as it is now."""
-    await dual._say()
+    await dual._report()
     return await parity(dual.new.store)
 
 
@@ -123,10 +123,10 @@ async def test_a_switch_loses_nothing_and_lets_nothing_be_handled_twice(bus: Eve
 
     [one, other] = found.agents
     # What a shadow saw was handled on both, and is the only thing that was.
-    shadowed = one.same + one.unlike
+    shadowed = one.same + one.different
     assert published == len(set(billing.seen)) == len(billing.seen) - shadowed
     assert list(range(published)) == sorted(mail.seen)
-    assert (published, 0) == (one.old_handled + one.new_handled, one.unlike)
+    assert (published, 0) == (one.old_handled + one.new_handled, one.different)
     assert one.new_handled > 0
     assert (published, 0, "old") == (other.old_handled, other.new_handled, other.route)
     assert found.agrees
@@ -300,12 +300,12 @@ async def test_a_shadow_run_that_ends_differently_is_reported(bus: EventBus) -> 
         found = await report(dual)
 
     [agent] = found.agents
-    assert (1, 3, 3, 1, 0) == (agent.same, agent.unlike, agent.old_handled, agent.old_failed, agent.new_handled)
+    assert (1, 3, 3, 1, 0) == (agent.same, agent.different, agent.old_handled, agent.old_failed, agent.new_handled)
     assert not found.agrees
 
 
 async def _compared(dual: DualBus, count: int) -> bool:
-    return [agent.same + agent.unlike for agent in (await report(dual)).agents] == [count]
+    return [agent.same + agent.different for agent in (await report(dual)).agents] == [count]
 
 
 def bus_of(bus: EventBus) -> EventBus:
@@ -354,7 +354,7 @@ async def test_what_came_past_the_dual_bus_is_handled_on_the_old_one_and_counted
         await eventually(lambda: billing.seen == [1])
         [type] = (await report(dual)).types
 
-    assert (0, 0, 1) == (type.old, type.new, type.past)
+    assert (0, 0, 1) == (type.old, type.new, type.bypassed)
 
 
 async def test_an_old_bus_that_copies_the_data_is_found_out(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
@@ -421,7 +421,7 @@ async def test_what_a_process_took_with_it_a_moment_ago_counts_as_lost(bus: Even
     billing = Agent("billing")
     name = await name_of(bus.store)
     # It spoke so lately that it seems to be alive yet.
-    await tell(bus.store, Member("host-1-dead", time.time() - 9, {}, Counts()))
+    await write_report(bus.store, ProcessReport("host-1-dead", time.time() - 9, {}, Counts()))
     dead = {"forebay-by": f"{name}/host-1-dead/7", "forebay-old": "billing"}
     await bus.publish("order", "shop", {"n": 1}, headers=dead)
     async with both(bus_of(bus), billing) as dual:
@@ -432,13 +432,13 @@ async def test_what_a_process_took_with_it_a_moment_ago_counts_as_lost(bus: Even
 
 
 async def test_what_a_living_process_has_in_hand_counts_as_lost_by_nobody_else(bus: EventBus) -> None:
-    billing, other = Agent("billing"), Member("host-1-alive", time.time(), {}, Counts())
+    billing, other = Agent("billing"), ProcessReport("host-1-alive", time.time(), {}, Counts())
     name = await name_of(bus.store)
-    await tell(bus.store, other)
+    await write_report(bus.store, other)
     alive = {"forebay-by": f"{name}/host-1-alive/7", "forebay-old": "billing"}
     await bus.publish("order", "shop", {"n": 1}, headers=alive)
     async with both(bus_of(bus), billing) as dual:
-        await tell(bus.store, Member("host-1-alive", time.time(), {}, Counts()))
+        await write_report(bus.store, ProcessReport("host-1-alive", time.time(), {}, Counts()))
         await eventually(lambda: quiet(bus))
         found = await report(dual)
 
@@ -451,7 +451,7 @@ async def test_what_a_process_whose_clock_ran_ahead_took_with_it_counts_as_lost(
     monkeypatch.setattr("forebay.migration.peers.FRESH", 0.5)
     billing = Agent("billing")
     name = await name_of(bus.store)
-    await tell(bus.store, Member("host-1-dead", time.time() + 3600, {}, Counts()))
+    await write_report(bus.store, ProcessReport("host-1-dead", time.time() + 3600, {}, Counts()))
     for n in range(2):
         dead = {"forebay-by": f"{name}/host-1-dead/{n}", "forebay-old": "billing"}
         await bus.publish("order", "shop", {"n": n}, headers=dead)
@@ -473,7 +473,7 @@ async def test_what_a_process_has_in_hand_that_began_a_moment_ago_is_not_lost(bu
     async with both(bus_of(bus), billing) as dual:
         await publish_by("host-1-dead")
         await eventually(lambda: quiet(bus))
-        await tell(bus.store, Member("host-1-new", time.time(), {}, Counts()))
+        await write_report(bus.store, ProcessReport("host-1-new", time.time(), {}, Counts()))
         await publish_by("host-1-new")
         await eventually(lambda: quiet(bus))
         found = await report(dual)
@@ -491,9 +491,9 @@ async def test_counts_of_processes_that_ended_are_kept_in_one_place(bus: EventBu
 
     for n in range(2):
         await run_once(n)
-    await tell(bus.store, Member("killed", 0.0, {}, await run_once(2)))
-    await fold(bus.store)
-    await fold(bus.store)
+    await write_report(bus.store, ProcessReport("killed", 0.0, {}, await run_once(2)))
+    await compact(bus.store)
+    await compact(bus.store)
 
     [agent] = (await parity(bus.store)).agents
     notes = await bus.store.notes(STREAM)
@@ -582,7 +582,7 @@ async def test_a_new_bus_that_fails_while_it_is_opened_is_opened_again(bus: Even
 async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("forebay.migration.dual.SILENCE", 0.1)
+    monkeypatch.setattr("forebay.migration.dual.SLOW_PUBLISH", 0.1)
 
     class Hanging(MemoryStore):
         hangs = False
@@ -628,9 +628,9 @@ async def test_a_process_that_was_held_up_is_in_the_report_when_it_goes_on(bus: 
     async with both(bus_of(bus), billing) as dual:
         await dual.publish("order", "shop", {"n": 1})
         await eventually(lambda: billing.seen == [1])
-        held_up = dual._member(at=time.time() - 60)
-        await tell(bus.store, held_up)
-        await fold(bus.store)
+        held_up = dual._process_report(at=time.time() - 60)
+        await write_report(bus.store, held_up)
+        await compact(bus.store)
         await dual.publish("order", "shop", {"n": 2})
         await eventually(lambda: billing.seen == [1, 2])
         found = await report(dual)
@@ -640,16 +640,18 @@ async def test_a_process_that_was_held_up_is_in_the_report_when_it_goes_on(bus: 
 
 async def test_of_many_killed_processes_only_the_last_few_have_notes_of_their_own(bus: EventBus) -> None:
     for n in range(30):
-        await tell(bus.store, Member(f"killed-{n}", time.time() - 1000 + n, {}, Counts({"order": TypeCounts(old=1)})))
-    await fold(bus.store)
+        await write_report(
+            bus.store, ProcessReport(f"killed-{n}", time.time() - 1000 + n, {}, Counts({"order": TypeCounts(old=1)}))
+        )
+    await compact(bus.store)
 
-    left = [member.id for member in await members(bus.store)]
+    left = [member.id for member in await process_reports(bus.store)]
     assert {f"killed-{n}" for n in range(20, 30)} == set(left)
     assert [30] == [type.old for type in (await parity(bus.store)).types]
 
 
 async def test_what_the_old_bus_drops_does_not_hold_up_what_comes_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.subscription.PATIENCE", 1.0)
+    monkeypatch.setattr("forebay.migration.dual_handler.PATIENCE", 1.0)
 
     class Dropping(PlainBus):
         async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> None:
@@ -664,7 +666,7 @@ async def test_what_the_old_bus_drops_does_not_hold_up_what_comes_behind_it(monk
 
 
 async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.subscription.PATIENCE", 0.1)
+    monkeypatch.setattr("forebay.migration.dual_handler.PATIENCE", 0.1)
     may_go = asyncio.Event()
 
     class Late(PlainBus):
@@ -744,7 +746,7 @@ async def test_a_type_that_is_no_name_for_the_new_bus_stays_on_the_old_one(bus: 
 
 
 async def test_a_timeout_is_for_the_handler_and_not_for_what_the_old_bus_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.subscription.HANDOVER", 0.1)
+    monkeypatch.setattr("forebay.migration.dual_handler.HANDOVER", 0.1)
     may_end = asyncio.Event()
 
     async def slow(event_type: str, source: str, data: dict[str, Any]) -> None:
@@ -797,7 +799,7 @@ async def test_an_old_bus_that_delivers_twice_is_compared_with_the_shadow_once()
         await eventually(lambda: _compared(dual, 1))
         [agent] = (await report(dual)).agents
 
-    assert (0, 1) == (agent.same, agent.unlike)
+    assert (0, 1) == (agent.same, agent.different)
 
 
 @pytest.mark.parametrize("data", [{"pair": (1, 2)}, {"at": datetime(2026, 1, 1, tzinfo=UTC)}, {"lines": {1: "apple"}}])

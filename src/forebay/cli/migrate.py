@@ -14,7 +14,7 @@ from forebay.cli.commands import say, with_bus_to_change, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, echo, spans
 from forebay.cli.text import count
 from forebay.cli.watch import Outage, watch_options
-from forebay.migration.parity import Member, Parity, members, parity
+from forebay.migration.parity import Parity, ProcessReport, parity, process_reports
 from forebay.migration.routes import Route, routes, switch
 from forebay.runtime.supervise import outlast
 
@@ -42,9 +42,9 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     missing    on the old bus, and not found on the new one
     extra      on the new bus, and refused by the old one
     differing  other data on the one than on the other
-    past       on the old bus, published past the DualBus
+    bypassed   on the old bus, published past the DualBus
     lost       for the old bus to handle, and never handled there
-    unlike     handled differently by the shadow run
+    different  handled differently by the shadow run
     p50, p99   from publish to handled, exact to a factor of two
     """
     if check and every is not None:
@@ -116,14 +116,14 @@ async def _wait_until_seen(bus: EventBus, agent: str, to: Route) -> tuple[int, i
     """How many processes run, and how many of them have seen the switch."""
     deadline = asyncio.get_running_loop().time() + PATIENCE
     while True:
-        alive = [member for member in await members(bus.store) if member.alive]
+        alive = [member for member in await process_reports(bus.store) if member.alive]
         seen = sum(_has_seen(member, agent, to) for member in alive)
         if seen == len(alive) or asyncio.get_running_loop().time() > deadline:
             return len(alive), seen
         await asyncio.sleep(LOOK)
 
 
-def _has_seen(member: Member, agent: str, to: Route) -> bool:
+def _has_seen(member: ProcessReport, agent: str, to: Route) -> bool:
     return member.seen.get(agent) == to
 
 
@@ -172,7 +172,7 @@ TYPES: Sequence[Column] = (
     counts("missing", lambda row: row.missing, alarm=True),
     counts("extra", lambda row: row.extra, alarm=True),
     counts("differing", lambda row: row.differing, alarm=True),
-    counts("past", lambda row: row.past, alarm=True),
+    counts("bypassed", lambda row: row.bypassed, alarm=True),
 )
 
 
@@ -196,7 +196,7 @@ COUNTS: Sequence[Column] = (
     counts("new failed", lambda row: row.new_failed),
     counts("lost", lambda row: row.lost, alarm=True),
     counts("same", lambda row: row.same),
-    counts("unlike", lambda row: row.unlike, alarm=True),
+    counts("different", lambda row: row.different, alarm=True),
 )
 LATENCIES: Sequence[Column] = (
     _latency("old p50", "old", 0),

@@ -4,14 +4,14 @@ The way, with commands, is in docs/migration.md.
 """
 
 from forebay.migration.dual import DualBus
-from forebay.migration.old import Carried, OldBus
+from forebay.migration.old import EventDict, OldBus
 from forebay.migration.parity import AgentParity, Parity, TypeParity, parity
 from forebay.migration.routes import Route, routes, switch
 
 __all__ = [
     "AgentParity",
-    "Carried",
     "DualBus",
+    "EventDict",
     "OldBus",
     "Parity",
     "Route",

@@ -44,7 +44,7 @@ class TypeCounts(msgspec.Struct, omit_defaults=True):
     """Events of one type.
 
     `old`, `new`: published on each. `missing`: on the old bus, and not found on the new one. `extra`: on the
-    new one, and refused by the old one. `differing`: other data on the one than on the other. `past`: on the
+    new one, and refused by the old one. `differing`: other data on the one than on the other. `bypassed`: on the
     old bus, published past the DualBus.
     """
 
@@ -53,14 +53,14 @@ class TypeCounts(msgspec.Struct, omit_defaults=True):
     missing: int = 0
     extra: int = 0
     differing: int = 0
-    past: int = 0
+    bypassed: int = msgspec.field(default=0, name="past")
 
 
 class AgentCounts(msgspec.Struct, omit_defaults=True):
     """What an agent did with events of one type.
 
     `handled` and `failed` on each bus; a failure that is followed by another attempt counts each time.
-    `lost`: for the old bus to handle, and never handled there, as far as could be seen. `same` and `unlike`:
+    `lost`: for the old bus to handle, and never handled there, as far as could be seen. `same` and `different`:
     how shadow runs compared. Latencies are from publish to handled, in seconds.
     """
 
@@ -70,7 +70,7 @@ class AgentCounts(msgspec.Struct, omit_defaults=True):
     new_failed: int = 0
     lost: int = 0
     same: int = 0
-    unlike: int = 0
+    different: int = msgspec.field(default=0, name="unlike")
     old_latency: Histogram = msgspec.field(default_factory=Histogram)
     new_latency: Histogram = msgspec.field(default_factory=Histogram)
 

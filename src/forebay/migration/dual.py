@@ -13,7 +13,7 @@ import copy
 import inspect
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -25,14 +25,15 @@ from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, Publi
 from forebay.event import Event, new_id
 from forebay.home import Home
 from forebay.interrupts import stopped_by_signals
+from forebay.migration.context import MigrationContext
 from forebay.migration.counts import Counts
+from forebay.migration.dual_handler import DualHandler
 from forebay.migration.observer import Observer
-from forebay.migration.old import Carried, OldBus, OldEventBus, OldHandler
-from forebay.migration.parity import Member, fold, tell
+from forebay.migration.old import EventDict, OldBus, OldEventBus, OldHandler
+from forebay.migration.parity import ProcessReport, compact, write_report
 from forebay.migration.peers import Peers
 from forebay.migration.routes import STREAM, Route, Stamp, introduce, name_of, routes
-from forebay.migration.subscription import Subscription
-from forebay.migration.upkeep import kept_alive
+from forebay.migration.upkeep import keep_running
 from forebay.payload import check_name, type_name
 from forebay.reason import describe
 from forebay.runtime import Options, handler_name
@@ -44,11 +45,11 @@ logger = logging.getLogger("forebay")
 
 LOOK = 0.25
 """Seconds between two looks at the switch."""
-TELL = 1.0
+REPORT_INTERVAL = 1.0
 """Seconds between two writes of the counts."""
 CONCURRENCY = 64
 """Handlers at once for one agent and type, events that wait for the old bus among them, unless a subscription says."""
-SILENCE = 1.0
+SLOW_PUBLISH = 1.0
 """Seconds of an attempt that failed, after which the new bus is let alone until it takes something again."""
 AT_THE_END = 10.0
 """Seconds that handlers may go on when the DualBus is closed."""
@@ -90,16 +91,13 @@ class DualBus:
             raise ConfigurationError("old and new are the same bus")
         self.old: OldBus = OldEventBus(old) if isinstance(old, EventBus) else old
         self.new = new
-        self.id = consumer_name()
-        self.counts = Counts()
-        self.peers = Peers(new.store)
+        self._context = MigrationContext(consumer_name(), Peers(new.store))
         self._primary = primary
         self._options = Options.parse({"concurrency": CONCURRENCY, **options})
         self._published = 0
-        self._migration = ""
-        self._subscriptions: dict[tuple[str, str], Subscription] = {}
+        self._subscriptions: dict[tuple[str, str], DualHandler] = {}
         self._table: dict[str, Route] = {}
-        self._observer = Observer(new, self.id, self.counts)
+        self._observer = Observer(new, self._context.id, self._context.counts)
         self._stack = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._consumers: list[asyncio.Task[None]] = []
@@ -110,6 +108,11 @@ class DualBus:
         self._stopped = asyncio.Event()
         self._is_open = False
         self._home: Home | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """What this process counted so far."""
+        return self._context.counts
 
     def __repr__(self) -> str:
         return f"<DualBus {self.old!r} and {self.new!r}>"
@@ -141,7 +144,7 @@ class DualBus:
             raise InvalidEvent(f"a DualBus publishes dicts, as the old bus does, not {type(plain).__name__}")
         agents = [agent for type, agent in self._subscriptions if type == stream]
         self._published += 1
-        stamp = Stamp(self._migration, self.id, str(self._published)).for_agents(self._table, agents)
+        stamp = Stamp(self._context.migration, self._context.id, str(self._published)).for_agents(self._table, agents)
         id, stamp = await self._publish_new(stream, source, plain, key, headers, stamp, agents)
         event = Event(id, stream, source, plain, datetime.now(UTC), key, {**(headers or {}), **stamp.headers()})
         await self._publish_old(event, stamp)
@@ -176,23 +179,22 @@ class DualBus:
             raise ConfigurationError(
                 f"batch={chosen.batch}: a DualBus hands over events one by one, as the old bus does"
             )
-        subscription = Subscription(self, stream, name, handler, shadow or handler, chosen.timeout)
         # The time is the handler's: what waits for the old bus here takes as long as that one does.
         consumer = self.new.subscribe_to_stream(stream, name, **(chosen.given() | {"timeout": None}))
+
+        async def consume(handle: Callable[[Event], Awaitable[None]]) -> None:
+            await self._ready.wait()
+            await introduce(self.new.store, name)
+            # A run that begins after the stop would have nobody to end it.
+            if not self._stopped.is_set():
+                await consumer.consume_events(handle)
+
+        subscription = DualHandler(self._context, stream, name, handler, shadow or handler, consume, chosen.timeout)
         subscribed = self.old.subscribe(stream, subscription.on_old)
         if inspect.isawaitable(subscribed):
             discard(subscribed)
             raise ConfigurationError("the old bus's subscribe is async, and nobody would wait for it: adapt it")
         self._subscriptions[stream, name] = subscription
-
-        async def consume() -> None:
-            await self._ready.wait()
-            await introduce(self.new.store, name)
-            # A run that begins after the stop would have nobody to end it.
-            if not self._stopped.is_set():
-                await consumer.consume_events(subscription.on_new)
-
-        subscription.consume = consume
         if self._is_open:
             self._begin(subscription)
 
@@ -206,8 +208,8 @@ class DualBus:
         if isinstance(self.old, OldEventBus):
             await self._stack.enter_async_context(self.old)
         self._is_open = True
-        self._tasks.append(kept_alive("the switch", self._look, until=self._closing))
-        self._tasks.append(kept_alive("the counts", self._tell, until=self._closing))
+        self._tasks.append(keep_running("the switch", self._look, until=self._closing))
+        self._tasks.append(keep_running("the counts", self._report_regularly, until=self._closing))
         for subscription in self._subscriptions.values():
             self._begin(subscription)
         return self
@@ -241,7 +243,7 @@ class DualBus:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if is_ready:
             with contextlib.suppress(ForebayError):
-                await self._say(ended=True)
+                await self._report(ended=True)
 
     async def run(self, *, handle_signals: bool = True) -> None:
         """Wait until a signal (see `EventBus.run`) or `stop`; the buses run as long as the DualBus is open."""
@@ -255,17 +257,17 @@ class DualBus:
     async def _open_new(self) -> None:
         try:
             await self._enter_new()
-            await fold(self.new.store)
+            await compact(self.new.store)
         except StoreError as error:
             if self._primary == "new":
                 raise
             logger.warning("migration: the new bus cannot be opened, the old one goes on alone: %s", describe(error))
-            self._tasks.append(kept_alive("opening the new bus", self._open_later, until=self._closing))
+            self._tasks.append(keep_running("opening the new bus", self._open_later, until=self._closing))
         else:
             self._ready.set()
 
     async def _open_later(self) -> None:
-        await wait_for(self._closing, TELL)
+        await wait_for(self._closing, REPORT_INTERVAL)
         if not self._closing.is_set():
             await self._enter_new()
             self._ready.set()
@@ -273,15 +275,15 @@ class DualBus:
     async def _enter_new(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.new)
-            self._migration = await name_of(self.new.store)
+            self._context.migration = await name_of(self.new.store)
             self._table = await routes(self.new.store)
-            await self.peers.open()
+            await self._context.peers.open()
             # Else it is closed again: it cannot be opened a second time.
             await self._stack.enter_async_context(stack.pop_all())
 
-    def _begin(self, subscription: Subscription) -> None:
+    def _begin(self, subscription: DualHandler) -> None:
         name = f"{subscription.stream} for {subscription.agent} on the new bus"
-        self._consumers.append(kept_alive(name, subscription.consume, until=self._stopped))
+        self._consumers.append(keep_running(name, subscription.consume, until=self._stopped))
 
     async def _look(self) -> None:
         """Follow the switch."""
@@ -294,28 +296,23 @@ class DualBus:
                     subscription.switched()
             if changed:
                 # Whoever switched waits for this.
-                await self._say()
+                await self._report()
 
-    async def _tell(self) -> None:
+    async def _report_regularly(self) -> None:
         await self._ready.wait()
         while not self._closing.is_set():
-            await self._say()
+            await self._report()
             self._is_silent = False
-            await wait_for(self._closing, TELL)
+            await wait_for(self._closing, REPORT_INTERVAL)
 
-    async def _say(self, *, ended: bool = False) -> None:
+    async def _report(self, *, ended: bool = False) -> None:
         """Write what this bus has to tell, and when, by the store's clock."""
         store = self.new.store
-        await tell(store, self._member(at=await store.time(STREAM), ended=ended))
+        await write_report(store, self._process_report(at=await store.time(STREAM), ended=ended))
 
-    def _member(self, *, at: float, ended: bool = False) -> Member:
+    def _process_report(self, *, at: float, ended: bool = False) -> ProcessReport:
         outstanding = sum(len(each.outstanding) for each in self._subscriptions.values())
-        return Member(self.id, at, dict(self._table), self.counts, outstanding, ended)
-
-    def stamp_of(self, event: Event) -> Stamp:
-        """The stamp on an event; an empty one where it is of another migration, or there is none."""
-        stamp = Stamp.of(event)
-        return stamp if stamp.by == self.id or (stamp.by and stamp.migration == self._migration) else Stamp()
+        return ProcessReport(self._context.id, at, dict(self._table), self._context.counts, outstanding, ended)
 
     async def _settle(self) -> None:
         """Wait for what is on its way to finish on both buses, as far as it does within AT_THE_END."""
@@ -369,7 +366,7 @@ class DualBus:
             if self._primary == "new":
                 self._forget(stream, stamp)
                 raise
-            if time.monotonic() - began > SILENCE:
+            if time.monotonic() - began > SLOW_PUBLISH:
                 self._is_silent = True
             if isinstance(error, PublishUnknown):
                 # It may be stored, with this stamp: what that gives to the new bus stays there.
@@ -378,13 +375,13 @@ class DualBus:
             if stream not in self._alone:
                 logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
             self._alone.add(stream)
-            self.counts.type(stream).missing += 1
+            self._context.counts.type(stream).missing += 1
             everyone = stamp.for_agents({}, agents)
             self._expect(stream, everyone)
             return new_id(), everyone
         self._alone.discard(stream)
         self._observer.published(stream, stamp.key)
-        self.counts.type(stream).new += 1
+        self._context.counts.type(stream).new += 1
         return id, stamp
 
     def _check_new(self, stream: str) -> None:
@@ -414,25 +411,25 @@ class DualBus:
             counts.new += 1
 
         # Until it is known.
-        counts = self.counts.type(stream)
+        counts = self._context.counts.type(stream)
         counts.missing += 1
-        task = kept_alive(f"{stream} {id} on the new bus", repeat, until=self._closing)
+        task = keep_running(f"{stream} {id} on the new bus", repeat, until=self._closing)
         self._tasks.append(task)
         task.add_done_callback(self._tasks.remove)
 
     async def _publish_old(self, event: Event, stamp: Stamp) -> None:
-        carried = Carried(event)
+        carried = EventDict(event)
         try:
             await completed(self.old.publish(event.type, event.source, carried))
         except Exception as error:
             self._forget(event.type, stamp)
             if carried.is_delivered:
                 # It is a handler's error, which this bus hands on to the publisher.
-                self.counts.type(event.type).old += 1
+                self._context.counts.type(event.type).old += 1
             else:
-                self.counts.type(event.type).extra += 1
+                self._context.counts.type(event.type).extra += 1
             if self._primary == "old":
                 raise
             logger.warning("migration: %s %s failed on the old bus: %s", event.type, event.id, describe(error))
         else:
-            self.counts.type(event.type).old += 1
+            self._context.counts.type(event.type).old += 1

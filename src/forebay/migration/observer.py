@@ -13,7 +13,7 @@ from forebay.bus import EventBus
 from forebay.event import Event
 from forebay.migration.counts import Counts
 from forebay.migration.routes import Stamp
-from forebay.migration.upkeep import kept_alive
+from forebay.migration.upkeep import keep_running
 from forebay.replay import last_position
 from forebay.runtime.supervise import wait_for
 
@@ -46,8 +46,8 @@ class Observer:
                 start = await last_position(self._new.store, stream)
                 self._expected[stream] = OrderedDict()
                 self._tasks += [
-                    kept_alive(f"reading {stream}", lambda: self._follow(stream, start), until=self._closing),
-                    kept_alive(f"what is missing of {stream}", lambda: self._sweep(stream), until=self._closing),
+                    keep_running(f"reading {stream}", lambda: self._follow(stream, start), until=self._closing),
+                    keep_running(f"what is missing of {stream}", lambda: self._sweep(stream), until=self._closing),
                 ]
 
     def expect(self, stream: str, key: str, data: object) -> None:

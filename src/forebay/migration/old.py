@@ -11,7 +11,7 @@ from forebay.bus import EventBus
 from forebay.callables import completed, refuse_generator
 from forebay.event import Event
 from forebay.migration.observer import digest
-from forebay.migration.upkeep import kept_alive
+from forebay.migration.upkeep import keep_running
 
 OldHandler = Callable[[str, str, Any], Awaitable[object] | object]
 """Called with the event's type, its source and its data."""
@@ -32,7 +32,7 @@ class OldBus(Protocol):
     def subscribe(self, event_type: str, handler: Wrapped) -> object: ...
 
 
-class Carried(dict[str, Any]):
+class EventDict(dict[str, Any]):
     """The data of an event on its way through the old bus: the plain dict, and the event behind it.
 
     `digest` tells whether it is still what was published: all handlers are given the same dict. `is_delivered`
@@ -61,7 +61,7 @@ class OldEventBus:
 
     async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> str:
         """Publish under the id and with the headers of the event that the data carries."""
-        if not isinstance(data, Carried):
+        if not isinstance(data, EventDict):
             return await self.bus.publish(event_type, source, data)
         event = data.event
         return await self.bus.publish(event_type, source, dict(data), id=event.id, key=event.key, headers=event.headers)
@@ -93,9 +93,9 @@ class OldEventBus:
         agent = getattr(getattr(handler, "__self__", None), "agent", "old")
 
         async def handle(event: Event) -> None:
-            await completed(handler(event.type, event.source, Carried(event)))
+            await completed(handler(event.type, event.source, EventDict(event)))
 
         async def consume() -> None:
             await self.bus.subscribe_to_stream(event_type, agent).consume_events(handle)
 
-        self._tasks.append(kept_alive(f"{event_type} for {agent} on the old bus", consume, until=self._closing))
+        self._tasks.append(keep_running(f"{event_type} for {agent} on the old bus", consume, until=self._closing))

@@ -29,18 +29,18 @@ SILENT = 10
 """Processes that fell silent later than that and are not folded yet: some may only have been held up."""
 
 
-Fate = Literal["alive", "ended", "died"]
+ProcessState = Literal["alive", "ended", "died"]
 """What has become of a DualBus; one that has ended left nothing unfinished on the old bus."""
 
 
-class Standing(msgspec.Struct, frozen=True):
+class LastReport(msgspec.Struct, frozen=True):
     """What has become of a DualBus, and the time of its last word by the store's clock, 0 where that is not kept."""
 
-    fate: Fate
+    state: ProcessState
     at: float = 0.0
 
 
-class Member(msgspec.Struct):
+class ProcessReport(msgspec.Struct):
     """What one DualBus tells: who it is, what it has seen of the switch, and its counts.
 
     `at` is Unix time by the store's clock, and `age` the seconds since then when it was read. `outstanding` are
@@ -58,7 +58,7 @@ class Member(msgspec.Struct):
     age: float = 0.0
 
     @property
-    def fate(self) -> Fate:
+    def state(self) -> ProcessState:
         """What has become of it."""
         if self.ended:
             return "died" if self.outstanding else "ended"
@@ -67,12 +67,12 @@ class Member(msgspec.Struct):
     @property
     def alive(self) -> bool:
         """Whether it still writes."""
-        return self.fate == "alive"
+        return self.state == "alive"
 
 
 class _Ended(msgspec.Struct):
     counts: Counts = msgspec.field(default_factory=Counts)
-    folded: dict[str, Fate] = {}
+    folded: dict[str, ProcessState] = {}
 
 
 class TypeParity(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ class TypeParity(msgspec.Struct, frozen=True):
     missing: int
     extra: int
     differing: int
-    past: int
+    bypassed: int
 
 
 class AgentParity(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ class AgentParity(msgspec.Struct, frozen=True):
     new_failed: int
     lost: int
     same: int
-    unlike: int
+    different: int
     old: tuple[float | None, float | None]
     new: tuple[float | None, float | None]
 
@@ -123,20 +123,20 @@ class Parity(msgspec.Struct, frozen=True):
     @property
     def agrees(self) -> bool:
         """Whether both buses had the same events, with the same data, and none was lost or handled differently."""
-        return not any(each.missing or each.extra or each.differing or each.past for each in self.types) and not any(
-            each.lost or each.unlike for each in self.agents
-        )
+        return not any(
+            each.missing or each.extra or each.differing or each.bypassed for each in self.types
+        ) and not any(each.lost or each.different for each in self.agents)
 
 
-async def members(store: Store) -> list[Member]:
+async def process_reports(store: Store) -> list[ProcessReport]:
     """What all DualBuses told, those that have ended and are not folded yet among them."""
     notes, now = await _read(store)
-    return [member for member in _members(notes, now) if member.id not in _ended(notes).folded]
+    return [report for report in _process_reports(notes, now) if report.id not in _ended(notes).folded]
 
 
-async def standings(store: Store) -> dict[str, Standing]:
+async def last_reports(store: Store) -> dict[str, LastReport]:
     """Where each DualBus stands, of those that are remembered."""
-    return _standings(*await _read(store))
+    return _last_reports(*await _read(store))
 
 
 async def _read(store: Store) -> tuple[Mapping[str, bytes], float]:
@@ -150,11 +150,11 @@ async def parity(store: Store) -> Parity:
     ended, table = _ended(notes), routes_in(notes)
     total, alive = ended.counts, 0
     outstanding = 0
-    for member in _members(notes, now):
-        if member.id not in ended.folded:
-            total.merge(member.counts)
-            alive += member.alive
-            outstanding += member.outstanding if member.alive else 0
+    for report in _process_reports(notes, now):
+        if report.id not in ended.folded:
+            total.merge(report.counts)
+            alive += report.alive
+            outstanding += report.outstanding if report.alive else 0
     types = total.types | {name: TypeCounts() for name in total.agents.keys() - total.types.keys()}
     agents = sorted((agent, type) for type, by_agent in total.agents.items() for agent in by_agent)
     return Parity(
@@ -162,7 +162,7 @@ async def parity(store: Store) -> Parity:
         agents=tuple(_agent_parity(total, agent, type, table.get(agent, "old")) for agent, type in agents),
         processes=alive,
         outstanding=outstanding,
-        killed=sum(standing.fate == "died" for standing in _standings(notes, now).values()),
+        killed=sum(last.state == "died" for last in _last_reports(notes, now).values()),
     )
 
 
@@ -178,53 +178,55 @@ def _agent_parity(total: Counts, agent: str, type: str, route: Route) -> AgentPa
         new_failed=counts.new_failed,
         lost=counts.lost,
         same=counts.same,
-        unlike=counts.unlike,
+        different=counts.different,
         old=(counts.old_latency.quantile(0.5), counts.old_latency.quantile(0.99)),
         new=(counts.new_latency.quantile(0.5), counts.new_latency.quantile(0.99)),
     )
 
 
-async def tell(store: Notes, member: Member) -> None:
+async def write_report(store: Notes, report: ProcessReport) -> None:
     """Write what one DualBus has to tell."""
-    await store.set_note(STREAM, _PROCESS + member.id, msgspec.json.encode(member))
+    await store.set_note(STREAM, _PROCESS + report.id, msgspec.json.encode(report))
 
 
-async def fold(store: Store) -> None:
+async def compact(store: Store) -> None:
     """Put the counts of processes that have ended into one note.
 
     One that fell silent may go on, and its counts with it: it keeps its note while it is among the last few.
-    Added first, under a mark that keeps a member from being counted twice; removed last.
+    Added first, under a mark that keeps a report from being counted twice; removed last.
     """
     notes, now = await _read(store)
     ended = _ended(notes)
-    over = _over(_members(notes, now))
-    fresh = [member for member in over if member.id not in ended.folded]
-    for member in fresh:
-        ended.counts.merge(member.counts)
-        ended.folded[member.id] = member.fate
+    over = _over(_process_reports(notes, now))
+    fresh = [report for report in over if report.id not in ended.folded]
+    for report in fresh:
+        ended.counts.merge(report.counts)
+        ended.folded[report.id] = report.state
     ended.folded = dict(list(ended.folded.items())[-FOLDED:])
     if fresh and not await store.set_note(STREAM, _ENDED, msgspec.json.encode(ended), expected=notes.get(_ENDED)):
         return  # somebody else is at it
-    for member in over:
-        await store.set_note(STREAM, _PROCESS + member.id, None)
+    for report in over:
+        await store.set_note(STREAM, _PROCESS + report.id, None)
 
 
-def _standings(notes: Mapping[str, bytes], now: float) -> dict[str, Standing]:
-    folded = {id: Standing(fate) for id, fate in _ended(notes).folded.items()}
-    return folded | {member.id: Standing(member.fate, member.at) for member in _members(notes, now)}
+def _last_reports(notes: Mapping[str, bytes], now: float) -> dict[str, LastReport]:
+    folded = {id: LastReport(state) for id, state in _ended(notes).folded.items()}
+    return folded | {report.id: LastReport(report.state, report.at) for report in _process_reports(notes, now)}
 
 
-def _over(members: list[Member]) -> list[Member]:
-    ended = [member for member in members if member.ended]
-    silent = sorted((each for each in members if not each.ended and not each.alive), key=lambda member: member.at)
-    late = [member for member in silent[-SILENT:] if member.age < GONE]
+def _over(reports: list[ProcessReport]) -> list[ProcessReport]:
+    ended = [report for report in reports if report.ended]
+    silent = sorted((each for each in reports if not each.ended and not each.alive), key=lambda report: report.at)
+    late = [report for report in silent[-SILENT:] if report.age < GONE]
     return ended + silent[: len(silent) - len(late)]
 
 
-def _members(notes: Mapping[str, bytes], now: float) -> list[Member]:
-    found = [msgspec.json.decode(value, type=Member) for name, value in notes.items() if name.startswith(_PROCESS)]
-    for member in found:
-        member.age = now - member.at
+def _process_reports(notes: Mapping[str, bytes], now: float) -> list[ProcessReport]:
+    found = [
+        msgspec.json.decode(value, type=ProcessReport) for name, value in notes.items() if name.startswith(_PROCESS)
+    ]
+    for report in found:
+        report.age = now - report.at
     return found
 
 

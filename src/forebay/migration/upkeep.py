@@ -12,7 +12,7 @@ from forebay.runtime.supervise import Backoff, wait_for
 logger = logging.getLogger("forebay")
 
 
-def kept_alive(name: str, work: Callable[[], Awaitable[object]], *, until: asyncio.Event) -> asyncio.Task[None]:
+def keep_running(name: str, work: Callable[[], Awaitable[object]], *, until: asyncio.Event) -> asyncio.Task[None]:
     """Do the work, and again after a while where it fails, until it is done or `until` is set."""
 
     async def keep() -> None:

@@ -8,18 +8,16 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from forebay.callables import completed
 from forebay.errors import HandlerTimeout
 from forebay.event import Event
+from forebay.migration.context import MigrationContext
 from forebay.migration.observer import digest
-from forebay.migration.old import Carried, OldHandler
+from forebay.migration.old import EventDict, OldHandler
 from forebay.migration.routes import Stamp
 from forebay.reason import describe
-
-if TYPE_CHECKING:
-    from forebay.migration.dual import DualBus
 
 logger = logging.getLogger("forebay")
 
@@ -33,28 +31,30 @@ COMPARED = 10_000
 """Outcomes of shadow runs that wait for those of the other bus, and lost events that are known when they come late."""
 
 
-class Subscription:
+class DualHandler:
     """Calls the agent's handler on the bus to which an event belongs, and counts what becomes of it.
 
+    `consume` calls the function that it is given for each event of the agent's group on the new bus.
     `outstanding` are the events that the old bus was handed for this agent and that it has not finished.
     """
 
     def __init__(
         self,
-        dual: DualBus,
+        context: MigrationContext,
         stream: str,
         agent: str,
         handler: OldHandler,
         shadow: OldHandler,
+        consume: Callable[[Callable[[Event], Awaitable[None]]], Awaitable[object]],
         timeout: float | None = None,
     ) -> None:
         self.stream = stream
         self.agent = agent
         self.outstanding: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
-        self.consume: Callable[[], Awaitable[object]]
-        self._dual = dual
+        self._context = context
         self._handler = handler
         self._shadow = shadow
+        self._consume = consume
         self._timeout = timeout
         self._handing_over = False
         self._given_up: OrderedDict[str, None] = OrderedDict()
@@ -78,7 +78,7 @@ class Subscription:
 
     @property
     def _counts(self) -> Any:
-        return self._dual.counts.agent(self.stream, self.agent)
+        return self._context.counts.agent(self.stream, self.agent)
 
     # On the old bus.
 
@@ -87,17 +87,17 @@ class Subscription:
 
         A method, as the agents' own are: old buses ask of a handler whether it is a coroutine function, or its name.
         """
-        if not isinstance(data, Carried):
+        if not isinstance(data, EventDict):
             return await self._deliver_past(event_type, source, data)
         self._carries = data.is_delivered = True
         event = data.event
-        stamp = self._dual.stamp_of(event)
+        stamp = self._context.stamp_of(event)
         if stamp.by and self.agent not in stamp.old:
             return None
         if not stamp.by:
-            self._dual.counts.type(self.stream).past += 1
+            self._context.counts.type(self.stream).bypassed += 1
         elif digest(data) != data.digest:
-            self._dual.counts.type(self.stream).differing += 1
+            self._context.counts.type(self.stream).differing += 1
             # Once for all handlers that are given it.
             data.digest = digest(data)
         try:
@@ -124,7 +124,7 @@ class Subscription:
                 "let its adapter pass on the very object that it is given", event_type,
             )  # fmt: skip
             return None
-        self._dual.counts.type(self.stream).past += 1
+        self._context.counts.type(self.stream).bypassed += 1
         try:
             result = await _called(self._handler, event_type, source, data)
         except Exception:
@@ -135,9 +135,13 @@ class Subscription:
 
     # On the new bus.
 
+    async def consume(self) -> None:
+        """Handle the events of the group until the DualBus stops."""
+        await self._consume(self.on_new)
+
     async def on_new(self, event: Event) -> None:
         """Handle an event of the group, if it belongs to the new bus; finish it, once the old bus has, if not."""
-        stamp = self._dual.stamp_of(event)
+        stamp = self._context.stamp_of(event)
         if self.agent in stamp.shadow:
             await self._run_shadow(event, stamp)
         if self.agent in stamp.old:
@@ -164,7 +168,7 @@ class Subscription:
             raise
 
     async def _wait_for_old(self, event: Event, stamp: Stamp) -> None:
-        if stamp.by == self._dual.id:
+        if stamp.by == self._context.id:
             future = self.outstanding.get(stamp.key)
             if future is not None:
                 with contextlib.suppress(TimeoutError):
@@ -172,7 +176,7 @@ class Subscription:
                     await asyncio.wait_for(asyncio.shield(future), max(0.0, PATIENCE - _age(event)))
             if stamp.key in self.outstanding:
                 self._give_up(stamp.key)
-        elif await self._dual.peers.fate(stamp.by) == "died":
+        elif await self._context.peers.state(stamp.by) == "died":
             # It stood here unfinished when its process died, and the old bus with it.
             self._counts.lost += 1
             logger.warning("migration: %s %s was lost by the old bus, for %s", self.stream, event.id, self.agent)
@@ -213,7 +217,7 @@ class Subscription:
         elif first == outcome:
             self._counts.same += 1
         else:
-            self._counts.unlike += 1
+            self._counts.different += 1
             logger.warning(
                 "migration: %s handled %s %s differently: %s, and %s", self.agent, self.stream, event.id, first, outcome
             )

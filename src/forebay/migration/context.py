@@ -1,0 +1,26 @@
+"""What the parts of one DualBus share."""
+
+from __future__ import annotations
+
+from forebay.event import Event
+from forebay.migration.counts import Counts
+from forebay.migration.peers import Peers
+from forebay.migration.routes import Stamp
+
+
+class MigrationContext:
+    """The id of a DualBus, its counts, and the other processes of its migration.
+
+    `migration` is the name of the migration, "" until the new bus is open.
+    """
+
+    def __init__(self, id: str, peers: Peers) -> None:
+        self.id = id
+        self.counts = Counts()
+        self.peers = peers
+        self.migration = ""
+
+    def stamp_of(self, event: Event) -> Stamp:
+        """The stamp on an event; an empty one where it is of another migration, or there is none."""
+        stamp = Stamp.of(event)
+        return stamp if stamp.by == self.id or (stamp.by and stamp.migration == self.migration) else Stamp()
