@@ -14,9 +14,9 @@ from forebay.cli.loop import INTERRUPTED
 from forebay.interrupts import interrupted_by_signals
 from forebay.runtime.supervise import Backoff, wait_for
 
-MOST_IN_A_ROW = 10
+MOST_RESTARTS = 10
 """How often one that dies is started again; one that ran for a minute begins a new row."""
-STEADY = 60.0
+RESTART_WINDOW = 60.0
 PATIENCE = 5.0
 """Seconds beyond the grace of its handlers that a process may take to end."""
 
@@ -56,12 +56,12 @@ class Processes:
             code = await self._watch(process)
             if code == 0 or self._stop.is_set():
                 return max(code, 0)
-            if time.monotonic() - began > STEADY:
+            if time.monotonic() - began > RESTART_WINDOW:
                 in_a_row = 0
                 backoff.reset()
             in_a_row += 1
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            if in_a_row > MOST_IN_A_ROW:
+            if in_a_row > MOST_RESTARTS:
                 say(f"process {number} {how}, {in_a_row} times in a row; ending all")
                 self._stop.set()
                 return 1
