@@ -52,9 +52,10 @@ class Text:
         return len(re.findall(r"[A-Za-z][\w'-]*", self.text))
 
     def hits(self) -> Iterator[Hit]:
-        """Find each turn of phrase that has a budget."""
+        """Find each turn of phrase that has a budget; `code` does not count."""
+        prose = re.sub(r"`[^`\n]+`", lambda code: "`" * len(code[0]), self.text)
         for name, pattern in _PATTERNS.items():
-            for match in pattern.finditer(self.text):
+            for match in pattern.finditer(prose):
                 around = self.text[max(0, match.start() - 40) : match.end() + 60]
                 line = self.line + self.text.count("\n", 0, match.start())
                 yield Hit(self.path, line, name, " ".join(around.split()))
