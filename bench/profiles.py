@@ -74,7 +74,7 @@ PARTS = (
     Part("SQLite: commit, write and flush", r'execute\("COMMIT"\)', is_needed=True),
     Part("SQLite: statements", r"bare_sqlite\.py|(connection|database)\.execute", is_needed=True),
     Part("the event: id, time, JSON, checks", r"forebay/(event|payload)\.py", is_needed=True),
-    Part("fields or rows, checksum", r"forebay/stores/(redis/codec|sqlite/(rows|log|turn))\.py"),
+    Part("fields or rows, checksum", r"forebay/stores/(redis/codec|sqlite/(rows|log|transaction))\.py"),
     Part("asyncio: loop, futures, tasks", r"/asyncio/|\.create_future\(|\.set_result\(|\.call_soon\(", is_needed=True),
     Part("in flight, workers, settling", r"forebay/(runtime|signals|subscription|policy)\b"),
     Part("calls of the bus and the store", r"/forebay/"),

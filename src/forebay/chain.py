@@ -8,7 +8,7 @@ import msgspec
 
 from forebay.cause import CAUSATION, correlation
 from forebay.errors import MalformedEvent
-from forebay.event import Event, Record, made_at, to_event
+from forebay.event import Event, Record, id_timestamp, to_event
 from forebay.payload import LIMITS, Limits
 from forebay.replay import CHUNK, SKEW
 from forebay.store import END, START, Entry, Store
@@ -62,7 +62,7 @@ async def _beginning(store: Store, stream: str, first: str, event: Event) -> str
 
     An id made by forebay carries its time; of another one only a search through everything can tell.
     """
-    began = made_at(first) or (event.timestamp if first == event.id else None)
+    began = id_timestamp(first) or (event.timestamp if first == event.id else None)
     if began is None:
         return START
     return await store.locate(stream, began - timedelta(seconds=SKEW))

@@ -139,9 +139,9 @@ def new_id(now: float | None = None) -> str:
 def _id_at(milliseconds: int) -> str:
     while True:
         try:
-            return _head_of_id(milliseconds) + _chances.pop()
+            return _head_of_id(milliseconds) + _random_suffixes.pop()
         except IndexError:
-            _chances.extend(_draw(_DRAWN))
+            _random_suffixes.extend(_draw(_DRAWN))
 
 
 def _ids_at(milliseconds: int, count: int) -> list[str]:
@@ -154,13 +154,13 @@ def _head_of_id(milliseconds: int) -> str:
     return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-"
 
 
-_chances: list[str] = []
+_random_suffixes: list[str] = []
 """The random parts of ids to come: the system is asked for many at once, because asking takes long."""
 _DRAWN = 256
 
 if hasattr(os, "register_at_fork"):
     # A fork must not make the ids of its parent.
-    os.register_at_fork(after_in_child=_chances.clear)
+    os.register_at_fork(after_in_child=_random_suffixes.clear)
 
 
 def _draw(count: int) -> list[str]:
@@ -181,13 +181,13 @@ def _head_of_time(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}"
 
 
-_ENDS_OF_TIME = [f"{microseconds:03d}+00:00" for microseconds in range(1000)]
+_MICROSECOND_SUFFIXES = [f"{microseconds:03d}+00:00" for microseconds in range(1000)]
 
 
 _FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
-def made_at(id: str) -> datetime | None:
+def id_timestamp(id: str) -> datetime | None:
     """When an id was made by `new_id`, by the publisher's clock; None for an id of another kind."""
     made = _UUID7.fullmatch(id)
     if made is None:
@@ -229,7 +229,7 @@ def to_record(
         type if type.__class__ is str else plain("type", type),
         source,
         encode(data, limits),
-        _head_of_time(moment) + _ENDS_OF_TIME[now % 1000],
+        _head_of_time(moment) + _MICROSECOND_SUFFIXES[now % 1000],
         _id_at(moment) if id is None else check_id(id),
         key,
         _encode_headers(headers, limits) if headers else None,
@@ -252,7 +252,7 @@ def to_records(
     now = time.time_ns() // 1000
     ids = _ids_at(now // 1000, len(data)) if ids is None else [check_id(id) for id in ids]
     keys = [None if key is None else check_text("key", key, 512) for key in keys or ()]
-    timestamp = _head_of_time(now // 1000) + _ENDS_OF_TIME[now % 1000]
+    timestamp = _head_of_time(now // 1000) + _MICROSECOND_SUFFIXES[now % 1000]
     header = _encode_headers(headers, limits) if headers else None
     return [
         Record(type, source, encode(payload, limits), timestamp, id, key, header)

@@ -14,7 +14,7 @@ import msgspec
 
 from forebay.callables import completed, refuse_generator
 from forebay.errors import ConfigurationError, NotFound
-from forebay.event import Record, made_at
+from forebay.event import Record, id_timestamp
 from forebay.runtime.supervise import OnFailure, OnOutage, outlast
 from forebay.store import END, START, Entry, Log, Store, StreamStats
 
@@ -174,7 +174,7 @@ async def find(log: Log, stream: str, id: str) -> Entry:
         there = await log.scan(stream, until=id, limit=1, newest=True)
         if there and there[0].position == id:
             return there[0]
-    if made := made_at(id):
+    if made := id_timestamp(id):
         near = await log.locate(stream, made - timedelta(seconds=SKEW))
         far = await log.locate(stream, made + timedelta(seconds=SKEW))
         if near != END and (found := await _search(log, stream, id, near, far)):

@@ -225,7 +225,7 @@ async def test_a_backup_that_is_restored_while_nobody_has_the_file_open_is_the_f
 
 async def test_what_others_may_do_by_way_of_sqlite_is_no_change(path: Path) -> None:
     async with SQLiteStore(path, synchronous="normal") as store:
-        guard = store._opened().writer._guard
+        guard = store._connections().writer._guard
         await store.join("t", "g")
         number = 0
         for deed in (
@@ -323,10 +323,10 @@ async def test_a_change_between_a_commit_and_its_acknowledgement_is_resolved(pat
     results: list[str] = []
     async with SQLiteStore(path) as store:
         await store.append("t", [record(0)])
-        connection = store._opened().writer._line.connection
+        connection = store._connections().writer._line.connection
         assert connection is not None
         for number, deed in enumerate(deeds, 1):
-            connection = store._opened().writer._line.connection
+            connection = store._connections().writer._line.connection
             assert connection is not None
             pending = [deed]
 

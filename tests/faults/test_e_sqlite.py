@@ -281,7 +281,7 @@ async def test_e16_network_and_fuse_file_systems_are_known(
     )
     monkeypatch.setattr(filesystem, "MOUNTS", table)
 
-    assert (None if kind in ("ext4", "overlay") else kind) == filesystem.far_type(Path(place))
+    assert (None if kind in ("ext4", "overlay") else kind) == filesystem.network_filesystem(Path(place))
 
 
 async def test_e16_a_file_on_a_network_is_refused_unless_the_url_allows_it(

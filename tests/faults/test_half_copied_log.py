@@ -61,7 +61,7 @@ async def half_copy(store: SQLiteStore, path: Path) -> None:
     with reader(path):
         await store.append("t", [record(60)])
         sql(path, "PRAGMA wal_checkpoint(PASSIVE)")
-    assert store._opened().writer._guard._read_stored() is None
+    assert store._connections().writer._guard._read_stored() is None
 
 
 @pytest.mark.parametrize("deed", DEEDS.values(), ids=DEEDS.keys())

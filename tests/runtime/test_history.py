@@ -5,11 +5,12 @@ from __future__ import annotations
 from forebay import EventBus
 from forebay.store import Reader
 from forebay.stores.memory import MemoryStore
+from tests.support.foreign import plant
 
 
 async def test_a_history_leaves_out_the_copy_of_what_is_no_event_made_for_one_group() -> None:
     async with MemoryStore() as store, EventBus(store) as bus:
-        await store.plant("t", [(b"a", b"1")])
+        await plant(store, "t", [(b"a", b"1")])
         await store.join("t", "g")
         [held] = await store.read(Reader("t", "g", "consumer"), limit=1)
         await store.dead_letter(held, reason="no event")

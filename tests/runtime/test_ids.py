@@ -6,7 +6,7 @@ import uuid
 from datetime import UTC, datetime
 
 from forebay import EventBus
-from forebay.event import made_at, new_id, parse_time, to_record
+from forebay.event import id_timestamp, new_id, parse_time, to_record
 
 FORK = """
 import os
@@ -27,7 +27,7 @@ def test_an_id_is_a_uuid_of_version_7_that_tells_its_moment() -> None:
     for id in ids:
         assert id == str(uuid.UUID(id))
         assert (7, uuid.RFC_4122) == (uuid.UUID(id).version, uuid.UUID(id).variant)
-        assert datetime.fromtimestamp(1_795_000_000.123, UTC) == made_at(id)
+        assert datetime.fromtimestamp(1_795_000_000.123, UTC) == id_timestamp(id)
 
 
 async def test_an_id_from_beyond_the_calendar_is_one_of_another_kind() -> None:
@@ -37,7 +37,7 @@ async def test_an_id_from_beyond_the_calendar_is_one_of_another_kind() -> None:
         await bus.publish("t", source="s", id=far)
 
         assert far == (await bus.get("t", far)).id
-    assert made_at(far) is None
+    assert id_timestamp(far) is None
 
 
 def test_a_forked_process_makes_ids_of_its_own() -> None:

@@ -13,6 +13,7 @@ from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing.contract import Fields, Plant, StoreContract
 from forebay.testing.contract.trimmed_unread import TrimmedUnreadContract
+from tests.support import foreign
 from tests.support.redis_servers import Server, binaries, version
 
 
@@ -25,7 +26,7 @@ class TestMemory(StoreContract):
     @pytest.fixture
     def plant(self, store: MemoryStore) -> Plant:
         async def plant(stream: str, fields: Fields) -> None:
-            await store.plant(stream, fields)
+            await foreign.plant(store, stream, fields)
 
         return plant
 

@@ -11,7 +11,7 @@ from forebay.errors import ConfigurationError
 from forebay.event import Record, to_record
 from forebay.store import Delivery, Reader
 from forebay.stores.memory import MemoryStore
-from forebay.stores.memory.state import Known
+from forebay.stores.memory.state import ExpiringIds
 from forebay.testing import eventually
 
 STREAM = "order_placed"
@@ -181,11 +181,11 @@ def test_a_reader_whose_loop_was_closed_does_not_disturb_an_append() -> None:
         task = asyncio.get_running_loop().create_task(store.read(A, limit=1, wait=30.0))
         await eventually(lambda: _waiting(store) == 1)
         # What a loop that stops in the middle of a read leaves behind.
-        bells = store._state.streams[STREAM].bells
-        bells_then = dict(bells)
+        waiters = store._state.streams[STREAM].waiters
+        waiters_then = dict(waiters)
         task.cancel()
         await asyncio.wait([task])
-        bells.update(bells_then)
+        waiters.update(waiters_then)
 
     asyncio.run(wait())
 
@@ -219,7 +219,7 @@ async def test_what_is_no_position_is_refused(store: MemoryStore, position: str)
 
 
 def test_ids_whose_time_is_over_do_not_pile_up() -> None:
-    known = Known()
+    known = ExpiringIds()
     for second in range(20_000):
         known.put(f"id-{second}", "1", now=second, span=10.0)
 
@@ -235,4 +235,4 @@ async def test_durability_says_what_to_use_instead(store: MemoryStore) -> None:
 
 
 def _waiting(store: MemoryStore) -> int:
-    return len(store._state.streams[STREAM].bells)
+    return len(store._state.streams[STREAM].waiters)

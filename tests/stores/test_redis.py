@@ -553,7 +553,7 @@ def test_a_url_says_where_the_servers_are() -> None:
         parse("redis+sentinel://a/main/2").service,
         parse("redis+sentinel://a/main/2").access.database,
     )
-    assert "cluster" == parse("valkeys+cluster://a,b").arrangement
+    assert "cluster" == parse("valkeys+cluster://a,b").mode
 
 
 @pytest.mark.parametrize(

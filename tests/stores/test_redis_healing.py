@@ -21,7 +21,7 @@ from forebay.store import Reader
 from forebay.stores.redis import RedisStore
 from forebay.stores.redis.address import Address
 from forebay.stores.redis.errors import TABLE, Fate, fate
-from forebay.stores.redis.node import Shared
+from forebay.stores.redis.node import SingleFlight
 from forebay.stores.redis.topology import Cluster
 from tests.stores.test_redis_topologies import insist, make_cluster
 from tests.support.redis_servers import Proxy, Server, binaries, eventually, version
@@ -262,7 +262,7 @@ async def test_a_minority_of_sentinels_is_not_believed_while_the_master_is_away(
 
 async def test_whoever_waits_for_a_connection_of_a_closed_store_is_told_and_not_cancelled() -> None:
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    attempt = Shared(lambda: never)
+    attempt = SingleFlight(lambda: never)
     waiting = [asyncio.create_task(attempt.get()) for _ in range(2)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -301,7 +301,7 @@ async def test_a_master_that_was_known_is_waited_for_when_all_sentinels_have_for
         await store.append("order_placed", [order()])
         sentinel.redis.execute_command("SENTINEL", "REMOVE", "main")
         [node] = store._client.topology.masters()
-        store._client.topology.doubt(node)
+        store._client.topology.invalidate(node)
 
         with pytest.raises(StoreUnavailable):
             await store.append("order_placed", [order()])

@@ -94,13 +94,13 @@ async def test_a_database_that_holds_only_views_is_another_programs(path: Path) 
             pass
 
 
-FAR = (
+NETWORK_TYPES = (
     "9p afs ceph cifs coda davfs drvfs fakeowner fuse fuse.sshfs fuse.grpcfuse fuseblk gfs2 glusterfs gpfs lustre ncpfs"
     " nfs nfs4 ocfs2 osxfs panfs prl_fs pvfs2 smb3 smbfs vboxsf virtiofs vmhgfs"
 )
 
 
-@pytest.mark.parametrize("kind", FAR.split())
+@pytest.mark.parametrize("kind", NETWORK_TYPES.split())
 async def test_folders_that_other_machines_or_a_host_share_are_far(
     path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +164,7 @@ def test_on_windows_network_shares_and_drives_are_far(monkeypatch: pytest.Monkey
         kernel32 = Kernel()
 
     monkeypatch.setattr(ctypes, "windll", System(), raising=False)
-    far: Any = filesystem.far_type
+    far: Any = filesystem.network_filesystem
 
     assert "network share" == far(PureWindowsPath(r"\\server\share\events.db"))
     assert "network drive" == far(PureWindowsPath(r"Z:\events.db"))
@@ -173,7 +173,7 @@ def test_on_windows_network_shares_and_drives_are_far(monkeypatch: pytest.Monkey
 
 async def test_flushes_reach_the_disk_itself_on_macos_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SQLiteStore(path) as store:
-        connection = store._opened().writer._line.connection
+        connection = store._connections().writer._line.connection
         assert connection is not None
         assert [1, 1] == [connection.pragma(name) for name in ("fullfsync", "checkpoint_fullfsync")]
         monkeypatch.setattr(sys, "platform", "darwin")

@@ -8,7 +8,7 @@ from forebay.event import to_record
 from forebay.store import Reader, Trimmed
 from forebay.stores.sqlite import SQLiteStore
 from forebay.stores.sqlite.inspection import begins_unfinished, trim_limit
-from forebay.stores.sqlite.turn import Turn
+from forebay.stores.sqlite.transaction import Transaction
 
 READER = Reader("t", "g", "c")
 
@@ -17,7 +17,7 @@ async def steps(store: SQLiteStore, *, ignore_groups: tuple[str, ...] = ()) -> i
     """Steps of SQLite's machine that one more look takes."""
     known = store._counted.get(("t", 100))  # what the look before has counted
 
-    def count(turn: Turn) -> int:
+    def count(turn: Transaction) -> int:
         ticks = 0
 
         def tick() -> bool:

@@ -26,7 +26,7 @@ from forebay.event import Foreign, Record
 from forebay.store import END, DeadLetter, Delivery, Failure, GroupStats, Reader, StreamStats, Trimmed
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
+class StoredEntry(msgspec.Struct, frozen=True, gc=False):
     """An entry of a stream, and when it was appended by the store's clock."""
 
     record: Record | Foreign
@@ -43,7 +43,7 @@ class Lease(msgspec.Struct, gc=False):
     last_failure: Failure | None = None
 
 
-class Wait(msgspec.Struct, frozen=True, gc=False):
+class Waiting(msgspec.Struct, frozen=True, gc=False):
     """An entry between two attempts."""
 
     due: float
@@ -52,7 +52,7 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     last_failure: Failure | None = None
 
 
-class Known:
+class ExpiringIds:
     """Ids and what is known of each, until its time."""
 
     def __init__(self) -> None:
@@ -97,12 +97,12 @@ class Group:
         self.cursor = cursor
         """The last position handed out or passed over."""
         self.leased: dict[int, Lease] = {}
-        self.waiting: dict[int, Wait] = {}
-        self.handled = Known()
+        self.waiting: dict[int, Waiting] = {}
+        self.handled = ExpiringIds()
         self.missed = 0
         """Entries that were trimmed before the group had read them, and of which it was not told yet."""
 
-    def is_unread(self, position: int, kept: Kept) -> bool:
+    def is_unread(self, position: int, kept: StoredEntry) -> bool:
         """Whether the entry is yet to be handed out."""
         return position > self.cursor and kept.record.only_group in (None, self.name)
 
@@ -117,7 +117,7 @@ class Group:
         """Whether the entry is pending or waiting."""
         return position in self.leased or position in self.waiting
 
-    def has_finished(self, position: int, kept: Kept) -> bool:
+    def has_finished(self, position: int, kept: StoredEntry) -> bool:
         """Whether the entry is done, dead, or meant for another group."""
         return not self.is_unread(position, kept) and not self.has_begun(position)
 
@@ -140,7 +140,7 @@ class Stream:
     """One log: entries without gaps, of which a trim takes the first."""
 
     def __init__(self) -> None:
-        self.entries: list[Kept] = []
+        self.entries: list[StoredEntry] = []
         self.first = 1
         """The position of the first entry, or of the next one where there is none."""
         self.groups: dict[str, Group] = {}
@@ -151,9 +151,9 @@ class Stream:
         self.moments: list[tuple[float, int, Record]] = []
         """The same for what is due at a moment, by Unix time."""
         self.arrivals = 0
-        self.seen = Known()
+        self.seen = ExpiringIds()
         """Ids appended with `dedup_window` and their positions; none while they are only scheduled."""
-        self.bells: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
+        self.waiters: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         """One for each reader that waits, with the loop it waits on."""
 
     @property
@@ -166,7 +166,7 @@ class Stream:
         index = position - self.first
         return self.entries[index].record if 0 <= index < len(self.entries) else None
 
-    def behind(self, position: int) -> Iterator[tuple[int, Kept]]:
+    def behind(self, position: int) -> Iterator[tuple[int, StoredEntry]]:
         """The entries behind a position."""
         for index in range(max(0, position + 1 - self.first), len(self.entries)):
             yield self.first + index, self.entries[index]
@@ -182,7 +182,7 @@ class Stream:
     def append(self, records: Sequence[Record], now: float) -> list[str]:
         """Append records; return their positions."""
         first = self.last + 1
-        self.entries += [Kept(record, now) for record in records]
+        self.entries += [StoredEntry(record, now) for record in records]
         return [str(position) for position in range(first, self.last + 1)]
 
     def append_once(
@@ -207,16 +207,16 @@ class Stream:
         return positions
 
     def schedule(self, record: Record, due: float) -> None:
-        """Keep a record until `launch` appends it, when the clock says `due`."""
+        """Keep a record until `append_due` appends it, when the clock says `due`."""
         self.arrivals += 1
         heapq.heappush(self.scheduled, (due, self.arrivals, record))
 
     def schedule_at(self, record: Record, moment: float) -> None:
-        """Keep a record until `launch` appends it, when Unix time is `moment`."""
+        """Keep a record until `append_due` appends it, when Unix time is `moment`."""
         self.arrivals += 1
         heapq.heappush(self.moments, (moment, self.arrivals, record))
 
-    def launch(self, now: float, wall: float) -> None:
+    def append_due(self, now: float, wall: float) -> None:
         """Append what was scheduled for now or before, in the order of its time."""
         ripe: list[tuple[float, int, Record]] = []
         for heap, time in ((self.scheduled, now), (self.moments, wall)):
@@ -226,7 +226,7 @@ class Stream:
         for _, _, record in sorted(ripe, key=lambda each: each[:2]):
             [position] = self.append([record], now)
             self.seen.complete(record.id, position)
-            self.ring()
+            self.notify()
 
     def read(self, group: Group, reader: Reader, limit: int, now: float) -> list[Delivery]:
         """Lease unread entries."""
@@ -274,17 +274,17 @@ class Stream:
             if letter.group in self.groups:
                 self.groups[letter.group].handled.forget(letter.record.id)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Let all readers that wait look again, on whatever loops they are."""
-        bells, self.bells = self.bells, {}
-        for bell, loop in bells.items():
+        waiters, self.waiters = self.waiters, {}
+        for waiter, loop in waiters.items():
             with contextlib.suppress(RuntimeError):  # its loop may have closed meanwhile
-                loop.call_soon_threadsafe(wake, bell)
+                loop.call_soon_threadsafe(wake, waiter)
 
     def ring_for(self, reader: Reader) -> None:
         """Ring after something was settled: another reader of an ordered group may wait for just that."""
         if reader.ordered:
-            self.ring()
+            self.notify()
 
 
 class Held(NamedTuple):
@@ -298,10 +298,10 @@ class Held(NamedTuple):
     def wait(self, due: float, *, attempt: int) -> None:
         """The entry goes on to its next attempt."""
         lease = self.lease
-        self.group.waiting[int(self.delivery.position)] = Wait(due, attempt, lease.failures, lease.last_failure)
+        self.group.waiting[int(self.delivery.position)] = Waiting(due, attempt, lease.failures, lease.last_failure)
         self._let_go()
 
-    def die(self, reason: str, traceback: str, attempts: int | None) -> None:
+    def move_to_dead_letters(self, reason: str, traceback: str, attempts: int | None) -> None:
         """The entry becomes a dead letter."""
         stream, delivery = self.stream, self.delivery
         stream.deaths += 1
@@ -363,7 +363,7 @@ def _group_stats(stream: Stream, group: Group, now: float) -> GroupStats:
     )
 
 
-def wake(bell: asyncio.Future[None]) -> None:
+def wake(waiter: asyncio.Future[None]) -> None:
     """Ring one bell. It may have rung already."""
-    if not bell.done():
-        bell.set_result(None)
+    if not waiter.done():
+        waiter.set_result(None)

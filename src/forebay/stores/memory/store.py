@@ -15,7 +15,7 @@ from typing import Self
 import msgspec
 
 from forebay.errors import NotFound
-from forebay.event import Foreign, Record
+from forebay.event import Record
 from forebay.home import Home, running_loop
 from forebay.payload import check_name
 from forebay.store import (
@@ -35,7 +35,7 @@ from forebay.store import (
     Trimmed,
 )
 from forebay.stores.memory import transfer
-from forebay.stores.memory.state import Group, Held, Kept, Lease, State, Stream, stream_stats, wake
+from forebay.stores.memory.state import Group, Held, Lease, State, StoredEntry, Stream, stream_stats, wake
 
 
 class MemoryStore:
@@ -111,16 +111,8 @@ class MemoryStore:
                 positions = log.append(records, now)
             else:
                 positions = log.append_once(records, now, dedup_window=dedup_window, search_after=search_after)
-            log.ring()
+            log.notify()
             return positions
-
-    async def plant(self, stream: str, fields: Sequence[tuple[bytes, bytes]]) -> str:
-        """Append an entry that is no event, as another program might; return its position. For tests."""
-        with self._lock:
-            log = self._make(stream)
-            log.entries.append(Kept(Foreign(tuple(fields)), self._clock()))
-            log.ring()
-            return str(log.last)
 
     async def schedule(
         self,
@@ -136,7 +128,7 @@ class MemoryStore:
             now = self._clock()
             if at is not None and at.timestamp() <= self._wall():
                 log.append_once(records, now, dedup_window=dedup_window, search_after=None)
-                log.ring()
+                log.notify()
                 return
             for record in records:
                 if dedup_window is not None:
@@ -202,13 +194,13 @@ class MemoryStore:
         with self._lock:
             log, own = self._group(stream, group)
             own.seek(min(log.place(to), log.last), first=log.first)
-            log.ring()
+            log.notify()
 
     async def leave(self, stream: str, group: str) -> None:
         with self._lock:
             log = self._find(stream)
             log.groups.pop(group, None)
-            log.ring()
+            log.notify()
 
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
         with self._lock:
@@ -228,21 +220,21 @@ class MemoryStore:
                 deliveries = log.read(group, reader, limit, self._clock())
                 if deliveries or loop.time() >= deadline:
                     return deliveries
-                bell = loop.create_future()
-                log.bells[bell] = loop
-            timer = loop.call_at(deadline, wake, bell)
+                waiter = loop.create_future()
+                log.waiters[waiter] = loop
+            timer = loop.call_at(deadline, wake, waiter)
             try:
-                await bell
+                await waiter
             finally:
                 timer.cancel()
                 with self._lock:
-                    log.bells.pop(bell, None)
+                    log.waiters.pop(waiter, None)
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         with self._lock:
             log, group = self._group(reader.stream, reader.group)
             now = self._clock()
-            log.launch(now, self._wall())
+            log.append_due(now, self._wall())
             if reader.ordered and group.is_held_by_another(reader.consumer):
                 return []
             waiting = group.waiting
@@ -334,7 +326,7 @@ class MemoryStore:
             held = self._held(delivery)
             if held is None:
                 return False
-            held.die(reason, traceback, attempts)
+            held.move_to_dead_letters(reason, traceback, attempts)
             return True
 
     # Dead letters.
@@ -353,8 +345,8 @@ class MemoryStore:
             letters = log.take_letters(ids, with_a_group=True)
             for letter in letters:
                 record = msgspec.structs.replace(letter.record, only_group=letter.group)
-                log.entries.append(Kept(record, self._clock()))
-            log.ring()
+                log.entries.append(StoredEntry(record, self._clock()))
+            log.notify()
             return len(letters)
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
@@ -455,7 +447,7 @@ class MemoryStore:
             log = self._make(stream) if items else Stream()
             positions = transfer.restore(log, items, now=self._clock(), epoch=self._state.epoch)
             _change(kept, notes or {})
-            log.ring()
+            log.notify()
             return positions
 
     async def drop(
@@ -473,7 +465,7 @@ class MemoryStore:
                 # The id of a dead letter names no other one later.
                 kept.deaths = dropped.deaths
             if dropped:
-                dropped.ring()
+                dropped.notify()
             return True
 
     def _are(self, stream: str, expected: Mapping[str, bytes | None] | None) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from forebay.errors import NotFound
 from forebay.payload import check_name
 from forebay.store import DeadLetter, Entry, GroupCursor, GroupPending, RememberedId, Scheduled, StreamItem
-from forebay.stores.memory.state import Group, Kept, Lease, Stream, Wait
+from forebay.stores.memory.state import Group, Lease, StoredEntry, Stream, Waiting
 
 
 def check_groups(stream: Stream, items: Sequence[StreamItem]) -> None:
@@ -51,7 +51,7 @@ def _restore_entry(stream: Stream, entry: Entry, appended: float) -> str:
     """Entries stand without gaps, so only the first one is free to keep a place of its own."""
     if not stream.last and entry.position.isascii() and entry.position.isdecimal():
         stream.first = max(int(entry.position), 1)
-    stream.entries.append(Kept(entry.record, appended))
+    stream.entries.append(StoredEntry(entry.record, appended))
     return str(stream.last)
 
 
@@ -63,7 +63,7 @@ def _restore_begun(stream: Stream, begun: GroupPending, now: float) -> None:
         renewed = now - (pending.idle or 0.0)
         group.leased[position] = Lease(pending.consumer, renewed, *history)
     else:
-        group.waiting[position] = Wait(now + (pending.due or 0.0), *history)
+        group.waiting[position] = Waiting(now + (pending.due or 0.0), *history)
 
 
 def _restore_letter(stream: Stream, letter: DeadLetter) -> None:

@@ -47,7 +47,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Access(msgspec.Struct, frozen=True):
+class Credentials(msgspec.Struct, frozen=True):
     """How to be let in. `tls` holds options in redis-py's words; None means a plain connection."""
 
     username: str | None = None
@@ -56,18 +56,18 @@ class Access(msgspec.Struct, frozen=True):
     tls: Mapping[str, Any] | None = None
 
 
-class Place(msgspec.Struct, frozen=True):
+class Deployment(msgspec.Struct, frozen=True):
     """A URL, understood. `service` is the name that Sentinel knows the master by.
 
     `allow_eviction`: a server that may delete whole streams when it is full will do. `timeout` is how long,
     in seconds, a server may take to connect or to answer; None where the URL does not say.
     """
 
-    arrangement: Literal["standalone", "sentinel", "cluster"]
+    mode: Literal["standalone", "sentinel", "cluster"]
     addresses: tuple[Address, ...]
-    access: Access
+    access: Credentials
     service: str = ""
-    sentinel_access: Access = Access()
+    sentinel_access: Credentials = Credentials()
     allow_eviction: bool = False
     timeout: float | None = None
 
@@ -76,7 +76,7 @@ class Place(msgspec.Struct, frozen=True):
         """What stays the same of the URL however it is written."""
         hosts = ",".join(sorted(map(str, self.addresses)))
         secure = "s" * (self.access.tls is not None)
-        match self.arrangement:
+        match self.mode:
             case "cluster":
                 return f"redis{secure}+cluster://{hosts}"
             case "sentinel":
@@ -87,50 +87,50 @@ class Place(msgspec.Struct, frozen=True):
                 return f"unix://{hosts}?db={self.access.database}"
 
 
-def parse(url: str) -> Place:
+def parse(url: str) -> Deployment:
     """Understand a URL, or say what is wrong with it; the message holds no part of the URL but its scheme."""
     parts = split(url)
     scheme = _SCHEME.fullmatch(parts.scheme)
     if scheme is None:
         raise ConfigurationError(f"no Redis URL begins with {parts.scheme!r}; use one of: {_FORMS}")
-    arrangement: Any = scheme.group(2) or "standalone"
+    mode: Any = scheme.group(2) or "standalone"
     secure = scheme.group(1) == "s"
-    _check_options(parts, arrangement, secure=secure)
+    _check_options(parts, mode, secure=secure)
     options = parts.options
     service, path = "", parts.path.strip("/")
     if parts.scheme == "unix":
         addresses, path = _socket(parts), ""
     else:
-        default = 26379 if arrangement == "sentinel" else 6379
+        default = 26379 if mode == "sentinel" else 6379
         hosts = parts.hosts or (("localhost", None),)
         addresses = tuple(Address(host, port or default) for host, port in hosts)
-    if arrangement == "sentinel":
+    if mode == "sentinel":
         service, _, path = path.partition("/")
         if not service:
             raise ConfigurationError("name the service that Sentinel watches: redis+sentinel://host:26379/mymaster")
-    elif arrangement == "standalone" and len(addresses) > 1:
+    elif mode == "standalone" and len(addresses) > 1:
         raise ConfigurationError("several hosts: use redis+sentinel://host,host/service or redis+cluster://host,host")
     if path and "db" in options:
         raise ConfigurationError("the Redis URL names the database twice, in its path and as ?db=: keep one")
     tls = _tls(options) if secure else None
-    return Place(
-        arrangement=arrangement,
+    return Deployment(
+        mode=mode,
         addresses=addresses,
-        access=Access(parts.username, parts.password, _database(options.get("db") or path or "0", arrangement), tls),
+        access=Credentials(parts.username, parts.password, _database(options.get("db") or path or "0", mode), tls),
         service=service,
-        sentinel_access=Access(options.get("sentinel_username"), parts.secrets.get("sentinel_password"), 0, tls),
+        sentinel_access=Credentials(options.get("sentinel_username"), parts.secrets.get("sentinel_password"), 0, tls),
         allow_eviction=_truth("allow_eviction", options.get("allow_eviction", "false")),
         timeout=_timeout(options.get("timeout")),
     )
 
 
-def _check_options(parts: StoreURL, arrangement: str, *, secure: bool) -> None:
+def _check_options(parts: StoreURL, mode: str, *, secure: bool) -> None:
     if not secure and any(name in _TLS_OPTIONS for name in parts.options):
         raise ConfigurationError("the ssl_ options in the Redis URL are for rediss://, which speaks TLS")
     allowed = {
         **_OPTIONS,
         **(_TLS_OPTIONS if secure else {}),
-        **(_SENTINEL_OPTIONS if arrangement == "sentinel" else {}),
+        **(_SENTINEL_OPTIONS if mode == "sentinel" else {}),
     }
     check_options(parts, allowed)
 
@@ -141,12 +141,12 @@ def _socket(parts: StoreURL) -> tuple[Address, ...]:
     return (Address(parts.path, 0),)
 
 
-def _database(text: str, arrangement: str) -> int:
+def _database(text: str, mode: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ConfigurationError(
             f"the database in the Redis URL is not a number, as in redis://host/2; or else {ENCODE}"
         )
-    if arrangement == "cluster" and int(text):
+    if mode == "cluster" and int(text):
         raise ConfigurationError("a cluster has no databases but 0: leave the number out of the URL")
     return int(text)
 

@@ -16,7 +16,7 @@ import hiredis
 
 from forebay.clock import boottime
 from forebay.errors import ForebayError, OutcomeUnknown, StoreUnavailable
-from forebay.stores.redis.address import Address, Place
+from forebay.stores.redis.address import Address, Deployment
 from forebay.stores.redis.errors import Fate, fate, translate
 from forebay.stores.redis.node import Node, Part, pack
 from forebay.stores.redis.pace import TOLERANCE, Pace
@@ -47,10 +47,10 @@ script = cache(Script)
 class Client:
     """What the store talks through. It sends again only what a node refused and passed on to another."""
 
-    def __init__(self, place: Place, timeout: float) -> None:
-        self.name = f"{place.arrangement} {', '.join(map(str, place.addresses))}"
-        self.topology = topology(place, timeout)
-        self.allow_eviction = place.allow_eviction
+    def __init__(self, deployment: Deployment, timeout: float) -> None:
+        self.name = f"{deployment.mode} {', '.join(map(str, deployment.addresses))}"
+        self.topology = topology(deployment, timeout)
+        self.allow_eviction = deployment.allow_eviction
         self._paces: dict[str, Pace] = {}
 
     def call(self, key: str, *command: Part) -> Awaitable[Any]:
@@ -83,11 +83,11 @@ class Client:
                 raise OutcomeUnknown(f"{node.name} takes no transactions any more: {refusal}") from refusal
             return None
         except (StoreUnavailable, OutcomeUnknown):
-            self.topology.doubt(node)
+            self.topology.invalidate(node)
             raise
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                raise self._meaning(reply, node, key) from reply
+                raise self._to_error(reply, node, key) from reply
         return replies
 
     async def run(self, name: str, keys: Sequence[str], *arguments: Part) -> Any:
@@ -134,15 +134,15 @@ class Client:
         try:
             return await node.send(pack(*command))
         except hiredis.ReplyError as reply:
-            raise self._meaning(reply, node) from reply
+            raise self._to_error(reply, node) from reply
         except (StoreUnavailable, OutcomeUnknown):
-            self.topology.doubt(node)
+            self.topology.invalidate(node)
             raise
 
     async def masters(self) -> list[Node]:
         """The nodes that together hold every stream."""
         if not self.topology.masters():
-            await self.topology.look()
+            await self.topology.refresh()
         return self.topology.masters()
 
     def server_time(self, key: str, moment: float | None = None) -> float:
@@ -167,7 +167,7 @@ class Client:
         """The reply to a packed command on `key`, which is on its way; None where it is not, and `send` must be asked.
 
         The usual way, without the cost of one more coroutine. A refusal is raised as it is, for `follow`;
-        where the connection is lost, `doubt` is to be called.
+        where the connection is lost, `invalidate` is to be called.
         """
         node = self.topology.find(key)
         wire = None if node is None else node.wire
@@ -191,9 +191,9 @@ class Client:
             if word == "NOSCRIPT":
                 raise _UnknownScript from reply
             if word not in ("MOVED", "ASK"):
-                raise self._meaning(reply, node, key) from reply
-            slot, _, place = rest.partition(" ")
-            host, _, port = place.rpartition(":")
+                raise self._to_error(reply, node, key) from reply
+            slot, _, deployment = rest.partition(" ")
+            host, _, port = deployment.rpartition(":")
             address = Address(host, int(port))
             node = await self.topology.redirect(address, int(slot), asked=node, for_good=word == "MOVED")
             try:
@@ -204,10 +204,10 @@ class Client:
             f"{node.name} was the end of {HOPS} redirections: the cluster is changing, try again; or {NAME_THE_NODES}"
         )
 
-    def doubt(self, key: str) -> None:
+    def invalidate(self, key: str) -> None:
         """The node of `key` was lost."""
         if (node := self.topology.find(key)) is not None:
-            self.topology.doubt(node)
+            self.topology.invalidate(node)
 
     async def _put(self, node: Node, command: bytes, wait: float | None, *, asking: bool = False) -> Any:
         try:
@@ -215,19 +215,19 @@ class Client:
                 return await node.block(command, wait, asking=asking)
             return await node.send(command, asking=asking)
         except (StoreUnavailable, OutcomeUnknown):
-            self.topology.doubt(node)
+            self.topology.invalidate(node)
             raise
 
     async def _look(self, key: str) -> Node:
-        await self.topology.look()
+        await self.topology.refresh()
         node = self.topology.find(key)
         if node is None:
             raise StoreUnavailable(f"no node serves {key} now; try again")
         return node
 
-    def _meaning(self, reply: hiredis.ReplyError, node: Node, key: str = "") -> Exception:
+    def _to_error(self, reply: hiredis.ReplyError, node: Node, key: str = "") -> Exception:
         if fate(reply) is Fate.HEALABLE:
-            self.topology.doubt(node)
+            self.topology.invalidate(node)
         return translate(reply, node.name, key)
 
 

@@ -96,7 +96,7 @@ def decode(fields: Fields) -> Record | Foreign:
             return Record(fields[1].decode(), fields[3].decode(), fields[5], fields[7].decode(), fields[9].decode())
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         if len(named) * 2 == len(fields):
-            key, only_group = named.get(b"key"), addressee(fields)
+            key, only_group = named.get(b"key"), only_group_of(fields)
             return Record(
                 type=named[b"type"].decode(),
                 source=named[b"source"].decode(),
@@ -109,13 +109,13 @@ def decode(fields: Fields) -> Record | Foreign:
             )
     except (KeyError, UnicodeDecodeError):
         pass
-    only_group = addressee(fields)
+    only_group = only_group_of(fields)
     own = fields if only_group is None else fields[:-2]
     pairs = () if own == [b"", b""] else tuple(zip(own[::2], own[1::2], strict=True))
     return Foreign(pairs, None if only_group is None else only_group.decode(errors="replace"))
 
 
-def addressee(fields: Fields) -> bytes | None:
+def only_group_of(fields: Fields) -> bytes | None:
     """The one group that is to see the entry; None means every group."""
     return fields[-1] if fields[-2:-1] == [b"only"] else None
 
@@ -173,6 +173,6 @@ def unpack_failure(packed: bytes) -> Failure | None:
         return None
 
 
-def fallback(delivery: Delivery) -> Sequence[str | bytes]:
+def fields_of(delivery: Delivery) -> Sequence[str | bytes]:
     """The delivery's own fields, for where its entry has left the stream."""
     return [] if delivery.record is None else encode(delivery.record)

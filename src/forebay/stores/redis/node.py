@@ -27,7 +27,7 @@ from redis.exceptions import (
 from forebay.clock import boottime
 from forebay.errors import ConfigurationError, StoreDenied, StoreError, StoreUnavailable
 from forebay.stores.redis import tls
-from forebay.stores.redis.address import Access, Address
+from forebay.stores.redis.address import Address, Credentials
 from forebay.stores.redis.errors import translate
 from forebay.stores.redis.wire import Wire
 
@@ -51,7 +51,7 @@ LAST_SECONDS = 1.0
 """The longest that a node which is closed waits for replies that are on their way."""
 
 
-class Shared(Generic[T]):
+class SingleFlight(Generic[T]):
     """An attempt that all who ask at the same time wait for together."""
 
     def __init__(self, attempt: Callable[[], Awaitable[T]]) -> None:
@@ -92,7 +92,7 @@ class Node:
     time in seconds, as it was when the wire was opened.
     """
 
-    def __init__(self, address: Address, access: Access, timeout: float, advice: str = START_ONE) -> None:
+    def __init__(self, address: Address, access: Credentials, timeout: float, advice: str = START_ONE) -> None:
         self.address = address
         self.name = str(address)
         self.wire: Wire | None = None
@@ -100,7 +100,7 @@ class Node:
         self._access = access
         self._timeout = timeout
         self._advice = advice
-        self._opening = Shared(self._open)
+        self._opening = SingleFlight(self._open)
         self._spare: list[Wire] = []
         self._blocking: set[Wire] = set()
         self._retired: list[Wire] = []
@@ -125,7 +125,7 @@ class Node:
         if not wire.is_open:
             return await self.block(command, wait, asking=asking)
         self._blocking.add(wire)
-        wire.patience = wait
+        wire.extra_timeout = wait
         answered = False
         try:
             replies = [wire.send(part) for part in ((_ASKING, command) if asking else (command,))]
@@ -197,7 +197,7 @@ class Node:
             raise
         wire = _take_over(connection, self.name, self._timeout)
         try:
-            await self._greet(wire)
+            await self._handshake(wire)
         except BaseException:
             wire.close()
             raise
@@ -241,7 +241,7 @@ class Node:
             return StoreUnavailable(otherwise)
         return StoreDenied(f"cannot talk to {self.name}: {reason}")
 
-    async def _greet(self, wire: Wire) -> None:
+    async def _handshake(self, wire: Wire) -> None:
         """Name the connection, and learn the server's time: both only where the user may."""
         greeting = wire.send(pack("CLIENT", "SETNAME", "forebay")), wire.send(pack("TIME"))
         named: object

@@ -36,7 +36,7 @@ from forebay.store import (
     Trimmed,
 )
 from forebay.stores.redis import inspection, transfer
-from forebay.stores.redis.address import Place, parse
+from forebay.stores.redis.address import Deployment, parse
 from forebay.stores.redis.client import MARGIN, Client
 from forebay.stores.redis.codec import (
     Fields,
@@ -44,7 +44,7 @@ from forebay.stores.redis.codec import (
     decode,
     decode_dead_letter,
     encode,
-    fallback,
+    fields_of,
     pack_failure,
     unpack_failure,
 )
@@ -78,11 +78,11 @@ class RedisStore:
     `keys` and `codec`.
     """
 
-    def __init__(self, url: str | Place, *, namespace: str = "events", timeout: float = 5.0) -> None:
-        self._place = parse(url) if isinstance(url, str) else url
+    def __init__(self, url: str | Deployment, *, namespace: str = "events", timeout: float = 5.0) -> None:
+        self._deployment = parse(url) if isinstance(url, str) else url
         self._namespace = check_name("namespace", namespace)
-        self._timeout = self._place.timeout or timeout
-        self._new_client = partial(Client, self._place, self._timeout)
+        self._timeout = self._deployment.timeout or timeout
+        self._new_client = partial(Client, self._deployment, self._timeout)
         self._connected = self._new_client()
         self._home: Home | None = None
         self._streams: dict[str, Keys] = {}
@@ -93,7 +93,7 @@ class RedisStore:
         return f"RedisStore({self._connected.name}, namespace={self._namespace!r})"
 
     def clone(self) -> RedisStore:
-        clone = RedisStore(self._place, namespace=self._namespace, timeout=self._timeout)
+        clone = RedisStore(self._deployment, namespace=self._namespace, timeout=self._timeout)
         # What this store began on is not to stop what it needs in order to go on.
         clone._connected.allow_eviction = True
         return clone
@@ -111,7 +111,7 @@ class RedisStore:
         self._home = Home(f"the store at {self._connected.name}")
         client = self._connected
         try:
-            await client.topology.look()
+            await client.topology.refresh()
             if not client.allow_eviction:
                 await inspection.check_eviction(client)
         except BaseException:
@@ -157,7 +157,7 @@ class RedisStore:
                 except hiredis.ReplyError as reply:
                     position = await client.follow(reply, key, command)
                 except (StoreUnavailable, OutcomeUnknown):
-                    client.doubt(key)
+                    client.invalidate(key)
                     raise
                 return [position.decode()]
             if not records:
@@ -484,7 +484,7 @@ class RedisStore:
             reason.encode(errors="replace"),
             moment.isoformat(),
             "" if attempts is None else attempts,
-            *fallback(delivery),
+            *fields_of(delivery),
         )
         return bool(held)
 

@@ -13,9 +13,9 @@ import hiredis
 from redis.crc import key_slot
 
 from forebay.errors import ConfigurationError, StoreDenied, StoreError, StoreUnavailable
-from forebay.stores.redis.address import Access, Address, Place
+from forebay.stores.redis.address import Address, Credentials, Deployment
 from forebay.stores.redis.errors import translate
-from forebay.stores.redis.node import START_ONE, Node, Shared, pack
+from forebay.stores.redis.node import START_ONE, Node, SingleFlight, pack
 
 T = TypeVar("T")
 
@@ -37,14 +37,14 @@ class Topology(Protocol):
     """Knows the nodes, and which of them serves a key."""
 
     def find(self, key: str) -> Node | None:
-        """The node that serves the key; None where that is not known, and `look` must be asked."""
+        """The node that serves the key; None where that is not known, and `refresh` must be called."""
         ...
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Find out who serves what; `StoreUnavailable` where nobody can tell."""
         ...
 
-    def doubt(self, node: Node) -> None:
+    def invalidate(self, node: Node) -> None:
         """The node was lost, or is a master no more: the next command finds its server anew."""
         ...
 
@@ -61,21 +61,21 @@ class Topology(Protocol):
         ...
 
 
-def topology(place: Place, timeout: float) -> Topology:
+def topology(deployment: Deployment, timeout: float) -> Topology:
     """The topology of a place."""
-    match place.arrangement:
+    match deployment.mode:
         case "sentinel":
-            return Sentinel(place, timeout)
+            return Sentinel(deployment, timeout)
         case "cluster":
-            return Cluster(place, timeout)
+            return Cluster(deployment, timeout)
         case "standalone":
-            return Standalone(place, timeout)
+            return Standalone(deployment, timeout)
 
 
 class Nodes:
     """The nodes met so far, by address."""
 
-    def __init__(self, access: Access, timeout: float, named: Sequence[Address], advice: str) -> None:
+    def __init__(self, access: Credentials, timeout: float, named: Sequence[Address], advice: str) -> None:
         self._access = access
         # Those that the URL names; the advice is for all others.
         self._named = named
@@ -101,16 +101,16 @@ class Nodes:
 class Standalone:
     """One server has everything."""
 
-    def __init__(self, place: Place, timeout: float) -> None:
-        self._node = Node(place.addresses[0], place.access, timeout)
+    def __init__(self, deployment: Deployment, timeout: float) -> None:
+        self._node = Node(deployment.addresses[0], deployment.access, timeout)
 
     def find(self, key: str) -> Node | None:
         return self._node
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         await self._node.open()
 
-    def doubt(self, node: Node) -> None:
+    def invalidate(self, node: Node) -> None:
         # Behind its name there may be another server now: a service, a proxy, a DNS record that follows the master.
         node.renew()
 
@@ -127,23 +127,23 @@ class Standalone:
 class Sentinel:
     """One master has everything; the sentinels say which server that is."""
 
-    def __init__(self, place: Place, timeout: float) -> None:
-        self._service = place.service
-        self._sentinels = Nodes(place.sentinel_access, timeout, place.addresses, START_ONE)
-        self._addresses = place.addresses
-        self._nodes = Nodes(place.access, timeout, (), _NAME_THE_MASTER)
+    def __init__(self, deployment: Deployment, timeout: float) -> None:
+        self._service = deployment.service
+        self._sentinels = Nodes(deployment.sentinel_access, timeout, deployment.addresses, START_ONE)
+        self._addresses = deployment.addresses
+        self._nodes = Nodes(deployment.access, timeout, (), _NAME_THE_MASTER)
         self._master: Node | None = None
-        self._looking = Shared(self._look)
+        self._refreshing = SingleFlight(self._refresh)
         self._odd = Odd("sentinel")
         self._was_found = False
 
     def find(self, key: str) -> Node | None:
         return self._master
 
-    async def look(self) -> None:
-        await self._looking.get()
+    async def refresh(self) -> None:
+        await self._refreshing.get()
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         """Find the master that most of the sentinels name, so that one that lags behind is not believed."""
         named: dict[Address, Address | StoreError | None] = {}
         votes: Counter[Address] = Counter()
@@ -206,7 +206,7 @@ class Sentinel:
             f"no sentinel named a master for {self._service!r}", [*self._faults(named).values(), *faults]
         )
 
-    def doubt(self, node: Node) -> None:
+    def invalidate(self, node: Node) -> None:
         node.renew()
         if self._master is node:
             self._master = None
@@ -218,7 +218,7 @@ class Sentinel:
         return [self._master] if self._master else []
 
     async def close(self) -> None:
-        await self._looking.cancel()
+        await self._refreshing.cancel()
         await self._sentinels.close()
         await self._nodes.close()
 
@@ -226,12 +226,12 @@ class Sentinel:
 class Cluster:
     """The streams are spread over masters by the slot of their key."""
 
-    def __init__(self, place: Place, timeout: float) -> None:
-        self._seeds = place.addresses
-        self._nodes = Nodes(place.access, timeout, place.addresses, NAME_THE_NODES)
+    def __init__(self, deployment: Deployment, timeout: float) -> None:
+        self._seeds = deployment.addresses
+        self._nodes = Nodes(deployment.access, timeout, deployment.addresses, NAME_THE_NODES)
         self._slots: dict[int, Node] = {}
         self._known: dict[str, int] = {}
-        self._looking = Shared(self._look)
+        self._refreshing = SingleFlight(self._refresh)
         self._odd = Odd("node of the cluster")
 
     def find(self, key: str) -> Node | None:
@@ -240,10 +240,10 @@ class Cluster:
             slot = self._known[key] = key_slot(key.encode())
         return self._slots.get(slot)
 
-    async def look(self) -> None:
-        await self._looking.get()
+    async def refresh(self) -> None:
+        await self._refreshing.get()
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         """Take the view of the first node that knows who serves every slot, else the widest view."""
         problems: dict[Address, StoreError] = {}
         views: list[dict[int, Node]] = []
@@ -273,7 +273,7 @@ class Cluster:
             slots |= dict.fromkeys(range(first, last + 1), node)
         return slots
 
-    def doubt(self, node: Node) -> None:
+    def invalidate(self, node: Node) -> None:
         node.renew()
         self._slots = {slot: known for slot, known in self._slots.items() if known is not node}
 
@@ -289,7 +289,7 @@ class Cluster:
         if address.host not in UNKNOWN_HOSTS:
             return self._nodes.at(address)
         # It has no name for the other one; CLUSTER SLOTS has the addresses beside the names.
-        await self.look()
+        await self.refresh()
         if for_good and (node := self._slots.get(slot)):
             return node
         there = [node for node in self.masters() if node.address.port == address.port]
@@ -301,7 +301,7 @@ class Cluster:
         return list(dict.fromkeys(self._slots.values()))
 
     async def close(self) -> None:
-        await self._looking.cancel()
+        await self._refreshing.cancel()
         await self._nodes.close()
 
 

@@ -35,7 +35,7 @@ TOGETHER = 100
 class Wire(asyncio.Protocol):
     """A pipelined connection, made by taking over an open transport.
 
-    A reply that is outstanding for `timeout` seconds (plus the `patience` granted to a blocking
+    A reply that is outstanding for `timeout` seconds (plus the `extra_timeout` granted to a blocking
     command) closes the wire. Whatever closes it, commands that were never sent fail with
     `StoreUnavailable`, the others with `OutcomeUnknown`. A closed wire stays closed.
     """
@@ -44,7 +44,7 @@ class Wire(asyncio.Protocol):
         self.name = name
         # Kept only because the transport is closed when its first owner is collected.
         self._owner = owner
-        self.patience = 0.0
+        self.extra_timeout = 0.0
         self.may_transact: bool | None = None
         self._is_retired = False
         self._timeout = timeout
@@ -167,7 +167,7 @@ class Wire(asyncio.Protocol):
         if not self._waiting:
             return
         now = self._loop.time()
-        limit = self._timeout + self.patience
+        limit = self._timeout + self.extra_timeout
         if marks and now - marks[0][0] >= limit:
             self.close(f"no reply within {limit:g} s")
             return

@@ -16,7 +16,7 @@ import apsw
 from forebay.errors import ConfigurationError, NotFound, StoreDamaged, StoreDenied, StoreError
 from forebay.stores.sqlite.clock import Clock
 from forebay.stores.sqlite.errors import to_store_error
-from forebay.stores.sqlite.filesystem import far_type, is_mount_point
+from forebay.stores.sqlite.filesystem import is_mount_point, network_filesystem
 from forebay.stores.sqlite.guard import Guard, Line
 from forebay.stores.sqlite.log import MOMENTS
 from forebay.stores.sqlite.schema import VERSION, check_schema, script
@@ -65,7 +65,7 @@ class Database:
                 f"{self.path} is itself a mount point, and SQLite keeps a part of the events in files beside it, which"
                 f" are not mounted: mount the folder, here {self.path.parent}, in its place"
             )
-        if not self._any_file_system and (kind := far_type(self.path)) is not None:
+        if not self._any_file_system and (kind := network_filesystem(self.path)) is not None:
             raise ConfigurationError(
                 f"{self.path} is on a file system of type {kind}, where several processes can damage a database:"
                 " use a local disk; or, where this process is surely the only one, say ?any_file_system=true in the URL"
@@ -112,8 +112,8 @@ class Database:
 
     def _open(self, flags: int = 0) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE | flags)
-        patience = Patience(self._busy_timeout)
-        connection.set_busy_handler(patience)
+        busy_handler = BusyHandler(self._busy_timeout)
+        connection.set_busy_handler(busy_handler)
         if self._read_only:
             connection.pragma("query_only", True)
         elif connection.readonly("main"):
@@ -238,13 +238,13 @@ class Database:
 
     def _insist(self, action: Callable[[], str]) -> str:
         """Repeat what fails as busy without asking the busy handler: the change to write-ahead logging."""
-        patience = Patience(self._busy_timeout)
+        busy_handler = BusyHandler(self._busy_timeout)
         tries = 0
         while True:
             try:
                 return action()
             except apsw.BusyError:
-                if not patience(tries):
+                if not busy_handler(tries):
                     raise
                 tries += 1
 
@@ -258,7 +258,7 @@ class Database:
         return to_store_error(error, str(self.path))
 
 
-class Patience:
+class BusyHandler:
     """A busy handler: waits a little, with jitter, until `timeout` seconds are over.
 
     SQLite's own backs off to 100 ms, so whoever waits long is passed over again and again.

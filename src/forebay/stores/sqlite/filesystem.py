@@ -17,13 +17,13 @@ _NETWORK = (
 _SHARED_WITH_A_VIRTUAL_MACHINE = (
     "drvfs fakeowner grpcfuse hgfs hostfs osxfs prl_fs prl_vtfs vboxfs vboxsf virtiofs virtio_fs vmhgfs"
 )
-FAR = frozenset(f"{_NETWORK} {_SHARED_WITH_A_VIRTUAL_MACHINE}".split())
+NETWORK_TYPES = frozenset(f"{_NETWORK} {_SHARED_WITH_A_VIRTUAL_MACHINE}".split())
 """Types whose locks and shared memory other machines do not see, or see late. All of FUSE counts as well."""
 
 _DRIVE_REMOTE = 4
 
 
-def far_type(path: Path) -> str | None:
+def network_filesystem(path: Path) -> str | None:
     """The type of the file system that holds `path`, where SQLite cannot trust it; else None."""
     if path.drive:
         return _far_drive(path)
@@ -32,7 +32,7 @@ def far_type(path: Path) -> str | None:
     for mount, kind in _mounts():
         if len(mount.parts) >= longest and path.is_relative_to(mount):
             found, longest = kind, len(mount.parts)
-    return found if found in FAR or found.startswith("fuse") else None
+    return found if found in NETWORK_TYPES or found.startswith("fuse") else None
 
 
 def is_mount_point(path: Path) -> bool:

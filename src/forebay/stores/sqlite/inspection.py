@@ -12,46 +12,46 @@ from forebay.store import END, DeadLetter, Entry, GroupStats, Pending, StreamSta
 from forebay.stores.sqlite.leases import failure
 from forebay.stores.sqlite.log import UNFINISHED
 from forebay.stores.sqlite.rows import NAME, as_text, select
-from forebay.stores.sqlite.turn import LAST, Turn, parse
+from forebay.stores.sqlite.transaction import LAST, Transaction, parse
 
 # Nothing but constants goes into the texts of statements.
 # ruff: noqa: S608
 
 
-def scan(turn: Turn, stream: str, *, after: str, until: str, limit: int, newest: bool) -> list[Entry]:
+def scan(tx: Transaction, stream: str, *, after: str, until: str, limit: int, newest: bool) -> list[Entry]:
     """Entries behind `after` up to `until`, oldest first."""
-    stream_id = turn.stream(stream)
+    stream_id = tx.stream(stream)
     if stream_id is None or limit < 1:
         return []
     rows = select(
-        turn.connection,
+        tx.connection,
         ["e.seq", "CAST(e.appended AS REAL)"],
         "FROM entries e INDEXED BY entries_by_stream WHERE e.stream_id = ? AND e.seq > ? AND e.seq <= ?"
         f" ORDER BY e.seq {'DESC' if newest else 'ASC'} LIMIT ?",
-        (stream_id, turn.place(after, stream_id), LAST if until == END else parse(until), limit),
+        (stream_id, tx.place(after, stream_id), LAST if until == END else parse(until), limit),
     )
     return [
-        Entry(str(seq), record, appended + turn.shift) for seq, appended, record in (reversed(rows) if newest else rows)
+        Entry(str(seq), record, appended + tx.shift) for seq, appended, record in (reversed(rows) if newest else rows)
     ]
 
 
-def locate(turn: Turn, stream: str, moment: float) -> int:
+def locate(tx: Transaction, stream: str, moment: float) -> int:
     """The position just before the first entry appended at or after a moment of Unix time."""
-    return _locate(turn, stream, moment - turn.shift)
+    return _locate(tx, stream, moment - tx.shift)
 
 
-def _locate(turn: Turn, stream: str, moment: float) -> int:
+def _locate(tx: Transaction, stream: str, moment: float) -> int:
     """The same for a moment by the file's own time.
 
     A search by halves: where that went back while entries came in, over a restart of the machine, it is that far off.
     """
-    stream_id = turn.stream(stream)
+    stream_id = tx.stream(stream)
     if stream_id is None:
         return 0
-    low, high = 0, turn.head(stream_id)
+    low, high = 0, tx.head(stream_id)
     while low < high:
         middle = (low + high) // 2
-        first, appended = turn.rows(
+        first, appended = tx.rows(
             "SELECT seq, CAST(appended AS REAL) FROM entries INDEXED BY entries_by_stream"
             " WHERE stream_id = ? AND seq > ? ORDER BY seq LIMIT 1",
             (stream_id, middle),
@@ -73,82 +73,82 @@ class Counted(NamedTuple):
 
 
 def trim_limit(
-    turn: Turn, stream: str, *, max_length: int | None, max_age: float | None, known: Counted | None
+    tx: Transaction, stream: str, *, max_length: int | None, max_age: float | None, known: Counted | None
 ) -> tuple[int, Counted | None]:
     """The last position that a trim is to remove, 0 for none, and what was counted to find it.
 
     With what the look before has `known`, it costs as much as was changed since.
     """
-    stream_id = turn.stream(stream)
+    stream_id = tx.stream(stream)
     if stream_id is None:
         return 0, None
-    counted = None if max_length is None else _newest(turn, stream_id, max_length, known)
-    older = 0 if max_age is None else _locate(turn, stream, turn.time - max_age)
+    counted = None if max_length is None else _newest(tx, stream_id, max_length, known)
+    older = 0 if max_age is None else _locate(tx, stream, tx.time - max_age)
     return max(counted.mark if counted else 0, older), counted
 
 
-def _newest(turn: Turn, stream_id: int, length: int, known: Counted | None) -> Counted | None:
+def _newest(tx: Transaction, stream_id: int, length: int, known: Counted | None) -> Counted | None:
     """The newest `length` entries; None where there are surely no more of them."""
-    first, head = _first(turn, stream_id, 0), turn.head(stream_id)
+    first, head = _first(tx, stream_id, 0), tx.head(stream_id)
     # Positions are counted over all streams, so there may be fewer entries than that, and never more.
     if first is None or head - first < length:
         return None
     if known is None or first > known.first:
         # A trim went further than what was counted: of all that stands behind it nothing is known.
-        known = _count(turn, stream_id, length)
+        known = _count(tx, stream_id, length)
     else:
         behind = "SELECT count(*) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
-        known = known._replace(head=head, entries=known.entries + turn.value(behind, (stream_id, known.head)))
+        known = known._replace(head=head, entries=known.entries + tx.value(behind, (stream_id, known.head)))
     excess = known.entries - length
     if excess <= 0:
         return known
-    mark = turn.value(
+    mark = tx.value(
         "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
         " ORDER BY seq LIMIT 1 OFFSET ?",
         (stream_id, known.mark, excess - 1),
     )
-    return Counted(mark, _first(turn, stream_id, mark) or head + 1, head, length)
+    return Counted(mark, _first(tx, stream_id, mark) or head + 1, head, length)
 
 
-def _count(turn: Turn, stream_id: int, length: int) -> Counted:
+def _count(tx: Transaction, stream_id: int, length: int) -> Counted:
     """The newest `length` entries, or all where there are fewer."""
     newest = "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? ORDER BY seq DESC"
-    mark = turn.value(f"{newest} LIMIT 1 OFFSET ?", (stream_id, length))
-    count = length if mark is not None else turn.value(f"SELECT count(*) FROM ({newest})", (stream_id,))
-    return Counted(mark or 0, _first(turn, stream_id, mark or 0) or 0, turn.head(stream_id), count)
+    mark = tx.value(f"{newest} LIMIT 1 OFFSET ?", (stream_id, length))
+    count = length if mark is not None else tx.value(f"SELECT count(*) FROM ({newest})", (stream_id,))
+    return Counted(mark or 0, _first(tx, stream_id, mark or 0) or 0, tx.head(stream_id), count)
 
 
-def _first(turn: Turn, stream_id: int, behind: int) -> int | None:
+def _first(tx: Transaction, stream_id: int, behind: int) -> int | None:
     """The first entry behind a position."""
     first = "SELECT min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
-    found: int | None = turn.value(first, (stream_id, behind))
+    found: int | None = tx.value(first, (stream_id, behind))
     return found
 
 
-def begins_unfinished(turn: Turn, stream: str, *, ignore_groups: Collection[str]) -> bool:
+def begins_unfinished(tx: Transaction, stream: str, *, ignore_groups: Collection[str]) -> bool:
     """Whether the first entry of a stream is one that a group has not finished, other than those in `ignore_groups`."""
-    stream_id = turn.stream(stream)
-    first = None if stream_id is None else _first(turn, stream_id, 0)
+    stream_id = tx.stream(stream)
+    first = None if stream_id is None else _first(tx, stream_id, 0)
     unfinished = f"SELECT 1 {UNFINISHED} AND e.seq = ?"
-    return turn.value(unfinished, (stream_id, json.dumps(list(ignore_groups)), first)) is not None
+    return tx.value(unfinished, (stream_id, json.dumps(list(ignore_groups)), first)) is not None
 
 
-def handled(turn: Turn, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+def handled(tx: Transaction, stream: str, group: str, ids: Sequence[str]) -> set[str]:
     """Those of the ids that the group remembers."""
-    found = turn.find_group(stream, group)
+    found = tx.find_group(stream, group)
     if found is None:
         return set()
-    rows = turn.rows(
+    rows = tx.rows(
         "SELECT id FROM handled WHERE group_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
-        (found.id, turn.time, json.dumps(list(ids))),
+        (found.id, tx.time, json.dumps(list(ids))),
     )
     return {id for (id,) in rows}
 
 
-def dead_letters(turn: Turn, stream: str, *, group: str | None, after: str, limit: int) -> list[DeadLetter]:
+def dead_letters(tx: Transaction, stream: str, *, group: str | None, after: str, limit: int) -> list[DeadLetter]:
     """Dead letters behind `after`, oldest first."""
     rows = select(
-        turn.connection,
+        tx.connection,
         [
             "e.number",
             "CAST(e.group_name AS BLOB)",
@@ -161,7 +161,7 @@ def dead_letters(turn: Turn, stream: str, *, group: str | None, after: str, limi
         ],
         "FROM dead e WHERE e.stream_id = ? AND e.number > ?"
         " AND (? IS NULL OR e.group_name = ?) ORDER BY e.number LIMIT ?",
-        (turn.stream(stream), parse(after or "0"), group, group, limit),
+        (tx.stream(stream), parse(after or "0"), group, group, limit),
     )
     return [
         DeadLetter(
@@ -186,19 +186,19 @@ def _readable(text: bytes | None) -> str:
     return (text or b"").decode(errors="replace")
 
 
-def groups(turn: Turn, stream: str) -> list[str]:
+def groups(tx: Transaction, stream: str) -> list[str]:
     """The names of a stream's groups."""
-    rows = turn.rows(f"SELECT {NAME} FROM groups WHERE stream_id = ? ORDER BY name", (turn.stream(stream),))
+    rows = tx.rows(f"SELECT {NAME} FROM groups WHERE stream_id = ? ORDER BY name", (tx.stream(stream),))
     return [name for (raw,) in rows if is_name(name := as_text(raw))]
 
 
-def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> list[Pending]:
+def pending(tx: Transaction, stream: str, group: str, *, after: str, limit: int) -> list[Pending]:
     """What a group has begun and not finished."""
-    found = turn.group(stream, group)
-    rows = turn.rows(
+    found = tx.group(stream, group)
+    rows = tx.rows(
         "SELECT seq, consumer, attempt, failures, leased_at, due, error, traceback FROM pending"
         " WHERE group_id = ? AND seq > ? ORDER BY seq LIMIT ?",
-        (found.id, turn.place(after, found.stream_id), limit),
+        (found.id, tx.place(after, found.stream_id), limit),
     )
     return [
         Pending(
@@ -206,41 +206,41 @@ def pending(turn: Turn, stream: str, group: str, *, after: str, limit: int) -> l
             None if consumer is None else str(consumer),
             attempt,
             failures,
-            None if leased_at is None else turn.now - leased_at,
-            None if due is None else due - turn.now,
+            None if leased_at is None else tx.now - leased_at,
+            None if due is None else due - tx.now,
             failure(error, traceback),
         )
         for seq, consumer, attempt, failures, leased_at, due, error, traceback in rows
     ]
 
 
-def stats(turn: Turn, streams: Sequence[str] | None) -> list[StreamStats]:
+def stats(tx: Transaction, streams: Sequence[str] | None) -> list[StreamStats]:
     """All streams of the namespace, or some, by name."""
-    rows = turn.rows(
+    rows = tx.rows(
         f"SELECT id, {NAME} FROM streams WHERE namespace = ?1"
         " AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2))) ORDER BY name",
-        (turn.namespace, None if streams is None else json.dumps(list(streams))),
+        (tx.namespace, None if streams is None else json.dumps(list(streams))),
     )
-    return [_stream_stats(turn, id, name) for id, raw in rows if is_name(name := as_text(raw))]
+    return [_stream_stats(tx, id, name) for id, raw in rows if is_name(name := as_text(raw))]
 
 
-def strays(turn: Turn) -> list[str]:
+def strays(tx: Transaction) -> list[str]:
     """What other programs gave names that forebay has not."""
-    space = (turn.namespace,)
-    streams = turn.rows(f"SELECT {NAME} FROM streams WHERE namespace = ?", space)
-    groups = turn.rows(
+    space = (tx.namespace,)
+    streams = tx.rows(f"SELECT {NAME} FROM streams WHERE namespace = ?", space)
+    groups = tx.rows(
         f"SELECT {NAME} FROM groups WHERE stream_id IN (SELECT id FROM streams WHERE namespace = ?)", space
     )
-    notes = turn.rows(f"SELECT {NAME} FROM notes WHERE namespace = ?", space)
+    notes = tx.rows(f"SELECT {NAME} FROM notes WHERE namespace = ?", space)
     odd = [("stream", raw) for (raw,) in streams if not is_name(as_text(raw))]
     odd += [("group", raw) for (raw,) in groups if not is_name(as_text(raw))]
     odd += [("note", raw) for (raw,) in notes if as_text(raw) is None]
     return [f"another program made the {sort} {as_text(raw) or raw!r}; it is left out" for sort, raw in odd]
 
 
-def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
+def _stream_stats(tx: Transaction, stream_id: int, name: str) -> StreamStats:
     # min and max each on their own: together they would go through the whole index.
-    [(length, scheduled, dead, first, last)] = turn.rows(
+    [(length, scheduled, dead, first, last)] = tx.rows(
         "SELECT (SELECT count(*) FROM entries WHERE stream_id = ?1),"
         " (SELECT count(*) FROM scheduled WHERE stream_id = ?1),"
         " (SELECT count(*) FROM dead WHERE stream_id = ?1),"
@@ -248,7 +248,7 @@ def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
         " (SELECT max(seq) FROM entries WHERE stream_id = ?1)",
         (stream_id,),
     )
-    groups = turn.rows(f"SELECT id, {NAME}, cursor FROM groups WHERE stream_id = ? ORDER BY name", (stream_id,))
+    groups = tx.rows(f"SELECT id, {NAME}, cursor FROM groups WHERE stream_id = ? ORDER BY name", (stream_id,))
     return StreamStats(
         name,
         length,
@@ -257,15 +257,15 @@ def _stream_stats(turn: Turn, stream_id: int, name: str) -> StreamStats:
         None if first is None else str(first),
         None if last is None else str(last),
         tuple(
-            _group_stats(turn, stream_id, id, group, cursor)
+            _group_stats(tx, stream_id, id, group, cursor)
             for id, raw, cursor in groups
             if is_name(group := as_text(raw))
         ),
     )
 
 
-def _group_stats(turn: Turn, stream_id: int, group_id: int, name: str, cursor: int) -> GroupStats:
-    [(lag, pending, waiting, consumers, dead, oldest)] = turn.rows(
+def _group_stats(tx: Transaction, stream_id: int, group_id: int, name: str, cursor: int) -> GroupStats:
+    [(lag, pending, waiting, consumers, dead, oldest)] = tx.rows(
         # Behind the cursor, but not what is meant for others.
         "SELECT (SELECT count(*) FROM entries WHERE stream_id = :stream AND seq > :cursor)"
         " - (SELECT count(*) FROM entries INDEXED BY entries_for_one"
@@ -278,5 +278,5 @@ def _group_stats(turn: Turn, stream_id: int, group_id: int, name: str, cursor: i
         "    WHERE p.group_id = :group ORDER BY p.seq LIMIT 1)",
         {"stream": stream_id, "group": group_id, "name": name, "cursor": cursor},
     )
-    age = None if oldest is None else max(turn.time - oldest, 0.0)
+    age = None if oldest is None else max(tx.time - oldest, 0.0)
     return GroupStats(name, str(cursor), lag, pending, waiting, dead, age, consumers)

@@ -8,18 +8,18 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from forebay.store import START, Trimmed
-from forebay.stores.sqlite.rows import COLUMNS, ID, MARKS, Row, insert
-from forebay.stores.sqlite.turn import Turn
+from forebay.stores.sqlite.rows import COLUMNS, ID, PLACEHOLDERS, Row, insert
+from forebay.stores.sqlite.transaction import Transaction
 
 TRIMMED_AT_ONCE = 5_000
 """Entries that one transaction removes, so that a long trim does not hold up everyone else."""
-FORGOTTEN_AT_ONCE = 1_000
+EXPIRED_PER_CALL = 1_000
 
 
 MOMENTS = 1e12
 """An event for a moment of Unix time has MOMENTS + that as its `due`: more seconds than any machine runs."""
 
-_SCHEDULE = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"  # noqa: S608  # constants
+_SCHEDULE = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {PLACEHOLDERS})"  # noqa: S608  # constants
 IS_RIPE = f"""
     stream_id = :stream AND (due <= :now OR (due >= {MOMENTS} AND due <= {MOMENTS} + :wall))"""
 _LAUNCH = f"""
@@ -34,81 +34,85 @@ class Append(msgspec.Struct, frozen=True):
     stream: str
     rows: Sequence[Row]
 
-    def __call__(self, turn: Turn) -> list[str]:
-        return append(turn, [self])[0]
+    def __call__(self, tx: Transaction) -> list[str]:
+        return append(tx, [self])[0]
 
 
-def append(turn: Turn, moves: Sequence[Append]) -> list[list[str]]:
+def append(tx: Transaction, moves: Sequence[Append]) -> list[list[str]]:
     """Carry out several appends in their order; return the positions of each."""
-    ids = {stream: turn.make_stream(stream) for stream in dict.fromkeys([move.stream for move in moves])}
+    ids = {stream: tx.make_stream(stream) for stream in dict.fromkeys([move.stream for move in moves])}
     rows = [(ids[move.stream], *row) for move in moves for row in move.rows]
-    last = insert(turn.connection, turn.time, rows)
+    last = insert(tx.connection, tx.time, rows)
     # This transaction is the only writer, so that its positions follow one another.
     before = last - len(rows)
-    turn.before = before if turn.before is None else turn.before
+    tx.last_before = before if tx.last_before is None else tx.last_before
     numbers = list(map(str, range(before + 1, last + 1)))
     positions = []
     end = 0
     for move in moves:
         start, end = end, end + len(move.rows)
         positions.append(numbers[start:end])
-        turn.news[move.stream] = before + end
+        tx.changed[move.stream] = before + end
     return positions
 
 
 def append_once(
-    turn: Turn, stream: str, rows: Sequence[Row], *, dedup_window: float | None, search_after: str | None
+    tx: Transaction, stream: str, rows: Sequence[Row], *, dedup_window: float | None, search_after: str | None
 ) -> list[str]:
     """Append those rows whose ids are not known yet; return the positions of all."""
-    stream_id = turn.make_stream(stream)
-    seen = _seen(turn, stream_id, rows) if dedup_window is not None else {}
-    known = (
-        _find(turn, stream_id, rows, turn.place(search_after, stream_id)) if search_after is not None else {}
-    ) | seen
+    stream_id = tx.make_stream(stream)
+    seen = _seen(tx, stream_id, rows) if dedup_window is not None else {}
+    known = (_find(tx, stream_id, rows, tx.place(search_after, stream_id)) if search_after is not None else {}) | seen
     fresh = _fresh(rows, known)
-    new = append(turn, [Append(stream, fresh)])[0] if fresh else []
+    new = append(tx, [Append(stream, fresh)])[0] if fresh else []
     known |= {row[ID]: position for row, position in zip(fresh, new, strict=True) if row[ID]}
     if dedup_window is not None:
-        _remember(turn, stream_id, {id: int(known[id]) for id in known.keys() - seen.keys()}, dedup_window)
+        _remember(tx, stream_id, {id: int(known[id]) for id in known.keys() - seen.keys()}, dedup_window)
     nameless = (position for row, position in zip(fresh, new, strict=True) if not row[ID])
     return [known[row[ID]] if row[ID] else next(nameless) for row in rows]
 
 
 def schedule(
-    turn: Turn, stream: str, rows: Sequence[Row], *, delay: float | None, at: float | None, dedup_window: float | None
+    tx: Transaction,
+    stream: str,
+    rows: Sequence[Row],
+    *,
+    delay: float | None,
+    at: float | None,
+    dedup_window: float | None,
 ) -> None:
     """Keep rows until `launch` appends them, in `delay` seconds or `at` a moment of Unix time."""
-    if at is not None and at <= turn.wall:
-        append_once(turn, stream, rows, dedup_window=dedup_window, search_after=None)
+    if at is not None and at <= tx.wall:
+        append_once(tx, stream, rows, dedup_window=dedup_window, search_after=None)
         return
-    stream_id = turn.make_stream(stream)
+    stream_id = tx.make_stream(stream)
     if dedup_window is not None:
-        rows = _fresh(rows, _seen(turn, stream_id, rows))
-        _remember(turn, stream_id, dict.fromkeys((row[ID] for row in rows if row[ID]), None), dedup_window)
-    times = (turn.now + (delay or 0.0), turn.time + (delay or 0.0)) if at is None else (MOMENTS + at, at)
-    turn.connection.executemany(_SCHEDULE, [(stream_id, *times, *row) for row in rows])
+        rows = _fresh(rows, _seen(tx, stream_id, rows))
+        _remember(tx, stream_id, dict.fromkeys((row[ID] for row in rows if row[ID]), None), dedup_window)
+    times = (tx.now + (delay or 0.0), tx.time + (delay or 0.0)) if at is None else (MOMENTS + at, at)
+    tx.connection.executemany(_SCHEDULE, [(stream_id, *times, *row) for row in rows])
 
 
-def launch(turn: Turn, stream: str, stream_id: int) -> None:
+def launch(tx: Transaction, stream: str, stream_id: int) -> None:
     """Append the scheduled events of a stream that are due, in the order of their times."""
-    ripe = {"stream": stream_id, "now": turn.now, "wall": turn.wall}
-    count = turn.run(_LAUNCH, {**ripe, "time": turn.time})
+    ripe = {"stream": stream_id, "now": tx.now, "wall": tx.wall}
+    count = tx.run(_LAUNCH, {**ripe, "time": tx.time})
     if not count:
         return
-    turn.run(f"DELETE FROM scheduled WHERE {IS_RIPE}", ripe)  # noqa: S608  # constants
-    last = turn.connection.last_insert_rowid()
-    turn.news[stream] = last
-    turn.run(
+    tx.run(f"DELETE FROM scheduled WHERE {IS_RIPE}", ripe)  # noqa: S608  # constants
+    last = tx.connection.last_insert_rowid()
+    tx.changed[stream] = last
+    tx.run(
         "UPDATE seen SET seq = e.seq FROM entries e WHERE e.stream_id = ? AND e.seq > ?"
         " AND seen.stream_id = e.stream_id AND seen.id = e.id AND seen.seq IS NULL",
         (stream_id, last - count),
     )
 
 
-def trim(turn: Turn, stream: str, *, until: int, force: bool, ignore_groups: Collection[str]) -> Trimmed:
+def trim(tx: Transaction, stream: str, *, until: int, force: bool, ignore_groups: Collection[str]) -> Trimmed:
     """Remove at most TRIMMED_AT_ONCE of the entries up to `until`, the oldest first."""
-    stream_id = turn.stream(stream)
-    last = turn.value(
+    stream_id = tx.stream(stream)
+    last = tx.value(
         "SELECT max(seq) FROM (SELECT seq FROM entries WHERE stream_id = ? AND seq <= ? ORDER BY seq LIMIT ?)",
         (stream_id, until, TRIMMED_AT_ONCE),
     )
@@ -117,11 +121,11 @@ def trim(turn: Turn, stream: str, *, until: int, force: bool, ignore_groups: Col
     dropped = 0
     if not force:
         names = json.dumps(list(ignore_groups))
-        first = turn.value(f"SELECT min(e.seq) {UNFINISHED} AND e.seq <= ?", (stream_id, names, last))
+        first = tx.value(f"SELECT min(e.seq) {UNFINISHED} AND e.seq <= ?", (stream_id, names, last))
         last = last if first is None else first - 1
     if force or ignore_groups:
-        dropped = turn.value(f"SELECT count(*) {UNFINISHED} AND e.seq <= ?", (stream_id, "[]", last))
-    removed = turn.run("DELETE FROM entries WHERE stream_id = ? AND seq <= ?", (stream_id, last))
+        dropped = tx.value(f"SELECT count(*) {UNFINISHED} AND e.seq <= ?", (stream_id, "[]", last))
+    removed = tx.run("DELETE FROM entries WHERE stream_id = ? AND seq <= ?", (stream_id, last))
     return Trimmed(removed, dropped)
 
 
@@ -136,9 +140,9 @@ UNFINISHED = """
     )"""
 
 
-def _find(turn: Turn, stream_id: int, rows: Sequence[Row], search_after: int) -> dict[str, str]:
+def _find(tx: Transaction, stream_id: int, rows: Sequence[Row], search_after: int) -> dict[str, str]:
     """The first position behind `search_after` of each id."""
-    found = turn.rows(
+    found = tx.rows(
         "SELECT id, min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
         " AND only_group IS NULL AND id IN (SELECT value FROM json_each(?)) GROUP BY id",
         (stream_id, search_after, _ids(rows)),
@@ -146,11 +150,11 @@ def _find(turn: Turn, stream_id: int, rows: Sequence[Row], search_after: int) ->
     return {id: str(seq) for id, seq in found}
 
 
-def _seen(turn: Turn, stream_id: int, rows: Sequence[Row]) -> dict[str, str]:
+def _seen(tx: Transaction, stream_id: int, rows: Sequence[Row]) -> dict[str, str]:
     """The position of each remembered id; START for one that is only scheduled."""
-    found = turn.rows(
+    found = tx.rows(
         "SELECT id, seq FROM seen WHERE stream_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
-        (stream_id, turn.time, _ids(rows)),
+        (stream_id, tx.time, _ids(rows)),
     )
     return {id: START if seq is None else str(seq) for id, seq in found}
 
@@ -164,15 +168,15 @@ def _fresh(rows: Sequence[Row], known: dict[str, str]) -> list[Row]:
     return list(fresh.values())
 
 
-def _remember(turn: Turn, stream_id: int, ids: dict[str, int] | dict[str, None], span: float) -> None:
-    turn.connection.executemany(
+def _remember(tx: Transaction, stream_id: int, ids: dict[str, int] | dict[str, None], span: float) -> None:
+    tx.connection.executemany(
         "INSERT OR REPLACE INTO seen (stream_id, id, seq, expires) VALUES (?, ?, ?, ?)",
-        [(stream_id, id, seq, turn.time + span) for id, seq in ids.items()],
+        [(stream_id, id, seq, tx.time + span) for id, seq in ids.items()],
     )
-    turn.run(
+    tx.run(
         "DELETE FROM seen WHERE (stream_id, id) IN"
         " (SELECT stream_id, id FROM seen INDEXED BY seen_by_expiry WHERE expires <= ? LIMIT ?)",
-        (turn.time, FORGOTTEN_AT_ONCE),
+        (tx.time, EXPIRED_PER_CALL),
     )
 
 

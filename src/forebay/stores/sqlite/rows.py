@@ -27,7 +27,7 @@ FOREIGN = FIELDS[:-2]
 """What other programs may write: `only_group` and `checksum` are forebay's own marks on an entry."""
 
 COLUMNS = ", ".join(FIELDS)
-MARKS = ", ".join("?" for _ in FIELDS)
+PLACEHOLDERS = ", ".join("?" for _ in FIELDS)
 
 
 # Nothing but constants goes into the texts of statements.
@@ -38,7 +38,7 @@ _AT_ONCE = 256
 
 @cache
 def _insert_statement(rows: int) -> str:
-    row = f"(?1, ?, {MARKS})"
+    row = f"(?1, ?, {PLACEHOLDERS})"
     return f"INSERT INTO entries (appended, stream_id, {COLUMNS}) VALUES {', '.join([row] * rows)}"
 
 

@@ -31,13 +31,13 @@ from forebay.store import (
     StreamStats,
     Trimmed,
 )
-from forebay.stores.sqlite import inspection, leases, letters, log, notes, transfer
+from forebay.stores.sqlite import dead_letters, inspection, leases, log, notes, transfer
 from forebay.stores.sqlite.clock import Clock, MachineClock
+from forebay.stores.sqlite.connections import Connections
 from forebay.stores.sqlite.database import Database, Synchronous, normalise
 from forebay.stores.sqlite.log import Append
-from forebay.stores.sqlite.opened import Opened
 from forebay.stores.sqlite.rows import to_row
-from forebay.stores.sqlite.turn import Turn
+from forebay.stores.sqlite.transaction import Transaction
 from forebay.stores.sqlite.writer import Look
 
 Result = TypeVar("Result")
@@ -78,7 +78,7 @@ class SQLiteStore:
         self._any_file_system = any_file_system
         self._read_only = read_only
         self._clock = clock or MachineClock()
-        self._open: Opened | None = None
+        self._open: Connections | None = None
         self._counted: dict[tuple[str, int | None], inspection.Counted | None] = {}
 
     def clone(self) -> SQLiteStore:
@@ -108,16 +108,16 @@ class SQLiteStore:
             read_only=self._read_only,
             clock=self._clock,
         )
-        self._open = await Opened.open(database, self._namespace)
+        self._open = await Connections.open(database, self._namespace)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        opened, self._open = self._open, None
+        connections, self._open = self._open, None
         # After a fork the threads are in the other process, and so are the locks.
-        if opened is not None and not opened.home.forked():
-            await finish(opened.close())
+        if connections is not None and not connections.home.forked():
+            await finish(connections.close())
 
     # The streams.
 
@@ -134,7 +134,7 @@ class SQLiteStore:
         rows = list(map(to_row, records))
         if dedup_window is None and search_after is None:
             # The hot path: without the detour by way of `_move`.
-            positions: list[str] = await self._opened().writer.submit(Append(stream, rows))
+            positions: list[str] = await self._connections().writer.submit(Append(stream, rows))
             return positions
         return await self._move(
             partial(log.append_once, stream=stream, rows=rows, dedup_window=dedup_window, search_after=search_after)
@@ -205,24 +205,24 @@ class SQLiteStore:
         await self._move(partial(leases.leave, stream=stream, group=group))
 
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
-        move: Callable[[Turn], list[int | None]] = partial(leases.trimmed_unread, stream=stream, group=group)
+        move: Callable[[Transaction], list[int | None]] = partial(leases.trimmed_unread, stream=stream, group=group)
         found = await self._move(move, partial(leases.has_missed, stream=stream, group=group))
         return found[0] if found else 0
 
     async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
-        move: Callable[[Turn], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)
+        move: Callable[[Transaction], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)
         look = partial(leases.can_read, reader=reader)
-        opened = self._opened()
+        connections = self._connections()
         found = await self._move(move, look)
-        if found or wait <= 0 or self._open is not opened:
+        if found or wait <= 0 or self._open is not connections:
             return found
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
-        with opened.wakeup.expect(reader.stream) as woken:
+        with connections.wakeup.expect(reader.stream) as woken:
             while not (found := await self._move(move, look)) and (left := deadline - clock()) > 0:
-                await opened.wakeup.wait(woken, min(left, ORDERED_INTERVAL) if reader.ordered else left)
+                await connections.wakeup.wait(woken, min(left, ORDERED_INTERVAL) if reader.ordered else left)
                 woken.clear()
-                if self._open is not opened:
+                if self._open is not connections:
                     break
         return found
 
@@ -268,10 +268,10 @@ class SQLiteStore:
         return await self._look(partial(inspection.dead_letters, stream=stream, group=group, after=after, limit=limit))
 
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
-        return await self._move(partial(letters.redrive, stream=stream, ids=ids))
+        return await self._move(partial(dead_letters.redrive, stream=stream, ids=ids))
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
-        return await self._move(partial(letters.discard, stream=stream, ids=ids))
+        return await self._move(partial(dead_letters.discard, stream=stream, ids=ids))
 
     # What operators ask.
 
@@ -279,7 +279,7 @@ class SQLiteStore:
         return await self._look(partial(inspection.stats, streams=streams))
 
     async def time(self, stream: str) -> float:
-        return await self._look(lambda turn: turn.time + turn.shift)
+        return await self._look(lambda tx: tx.time + tx.shift)
 
     async def groups(self, stream: str) -> list[str]:
         return await self._look(partial(inspection.groups, stream=stream))
@@ -291,7 +291,7 @@ class SQLiteStore:
         return await self._look(inspection.strays)
 
     async def durability(self) -> Durability:
-        self._opened()
+        self._connections()
         if self._synchronous == "full":
             how = ", by F_FULLFSYNC" if sys.platform == "darwin" else ""
             note = f"every commit is flushed to the disk (synchronous=full{how}) before it is acknowledged"
@@ -344,16 +344,16 @@ class SQLiteStore:
 
     # The way to the threads.
 
-    async def _move(self, move: Callable[[Turn], Result], look: Look | None = None) -> Result:
-        result: Result = await self._opened().writer.submit(move, look)
+    async def _move(self, move: Callable[[Transaction], Result], look: Look | None = None) -> Result:
+        result: Result = await self._connections().writer.submit(move, look)
         return result
 
-    async def _look(self, look: Callable[[Turn], Result]) -> Result:
-        return await self._opened().look(look)
+    async def _look(self, look: Callable[[Transaction], Result]) -> Result:
+        return await self._connections().look(look)
 
-    def _opened(self) -> Opened:
-        opened = self._open
-        if opened is None:
+    def _connections(self) -> Connections:
+        connections = self._open
+        if connections is None:
             raise ConfigurationError(f"the store on {self.path} is not open; use it inside `async with`")
-        opened.home.check()
-        return opened
+        connections.home.check()
+        return connections

@@ -10,17 +10,17 @@ from forebay.payload import check_name
 from forebay.store import DeadLetter, Entry, GroupCursor, GroupPending, RememberedId, Scheduled, StreamItem
 from forebay.stores.sqlite import notes as kept
 from forebay.stores.sqlite.log import MOMENTS
-from forebay.stores.sqlite.rows import COLUMNS, MARKS, select, to_fields, to_row
-from forebay.stores.sqlite.turn import LAST, Turn, parse
+from forebay.stores.sqlite.rows import COLUMNS, PLACEHOLDERS, select, to_fields, to_row
+from forebay.stores.sqlite.transaction import LAST, Transaction, parse
 
 # Nothing but constants goes into the texts of statements.
 # ruff: noqa: S608
-_ENTRY = f"INSERT OR IGNORE INTO entries (seq, stream_id, appended, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
+_ENTRY = f"INSERT OR IGNORE INTO entries (seq, stream_id, appended, {COLUMNS}) VALUES (?, ?, ?, {PLACEHOLDERS})"
 _LETTER = (
     f"INSERT OR IGNORE INTO dead (number, stream_id, group_name, seq, attempts, error, traceback, failed_at, {COLUMNS})"
-    f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, {MARKS})"
+    f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, {PLACEHOLDERS})"
 )
-_SCHEDULED = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {MARKS})"
+_SCHEDULED = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {PLACEHOLDERS})"
 _BEGUN = (
     "INSERT OR REPLACE INTO pending (group_id, seq, consumer, attempt, failures, error, traceback, leased_at, due)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -28,7 +28,7 @@ _BEGUN = (
 
 
 def restore(
-    turn: Turn,
+    tx: Transaction,
     stream: str,
     items: Sequence[StreamItem],
     *,
@@ -36,22 +36,22 @@ def restore(
     expected: Mapping[str, bytes | None],
 ) -> list[str] | None:
     """Put items back together with notes; the positions of the entries, or None where notes are not as expected."""
-    if not kept.are(turn, stream, expected):
+    if not kept.are(tx, stream, expected):
         return None
     for name, value in notes.items():
-        kept.set_note(turn, stream, name, value, expected=...)
-    return _Restoring(turn, stream).restore(items) if items else []
+        kept.set_note(tx, stream, name, value, expected=...)
+    return _Restoring(tx, stream).restore(items) if items else []
 
 
 class _Restoring:
     """A stream under restoration, and how far it reaches."""
 
-    def __init__(self, turn: Turn, stream: str) -> None:
-        self._turn = turn
+    def __init__(self, tx: Transaction, stream: str) -> None:
+        self._tx = tx
         self._stream = stream
-        self._id = turn.make_stream(stream)
-        self._last = turn.head(self._id)
-        self._last_letter: int = turn.value("SELECT max(number) FROM dead WHERE stream_id = ?", (self._id,)) or 0
+        self._id = tx.make_stream(stream)
+        self._last = tx.head(self._id)
+        self._last_letter: int = tx.value("SELECT max(number) FROM dead WHERE stream_id = ?", (self._id,)) or 0
         self._groups: dict[str, int] = {}
 
     def restore(self, items: Sequence[StreamItem]) -> list[str]:
@@ -70,21 +70,21 @@ class _Restoring:
                     self._restore_scheduled(item)
                 case RememberedId():
                     self._restore_remembered(item)
-        self._turn.news[self._stream] = self._last
+        self._tx.changed[self._stream] = self._last
         return positions
 
     def _restore_entry(self, entry: Entry) -> str:
-        values = (self._id, entry.appended - self._turn.shift, *to_fields(entry.record))
+        values = (self._id, entry.appended - self._tx.shift, *to_fields(entry.record))
         self._last = self._insert(_ENTRY, _number(entry.position, self._last), values)
         return str(self._last)
 
     def _restore_scheduled(self, item: Scheduled) -> None:
         if item.at is None:
-            due, at = self._turn.now + item.delay, self._turn.time + item.delay
+            due, at = self._tx.now + item.delay, self._tx.time + item.delay
         else:
             at = item.at.timestamp()
             due = MOMENTS + at
-        self._turn.run(_SCHEDULED, (self._id, due, at, *to_row(item.record)))
+        self._tx.run(_SCHEDULED, (self._id, due, at, *to_row(item.record)))
 
     def _restore_letter(self, letter: DeadLetter) -> None:
         # One that a stranger wrote has no position.
@@ -95,44 +95,44 @@ class _Restoring:
 
     def _insert(self, sql: str, number: int | None, values: tuple[object, ...]) -> int:
         """Insert a row under its own number, or, where that is taken, under the next one."""
-        if number is None or not self._turn.run(sql, (number, *values)):
-            self._turn.run(sql, (None, *values))
-        return self._turn.connection.last_insert_rowid()
+        if number is None or not self._tx.run(sql, (number, *values)):
+            self._tx.run(sql, (None, *values))
+        return self._tx.connection.last_insert_rowid()
 
     def _restore_group(self, place: GroupCursor) -> None:
-        self._turn.run(
+        self._tx.run(
             "INSERT INTO groups (stream_id, name, cursor) VALUES (?, ?, ?)"
             " ON CONFLICT (stream_id, name) DO UPDATE SET cursor = excluded.cursor",
-            (self._id, check_name("group", place.group), self._turn.place(place.position, self._id)),
+            (self._id, check_name("group", place.group), self._tx.place(place.position, self._id)),
         )
 
     def _restore_begun(self, begun: GroupPending) -> None:
-        now, pending = self._turn.now, begun.pending
+        now, pending = self._tx.now, begun.pending
         # 0 is the start of the machine: a lease from before it has run out.
         leased = None if pending.consumer is None else max(now - (pending.idle or 0.0), 0.0)
         due = now + (pending.due or 0.0) if pending.consumer is None else None
         failure = pending.last_failure
         what = (None, None) if failure is None else (failure.error, failure.traceback)
         history = (pending.consumer, pending.attempt, pending.failures, *what)
-        self._turn.run(_BEGUN, (self._group(begun.group), parse(pending.position), *history, leased, due))
+        self._tx.run(_BEGUN, (self._group(begun.group), parse(pending.position), *history, leased, due))
 
     def _restore_remembered(self, item: RememberedId) -> None:
-        expires = self._turn.time + item.expires_in
+        expires = self._tx.time + item.expires_in
         if item.group is None:
             position = None if item.position is None else parse(item.position)
-            self._turn.run(
+            self._tx.run(
                 "INSERT OR REPLACE INTO seen (stream_id, id, seq, expires) VALUES (?, ?, ?, ?)",
                 (self._id, item.id, position, expires),
             )
         else:
-            self._turn.run(
+            self._tx.run(
                 "INSERT OR REPLACE INTO handled (group_id, id, expires) VALUES (?, ?, ?)",
                 (self._group(item.group), item.id, expires),
             )
 
     def _group(self, name: str) -> int:
         if name not in self._groups:
-            self._groups[name] = self._turn.group(self._stream, name).id
+            self._groups[name] = self._tx.group(self._stream, name).id
         return self._groups[name]
 
 
@@ -142,53 +142,51 @@ def _number(text: str, last: int) -> int | None:
     return number if last < number < LAST else None
 
 
-def drop(turn: Turn, stream: str, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
+def drop(tx: Transaction, stream: str, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
     """Remove a stream with all that belongs to it, or all but its entries and notes; False as in `restore`."""
-    if not kept.are(turn, stream, expected):
+    if not kept.are(tx, stream, expected):
         return False
-    stream_id = turn.stream(stream)
+    stream_id = tx.stream(stream)
     for table in ("pending", "handled"):
-        turn.run(f"DELETE FROM {table} WHERE group_id IN (SELECT id FROM groups WHERE stream_id = ?)", (stream_id,))
+        tx.run(f"DELETE FROM {table} WHERE group_id IN (SELECT id FROM groups WHERE stream_id = ?)", (stream_id,))
     for table in ("groups", "scheduled", "seen", "dead"):
-        turn.run(f"DELETE FROM {table} WHERE stream_id = ?", (stream_id,))
+        tx.run(f"DELETE FROM {table} WHERE stream_id = ?", (stream_id,))
     if not keep_entries:
-        turn.run("DELETE FROM entries WHERE stream_id = ?", (stream_id,))
-        turn.run("DELETE FROM streams WHERE id = ?", (stream_id,))
-        turn.run("DELETE FROM notes WHERE namespace = ? AND stream = ?", (turn.namespace, stream))
+        tx.run("DELETE FROM entries WHERE stream_id = ?", (stream_id,))
+        tx.run("DELETE FROM streams WHERE id = ?", (stream_id,))
+        tx.run("DELETE FROM notes WHERE namespace = ? AND stream = ?", (tx.namespace, stream))
     return True
 
 
-def scheduled(turn: Turn, stream: str, *, after: str, limit: int) -> list[Scheduled]:
+def scheduled(tx: Transaction, stream: str, *, after: str, limit: int) -> list[Scheduled]:
     """What is scheduled, by the time that is kept as due; the id is that and the number."""
     due, _, number = after.partition(" ")
     rows = select(
-        turn.connection,
+        tx.connection,
         ["e.due", "e.number", "e.at"],
         "FROM scheduled e WHERE e.stream_id = ? AND (e.due, e.number) > (?, ?) ORDER BY e.due, e.number LIMIT ?",
-        (turn.stream(stream), float(due or "-inf"), int(number or 0), limit),
+        (tx.stream(stream), float(due or "-inf"), int(number or 0), limit),
     )
     return [
-        Scheduled(f"{due!r} {number}", record, due - turn.now)
+        Scheduled(f"{due!r} {number}", record, due - tx.now)
         if due < MOMENTS
-        else Scheduled(f"{due!r} {number}", record, at - turn.wall, datetime.fromtimestamp(at, UTC))
+        else Scheduled(f"{due!r} {number}", record, at - tx.wall, datetime.fromtimestamp(at, UTC))
         for due, number, at, record in rows
         if isinstance(record, Record)
     ]
 
 
-def remembered(turn: Turn, stream: str, *, group: str | None, after: str, limit: int) -> list[RememberedId]:
+def remembered(tx: Transaction, stream: str, *, group: str | None, after: str, limit: int) -> list[RememberedId]:
     """The ids that a stream or a group remembers, by the alphabet."""
     if group is None:
-        rows = turn.rows(
+        rows = tx.rows(
             "SELECT id, expires, seq FROM seen WHERE stream_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",
-            (turn.stream(stream), after, turn.time, limit),
+            (tx.stream(stream), after, tx.time, limit),
         )
     else:
-        found = turn.find_group(stream, group)
-        rows = turn.rows(
+        found = tx.find_group(stream, group)
+        rows = tx.rows(
             "SELECT id, expires, NULL FROM handled WHERE group_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",
-            (found and found.id, after, turn.time, limit),
+            (found and found.id, after, tx.time, limit),
         )
-    return [
-        RememberedId(id, expires - turn.time, None if seq is None else str(seq), group) for id, expires, seq in rows
-    ]
+    return [RememberedId(id, expires - tx.time, None if seq is None else str(seq), group) for id, expires, seq in rows]

@@ -16,7 +16,7 @@ import apsw
 from forebay.errors import StoreError
 from forebay.stores.sqlite.database import Database
 from forebay.stores.sqlite.guard import Line
-from forebay.stores.sqlite.stirring import Stirring
+from forebay.stores.sqlite.inotify import FileWatch
 
 INTERVAL = 0.003
 """Seconds between two looks at whether another process has committed anything, where nothing tells of writes."""
@@ -105,7 +105,7 @@ class Wakeup:
     def _watch(self) -> None:
         guard = self._database.guard
         line = self._database.line(query_only=True)
-        pace = Pace(guard.log)
+        interval = PollInterval(guard.log)
         generation = guard.generation
         while not self._stopped:
             if not self._needed.wait(CHECK_SECONDS):
@@ -113,7 +113,7 @@ class Wakeup:
                 with contextlib.suppress(apsw.Error, StoreError):
                     guard.make_sure()
                 continue
-            pace.wait()
+            interval.wait()
             waited_for = list(self._waiters)
             try:
                 grown = guard.run(partial(self._look, line, waited_for))
@@ -123,13 +123,13 @@ class Wakeup:
                 time.sleep(0.1)
             if generation != guard.generation:
                 # There is another log now, and another connection.
-                pace.close()
-                pace, generation = Pace(guard.log), guard.generation
+                interval.close()
+                interval, generation = PollInterval(guard.log), guard.generation
                 self._version, grown = None, waited_for
             if grown:
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._wake, grown)
-        pace.close()
+        interval.close()
         guard.end(line)
 
     def _look(self, line: Line, waited_for: list[str]) -> list[str]:
@@ -161,27 +161,27 @@ class Wakeup:
         return grown
 
 
-class Pace:
+class PollInterval:
     """How often to look at a file that is committed to by way of this log."""
 
     def __init__(self, log: Path) -> None:
-        self._stirring = Stirring(log)
+        self._watch = FileWatch(log)
         self._stirred_at = 0.0
 
     def wait(self) -> None:
         """Wait until it is time for the next look."""
-        if not self._stirring.is_told:
+        if not self._watch.is_supported:
             time.sleep(INTERVAL)
             return
         ago = time.monotonic() - self._stirred_at
         if ago < STIRRED:
             time.sleep(max(CLOSE_INTERVAL, ago / 8))
-            is_stirred = self._stirring.wait(0.0)
+            is_stirred = self._watch.wait(0.0)
         else:
-            is_stirred = self._stirring.wait(IDLE_INTERVAL)
+            is_stirred = self._watch.wait(IDLE_INTERVAL)
         if is_stirred:
             self._stirred_at = time.monotonic()
 
     def close(self) -> None:
         """Watch no more."""
-        self._stirring.close()
+        self._watch.close()

@@ -18,10 +18,10 @@ from forebay.stores.sqlite.database import Database
 from forebay.stores.sqlite.errors import is_out_of_room, to_store_error
 from forebay.stores.sqlite.guard import Changed, Line
 from forebay.stores.sqlite.log import Append, append
-from forebay.stores.sqlite.turn import Turn
+from forebay.stores.sqlite.transaction import Transaction
 
-Move = Callable[[Turn], Any]
-Look = Callable[[Turn], bool]
+Move = Callable[[Transaction], Any]
+Look = Callable[[Transaction], bool]
 
 MOST = 1_000
 """Moves in one transaction; those of one turn of the event loop stay together all the same."""
@@ -50,7 +50,7 @@ class Unsure(msgspec.Struct, frozen=True):
     number: int
     jobs: list[Job]
     results: list[Any]
-    turn: Turn
+    tx: Transaction
 
 
 class Writer:
@@ -74,7 +74,7 @@ class Writer:
         self._is_suspect = False
         self._unsure: Unsure | None = None
         self._namespace = namespace
-        self._on_news = on_news
+        self._on_change = on_news
         self._loop = asyncio.get_running_loop()
         self._collected: list[Job] = []
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
@@ -110,13 +110,13 @@ class Writer:
 
     def _run(self) -> None:
         while jobs := self._next():
-            news: dict[str, int] = {}
+            changed: dict[str, int] = {}
             try:
-                self._guard.run(partial(self._carry_out, jobs, news))
+                self._guard.run(partial(self._carry_out, jobs, changed))
             except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where the moves are awaited
                 self._fail_all(jobs, error)
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._report, jobs, news)
+                self._loop.call_soon_threadsafe(self._report, jobs, changed)
         self._guard.end(self._line)
 
     def _next(self) -> list[Job]:
@@ -132,7 +132,7 @@ class Writer:
                 jobs += more
         return jobs
 
-    def _report(self, jobs: list[Job], news: dict[str, int]) -> None:
+    def _report(self, jobs: list[Job], changed: dict[str, int]) -> None:
         for job in jobs:
             if job.future.done():
                 continue
@@ -140,19 +140,19 @@ class Writer:
                 job.future.set_result(job.result)
             else:
                 job.future.set_exception(job.error)
-        if news:
-            self._on_news(news)
+        if changed:
+            self._on_change(changed)
 
-    def _carry_out(self, jobs: list[Job], news: dict[str, int]) -> None:
+    def _carry_out(self, jobs: list[Job], changed: dict[str, int]) -> None:
         """Settle the jobs. Raises `Changed`, to be called again after the files are found to be whole."""
         with self._line as connection:
-            self._resolve(news)
+            self._resolve(changed)
             if self._is_suspect:
                 fresh = self._line.reopen()
                 self._is_suspect = False
             else:
                 fresh = connection
-            self._settle(fresh, self._worth_it(fresh, [job for job in jobs if not job.is_settled]), news)
+            self._settle(fresh, self._worth_it(fresh, [job for job in jobs if not job.is_settled]), changed)
 
     def _worth_it(self, connection: apsw.Connection, jobs: list[Job]) -> list[Job]:
         """The jobs that have something to do. The others get their empty result without a transaction."""
@@ -162,14 +162,14 @@ class Writer:
 
     def _is_worth_it(self, connection: apsw.Connection, job: Job, look: Look) -> bool:
         try:
-            if look(self._turn(connection)):
+            if look(self._transaction(connection)):
                 return True
             job.settle([])
         except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
             self._fail([job], error)
         return False
 
-    def _settle(self, connection: apsw.Connection, jobs: list[Job], news: dict[str, int]) -> None:
+    def _settle(self, connection: apsw.Connection, jobs: list[Job], changed: dict[str, int]) -> None:
         """Give each job a result or an error, in as few transactions as possible.
 
         A move that fails must not take its neighbours with it: then the jobs are halved, until it
@@ -184,12 +184,12 @@ class Writer:
             self._fail(jobs, error)
             return
         # After the wait for the lock: leases begin now, and later appends bear later times.
-        turn = self._turn(connection)
+        tx = self._transaction(connection)
         number = None
         changes = connection.total_changes()
         try:
             self._line.check()
-            results = _perform(turn, jobs)
+            results = _perform(tx, jobs)
             if connection.total_changes() != changes:
                 number = self._line.stamp()
         except Changed:
@@ -198,44 +198,44 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
             self._roll_back(connection)
             self._line.check_after(error)
-            self._halve(connection, jobs, error, news)
+            self._halve(connection, jobs, error, changed)
             return
         try:
             connection.execute("COMMIT")
         except apsw.Error as error:
             if isinstance(error, apsw.IOError) and not is_out_of_room(error, connection.system_errno):
-                self._doubt(jobs, error, turn)
+                self._outcome_unknown(jobs, error, tx)
                 self._roll_back(connection)
             else:
                 self._roll_back(connection)
-                self._halve(connection, jobs, error, news)
+                self._halve(connection, jobs, error, changed)
             return
         if number is not None:
-            self._unsure = Unsure(number, jobs, results, turn)
+            self._unsure = Unsure(number, jobs, results, tx)
             self._line.check()
             self._line.acknowledge(number)
             self._unsure = None
         _settle(jobs, results)
-        news |= turn.news
+        changed |= tx.changed
 
-    def _resolve(self, news: dict[str, int]) -> None:
+    def _resolve(self, changed: dict[str, int]) -> None:
         """What became of a transaction that was committed while the files were changed, now that they are whole."""
         unsure, self._unsure = self._unsure, None
         if unsure is not None and self._line.has(unsure.number):
             _settle(unsure.jobs, unsure.results)
-            news |= unsure.turn.news
+            changed |= unsure.tx.changed
 
-    def _halve(self, connection: apsw.Connection, jobs: list[Job], error: Exception, news: dict[str, int]) -> None:
+    def _halve(self, connection: apsw.Connection, jobs: list[Job], error: Exception, changed: dict[str, int]) -> None:
         if len(jobs) == 1:
             self._fail(jobs, error)
             return
         middle = len(jobs) // 2
-        self._settle(connection, jobs[:middle], news)
-        self._settle(connection, jobs[middle:], news)
+        self._settle(connection, jobs[:middle], changed)
+        self._settle(connection, jobs[middle:], changed)
 
-    def _doubt(self, jobs: list[Job], error: Exception, turn: Turn) -> None:
+    def _outcome_unknown(self, jobs: list[Job], error: Exception, tx: Transaction) -> None:
         for job in jobs:
-            search_after = None if turn.before is None else str(turn.before)
+            search_after = None if tx.last_before is None else str(tx.last_before)
             unknown = OutcomeUnknown(
                 f"{self._database.path}: the disk failed while it was written ({error})", search_after
             )
@@ -258,12 +258,12 @@ class Writer:
         """Nobody is left waiting for ever."""
         unsure, self._unsure = self._unsure, None
         if unsure is not None:
-            self._doubt(unsure.jobs, error, unsure.turn)
+            self._outcome_unknown(unsure.jobs, error, unsure.tx)
         self._fail([job for job in jobs if not job.is_settled], error)
 
-    def _turn(self, connection: apsw.Connection) -> Turn:
+    def _transaction(self, connection: apsw.Connection) -> Transaction:
         clock = self._database.clock
-        return Turn(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch)
+        return Transaction(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         # SQLite itself has rolled back after some errors, such as a full disk.
@@ -279,7 +279,7 @@ def _settle(jobs: list[Job], results: list[Any]) -> None:
         job.settle(result)
 
 
-def _perform(turn: Turn, jobs: list[Job]) -> list[Any]:
+def _perform(tx: Transaction, jobs: list[Job]) -> list[Any]:
     results: list[Any] = []
     appends: list[Append] = []
     for job in jobs:
@@ -287,9 +287,9 @@ def _perform(turn: Turn, jobs: list[Job]) -> list[Any]:
             appends.append(job.move)
             continue
         if appends:
-            results += append(turn, appends)
+            results += append(tx, appends)
             appends = []
-        results.append(job.move(turn))
+        results.append(job.move(tx))
     if appends:
-        results += append(turn, appends)
+        results += append(tx, appends)
     return results

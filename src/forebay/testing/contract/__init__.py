@@ -18,10 +18,10 @@ the import makes their failures tell more. Nothing in them sleeps; what takes ti
 from __future__ import annotations
 
 from forebay.testing.contract.base import Fields, Plant
+from forebay.testing.contract.dead_letters import DeadLettersContract
 from forebay.testing.contract.home import HomeContract
 from forebay.testing.contract.inspection import InspectionContract
 from forebay.testing.contract.leases import LeasesContract
-from forebay.testing.contract.letters import DeadLettersContract
 from forebay.testing.contract.log import LogContract
 from forebay.testing.contract.notes import NotesContract
 from forebay.testing.contract.settling import SettlingContract

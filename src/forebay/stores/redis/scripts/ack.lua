@@ -14,7 +14,7 @@ local waits, was_tried = redis.call('ZCARD', waiting) > 0, redis.call('HLEN', at
 redis.call('HLEN', progress)
 local time = remember and wall()
 if remember then
-  forget(false, handled, time, 1000)
+  expire_ids(false, handled, time, 1000)
 end
 local first = 4 + ids
 -- What frees memory goes before what needs it: a server without memory takes the second only after the first.

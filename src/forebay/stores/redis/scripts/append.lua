@@ -16,7 +16,7 @@ end
 local seen = {}
 local time = wall()
 if window then
-  forget(ids, expiry, time, 1000)
+  expire_ids(ids, expiry, time, 1000)
 end
 if since ~= '' then
   local wanted = {}

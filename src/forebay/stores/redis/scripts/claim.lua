@@ -99,7 +99,7 @@ for _, row in ipairs(found) do
     if fields then
       redis.call('XCLAIM', stream, group, consumer, 0, position, 'RETRYCOUNT', count, 'JUSTID')
     end
-    local _, failures, last_failure = noted(attempts, position)
+    local _, failures, last_failure = attempts_of(attempts, position)
     claimed[#claimed + 1] = {position, fields, count, failures, last_failure}
   end
 end

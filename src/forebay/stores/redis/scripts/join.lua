@@ -26,7 +26,7 @@ if made.err then
   return made
 end
 local place = last_delivered(stream, group)
-wait_no_more(waiting, attempts, place)
+drop_waiting_after(waiting, attempts, place)
 redis.call('SET', finished, place)
 -- What has left the stream by now the group does not miss.
 reckon_from_here(stream, waiting, progress, group)

@@ -10,7 +10,7 @@ local time = now()
 
 local rows = {}
 for _, row in ipairs(redis.call('XPENDING', stream, group, '(' .. after, '+', limit)) do
-  local _, failures, last = noted(attempts, row[1])
+  local _, failures, last = attempts_of(attempts, row[1])
   rows[#rows + 1] = {row[1], row[2], row[4], failures, row[3], last}
 end
 local waits = {unpack(ARGV, 4)}
@@ -23,7 +23,7 @@ end
 for _, position in ipairs(waits) do
   local due = before(after, position) and redis.call('ZSCORE', waiting, position)
   if due then
-    local count, failures, last = noted(attempts, position)
+    local count, failures, last = attempts_of(attempts, position)
     rows[#rows + 1] = {position, false, count, failures, math.floor(due - time), last}
   end
 end

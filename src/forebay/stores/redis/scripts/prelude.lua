@@ -101,7 +101,7 @@ local function held(stream, group, consumer, position)
 end
 
 -- Attempts and failures that the group has noted for a position, and the last failure, packed, or ''.
-local function noted(attempts, position)
+local function attempts_of(attempts, position)
   local text = redis.call('HGET', attempts, position)
   if not text then
     return 0, 0, ''
@@ -117,7 +117,7 @@ end
 
 -- Lease an entry that waits; return its position, its fields or false, its attempt, its failures and the last of these.
 local function lease_waiting(stream, waiting, attempts, group, consumer, position, time)
-  local count, failures, last = noted(attempts, position)
+  local count, failures, last = attempts_of(attempts, position)
   local fields = fields_at(stream, position)
   if fields then
     redis.call('XCLAIM', stream, group, consumer, 0, position, 'FORCE', 'RETRYCOUNT', count + 1, 'JUSTID')
@@ -277,7 +277,7 @@ local function put_aside(key, member, what, dead_letter)
 end
 
 -- Let what waits behind a place be read again with the rest, and not wait as well.
-local function wait_no_more(waiting, attempts, place)
+local function drop_waiting_after(waiting, attempts, place)
   for _, position in ipairs(positions_in(redis.call('ZRANGE', waiting, 0, -1))) do
     if before(place, position) then
       redis.call('HDEL', attempts, position)
@@ -298,7 +298,7 @@ local function others_hold(stream, group, consumer)
 end
 
 -- Forget some of the ids whose time is over: more than were added, so that they cannot pile up.
-local function forget(ids, expiry, time, most)
+local function expire_ids(ids, expiry, time, most)
   local over = redis.call('ZRANGEBYSCORE', expiry, '-inf', time, 'LIMIT', 0, most)
   if #over > 0 and may('ZREM', expiry) and (not ids or may('HDEL', ids)) then
     if ids then

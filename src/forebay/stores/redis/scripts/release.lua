@@ -13,7 +13,7 @@ for i = 3, #ARGV do
   local position = ARGV[i]
   local count = held(stream, group, consumer, position)
   if count then
-    local _, failures, last = noted(attempts, position)
+    local _, failures, last = attempts_of(attempts, position)
     redis.call('ZADD', waiting, time, position)
     if count > 1 or failures > 0 then
       note(attempts, position, count - 1, failures, last)

@@ -12,7 +12,7 @@ if count ~= tonumber(ARGV[6]) then
   return 0
 end
 redis.call('ZCARD', waiting)
-local _, failures = noted(attempts, position)
+local _, failures = attempts_of(attempts, position)
 begin_without_memory(stream, group)
 note(attempts, position, count, failures + 1, ARGV[7])
 if ARGV[5] == '1' then

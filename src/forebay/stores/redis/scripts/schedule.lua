@@ -22,7 +22,7 @@ local at_once = moment and moment <= unix
 redis.call('ZCARD', scheduled)
 redis.call('ZCARD', moments)
 if window then
-  forget(ids, expiry, unix, 1000)
+  expire_ids(ids, expiry, unix, 1000)
 end
 local i = 4
 while i <= #ARGV do

@@ -31,7 +31,7 @@ else
     redis.call('HDEL', attempts, unpack(positions))
     redis.call('XACK', stream, group, unpack(positions))
   end
-  wait_no_more(waiting, attempts, place)
+  drop_waiting_after(waiting, attempts, place)
 end
 reckon_from_here(stream, waiting, progress, group)
 return moved

@@ -12,7 +12,7 @@ from forebay.home import Home
 from forebay.stores.sqlite.database import Database
 from forebay.stores.sqlite.errors import SUSPICIOUS, to_store_error
 from forebay.stores.sqlite.guard import Line
-from forebay.stores.sqlite.turn import Turn
+from forebay.stores.sqlite.transaction import Transaction
 from forebay.stores.sqlite.wakeup import Wakeup
 from forebay.stores.sqlite.writer import Writer
 from forebay.threads import Threads
@@ -20,7 +20,7 @@ from forebay.threads import Threads
 Result = TypeVar("Result")
 
 
-class Opened:
+class Connections:
     """Three connections, each with its thread: one writes, one looks, one notices what others commit.
 
     Looks have their own, so that a count over a million entries holds up no publisher.
@@ -47,23 +47,23 @@ class Opened:
             raise
         return cls(home, database, line, namespace, inspector)
 
-    async def look(self, look: Callable[[Turn], Result]) -> Result:
+    async def look(self, look: Callable[[Transaction], Result]) -> Result:
         """What a look finds, in one state of the file that no writer changes meanwhile."""
         return await self._inspector.call(partial(self._inspect, look))
 
-    def _inspect(self, look: Callable[[Turn], Result]) -> Result:
+    def _inspect(self, look: Callable[[Transaction], Result]) -> Result:
         try:
             return self._database.guard.run(partial(self._look, look))
         except apsw.Error as error:
             raise to_store_error(error, str(self._database.path)) from error
 
-    def _look(self, look: Callable[[Turn], Result]) -> Result:
+    def _look(self, look: Callable[[Transaction], Result]) -> Result:
         clock = self._database.clock
         with self._line as connection:
             self._line.check()
             connection.execute("BEGIN")
             try:
-                return look(Turn(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch))
+                return look(Transaction(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch))
             except SUSPICIOUS:
                 self._line.check()
                 raise

@@ -25,7 +25,7 @@ class Group(NamedTuple):
 
 
 @dataclass(slots=True)
-class Turn:
+class Transaction:
     """One transaction, or one look without. Both clocks are read once, at its beginning.
 
     `epoch` is Unix time at the 0 of `now`, as all who use the file took it from the file.
@@ -36,10 +36,10 @@ class Turn:
     now: float
     wall: float
     epoch: float
-    news: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
     """The streams whose readers may find something now, with their last positions."""
-    before: int | None = None
-    """The last position of all before the first one that this turn made."""
+    last_before: int | None = None
+    """The last position of all before the first one that this transaction made."""
 
     @property
     def time(self) -> float:

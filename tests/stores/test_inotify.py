@@ -5,27 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from forebay.stores.sqlite.stirring import Stirring
+from forebay.stores.sqlite.inotify import FileWatch
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of writes")
 def test_a_write_to_the_file_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.touch()
-    stirring = Stirring(path)
-    assert stirring.is_told
-    assert not stirring.wait(0.0)
+    watch = FileWatch(path)
+    assert watch.is_supported
+    assert not watch.wait(0.0)
 
     path.write_text("something")
 
-    assert stirring.wait(10.0)
-    assert not stirring.wait(0.0)
-    stirring.close()
+    assert watch.wait(10.0)
+    assert not watch.wait(0.0)
+    watch.close()
 
 
 def test_where_nothing_is_told_the_wait_is_only_a_wait(tmp_path: Path) -> None:
-    stirring = Stirring(tmp_path / "missing")
+    watch = FileWatch(tmp_path / "missing")
 
-    assert not stirring.is_told
-    assert not stirring.wait(0.0)
-    stirring.close()
+    assert not watch.is_supported
+    assert not watch.wait(0.0)
+    watch.close()

@@ -11,17 +11,17 @@ from pathlib import Path
 _IN_MODIFY = 0x2
 
 
-class Stirring:
+class FileWatch:
     """Waits for writes to a file by any process.
 
-    A write is noticed when it begins, before what it brings can be seen. `is_told` is False where the
+    A write is noticed when it begins, before what it brings can be seen. `is_supported` is False where the
     system tells nothing, as on macOS or when its watches are used up: then `wait` only waits.
     """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = _watch(path)
-        self.is_told = self._descriptor >= 0
-        self._poll = select.poll() if self.is_told else None
+        self.is_supported = self._descriptor >= 0
+        self._poll = select.poll() if self.is_supported else None
         if self._poll is not None:
             self._poll.register(self._descriptor, select.POLLIN)
 
@@ -37,7 +37,7 @@ class Stirring:
 
     def close(self) -> None:
         """Watch no more."""
-        if self.is_told:
+        if self.is_supported:
             os.close(self._descriptor)
 
 

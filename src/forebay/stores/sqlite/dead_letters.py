@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from forebay.stores.sqlite.rows import FOREIGN
-from forebay.stores.sqlite.turn import LAST, Turn
+from forebay.stores.sqlite.transaction import LAST, Transaction
 
 _CHOSEN = "FROM dead WHERE stream_id = ? AND number IN (SELECT value FROM json_each(?))"
 _WITH_A_GROUP = f"{_CHOSEN} AND group_name <> ''"
@@ -20,32 +20,32 @@ _FORGET_HANDLED = f"""
         JOIN groups g ON g.stream_id = ? AND g.name = d.group_name)"""  # noqa: S608  # constants
 
 
-def redrive(turn: Turn, stream: str, ids: Sequence[str]) -> int:
+def redrive(tx: Transaction, stream: str, ids: Sequence[str]) -> int:
     """Append dead letters again, each for its group only, and remove them; return how many."""
-    stream_id = turn.stream(stream)
+    stream_id = tx.stream(stream)
     if stream_id is None:
         return 0
     chosen = (stream_id, _numbers(ids))
-    count = turn.run(
+    count = tx.run(
         f"INSERT INTO entries (appended, stream_id, only_group, checksum, {', '.join(FOREIGN)})"
         f" SELECT ?, stream_id, group_name, checksum, {', '.join(FOREIGN)} {_WITH_A_GROUP} ORDER BY number",
-        (turn.time, *chosen),
+        (tx.time, *chosen),
     )
     if count:
-        turn.news[stream] = turn.connection.last_insert_rowid()
-        turn.run(f"DELETE {_WITH_A_GROUP}", chosen)
+        tx.changed[stream] = tx.connection.last_insert_rowid()
+        tx.run(f"DELETE {_WITH_A_GROUP}", chosen)
     return count
 
 
-def discard(turn: Turn, stream: str, ids: Sequence[str]) -> int:
+def discard(tx: Transaction, stream: str, ids: Sequence[str]) -> int:
     """Remove dead letters, and what is remembered of their events' ids; return how many there were."""
-    stream_id = turn.stream(stream)
+    stream_id = tx.stream(stream)
     if stream_id is None:
         return 0
     chosen = (stream_id, _numbers(ids))
-    turn.run(_FORGET_SEEN, (stream_id, *chosen))
-    turn.run(_FORGET_HANDLED, (*chosen, stream_id))
-    return turn.run(f"DELETE {_CHOSEN}", chosen)
+    tx.run(_FORGET_SEEN, (stream_id, *chosen))
+    tx.run(_FORGET_HANDLED, (*chosen, stream_id))
+    return tx.run(f"DELETE {_CHOSEN}", chosen)
 
 
 def _numbers(ids: Sequence[str]) -> str:
