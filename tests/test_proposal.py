@@ -59,6 +59,7 @@ async def test_an_entry_added_by_hand_with_the_four_fields_reaches_a_handler(ser
 
 
 async def test_what_forebay_did_not_write_becomes_a_dead_letter_byte_for_byte_and_stops_nobody(server: Server) -> None:
+    """Row G2 of docs/faults.md."""
     foreign = {b"\xff\x00": b"\xfe", b"data": b'{"cut'}
     server.redis.xadd(KEY, foreign)
     server.redis.xadd(KEY, {"type": "health_check", "source": "s", "data": '{"cut', "timestamp": "2026-11-23T10:00:00"})

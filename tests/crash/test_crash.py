@@ -38,6 +38,7 @@ async def test_four_processes_publish_and_four_consume_on_one_file(sqlite_url: s
 async def test_no_kill_of_a_consumer_or_publisher_loses_or_strands_an_acknowledged_event(
     durable_url: str, namespace: str, tmp_path: Path, count: int
 ) -> None:
+    """Rows A1, A2 of docs/faults.md."""
     history = History(tmp_path / "history")
     chance = random.Random(20)
 
@@ -102,6 +103,7 @@ def _delays(history: History, kills: list[tuple[float, int]]) -> list[float]:
 async def test_an_event_that_kills_its_process_ends_among_the_dead_letters_alone(
     durable_url: str, namespace: str, tmp_path: Path
 ) -> None:
+    """Row A9 of docs/faults.md."""
     history = History(tmp_path / "history")
     async with EventBus(durable_url, namespace=namespace) as bus:
         ids = await bus.publish_many("t", source="s", data=[*range(30), "poison", *range(30)])

@@ -1,4 +1,4 @@
-"""Rows A of the fault catalogue: processes that stand still, stop, or die."""
+"""Rows A of docs/faults.md: processes that stand still, stop, or die."""
 
 from __future__ import annotations
 

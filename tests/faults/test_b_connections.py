@@ -1,4 +1,4 @@
-"""Rows B of the fault catalogue: what befalls the connection between a store and its server.
+"""Rows B of docs/faults.md: what befalls the connection between a store and its server.
 
 B5 (a block longer than the timeout) is in tests/stores/test_redis.py.
 """

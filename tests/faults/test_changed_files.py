@@ -1,4 +1,4 @@
-"""Rows E10 and E11 of the fault catalogue: the files of an open store are changed by something other than SQLite.
+"""Rows E10 and E11 of docs/faults.md: the files of an open store are changed by something other than SQLite.
 
 What is whole is opened anew and goes on; what is not is refused before the next acknowledgement.
 """

@@ -1,4 +1,4 @@
-"""Rows E2, E3 and E9 of the fault catalogue: the power fails, and the disk does."""
+"""Rows E2, E3 and E9 of docs/faults.md: the power fails, and the disk does."""
 
 # The files are what these tests are about, and they wait for nothing else meanwhile.
 

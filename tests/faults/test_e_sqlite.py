@@ -1,4 +1,4 @@
-"""Rows E of the fault catalogue: one SQLite file, several processes.
+"""Rows E of docs/faults.md: one SQLite file, several processes.
 
 More of E10, and E11, are in test_changed_files.py.
 In tests/stores/test_sqlite.py: E1 (killed in a commit), E7 and E8 (no room for a publish), E12 (fork), E15 (no right

@@ -1,4 +1,4 @@
-"""Row E10 of the fault catalogue: the files are changed after SQLite has copied a part of the log into the database.
+"""Row E10 of docs/faults.md: the files are changed after SQLite has copied a part of the log into the database.
 
 A copy that a reader holds up leaves out every page that was changed since. Until the next one, the database by
 itself is then no state that ever was: it is whole with its log only.

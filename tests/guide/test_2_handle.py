@@ -68,6 +68,7 @@ async def test_batches_are_lists_and_one_bad_event_does_not_spoil_its_neighbours
 
 
 async def test_events_of_a_key_keep_their_order_while_other_keys_go_on(bus: EventBus) -> None:
+    """Row G5 of docs/faults.md."""
     seen: list[tuple[str, int]] = []
 
     @bus.on("t", ordered=True, retry=Retry(attempts=100_000, base=0.005, cap=0.005))

@@ -58,6 +58,7 @@ async def test_a_new_group_starts_at_the_position_that_it_names(bus: EventBus) -
 
 
 async def test_a_range_is_replayed_to_one_group(bus: EventBus) -> None:
+    """Row G9 of docs/faults.md."""
     seen: dict[str, list[int]] = {"a": [], "b": []}
 
     @bus.on("t", group="a")

@@ -72,6 +72,7 @@ async def test_the_handler_that_blocks_the_loop_is_named_once_and_then_yields_it
 
 
 async def test_a_handler_that_blocks_the_loop_for_a_few_leases_keeps_its_event(bus: EventBus) -> None:
+    """Row A8 of docs/faults.md."""
     attempts: list[int] = []
 
     @bus.on("t", group="g", lease=0.2)

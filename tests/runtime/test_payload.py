@@ -1,4 +1,4 @@
-"""Payloads are kept exactly or refused."""
+"""Payloads are kept exactly or refused: row G3 of docs/faults.md."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ async def test_large_events_behind_many_small_ones_are_not_all_read_ahead(
 
 
 async def test_large_events_alone_keep_to_the_bound_from_the_first_read(bus: EventBus, in_hand: InHand) -> None:
+    """Row G4 of docs/faults.md."""
     most, handled = 0, 0
 
     @bus.on("t", group=in_hand.group)

@@ -32,6 +32,7 @@ async def test_a_stream_without_groups_keeps_its_newest_events(bus: EventBus) ->
 
 
 async def test_what_a_group_has_not_finished_stays_until_it_has(bus: EventBus) -> None:
+    """Row G10 of docs/faults.md."""
     await bus.store.join("t", "g")
     await bus.publish_many("t", source="s", data=range(10))
     assert Trimmed(0, 0) == await bus.retain("t", max_length=2)

@@ -190,6 +190,7 @@ async def test_dead_letters_that_others_removed_are_not_counted(store: RedisStor
 async def test_consumers_that_hold_nothing_are_forgotten_in_time(
     store: RedisStore, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Row A11 of docs/faults.md."""
     monkeypatch.setattr(redis_store, "FORGOTTEN_AFTER", -1.0)
     await store.append("order_placed", [order(1), order(2)])
     [held] = await store.read(OTHER, limit=1)
@@ -290,6 +291,7 @@ async def test_a_store_finds_its_server_again_after_the_connections_were_killed(
 
 
 async def test_a_read_that_waits_longer_than_the_timeout_is_no_fault(server: Server) -> None:
+    """Row B5 of docs/faults.md."""
     async with RedisStore(server.url, timeout=0.2) as store:
         await store.join("order_placed", "billing")
 
@@ -399,6 +401,7 @@ def test_an_unknown_error_reply_is_a_refusal_of_the_store() -> None:
 async def test_a_full_or_lonely_server_stores_nothing_of_a_batch(
     store: RedisStore, server: Server, setting: str, value: str, usual: str, kind: type[StoreError]
 ) -> None:
+    """Row D5 of docs/faults.md."""
     await store.append("order_placed", [order(1), order(2)])
     server.redis.config_set(setting, value)
     try:
@@ -434,6 +437,7 @@ async def test_a_replica_is_unavailable_for_writing(store: RedisStore, server: S
 
 
 async def test_a_server_busy_with_a_script_is_unavailable(store: RedisStore, server: Server) -> None:
+    """Row C17 of docs/faults.md."""
     server.redis.config_set("lua-time-limit", 10)
 
     def spin() -> None:

@@ -79,6 +79,7 @@ def test_an_unknown_error_reply_ends_what_met_it() -> None:
 async def test_behind_a_stable_address_the_new_master_is_found_though_the_old_one_lives_on(
     started: list[Server], binary: str, tmp_path: Path, move: str
 ) -> None:
+    """Row D3 of docs/faults.md."""
     old = Server(binary, tmp_path, "--repl-diskless-sync-delay", "0")
     started.append(old)
     new = _replica_of(old, binary, tmp_path)
@@ -243,6 +244,7 @@ async def test_one_odd_sentinel_is_put_aside_and_reported(
 async def test_a_minority_of_sentinels_is_not_believed_while_the_master_is_away(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
+    """Row D6 of docs/faults.md."""
     master, other = Server(binary, tmp_path), Server(binary, tmp_path)
     started += [master, other]
     sentinels = [_sentinel(binary, tmp_path, watched) for watched in (other, master, master)]

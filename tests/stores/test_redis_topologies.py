@@ -55,6 +55,7 @@ def started(tmp_path: Path) -> Iterator[list[Server]]:
 async def test_after_a_failover_the_store_goes_on_with_the_new_master(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
+    """Row D1 of docs/faults.md."""
     master, replica, sentinel = _watched(started, binary, tmp_path)
     async with RedisStore(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", timeout=1.0) as store:
         reader = Reader("order_placed", "billing", "worker")
@@ -127,6 +128,7 @@ def nodes(formed: list[Server]) -> list[Server]:
 
 
 async def test_streams_are_spread_over_a_cluster_and_every_move_works_on_each(nodes: list[Server]) -> None:
+    """Row D12 of docs/faults.md."""
     streams = [f"stream-{n}" for n in range(12)]
     async with RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}") as store:
         for stream in streams:
@@ -165,6 +167,7 @@ async def test_a_store_is_copied_onto_a_cluster_and_back(nodes: list[Server]) ->
 
 
 async def test_a_stream_that_moves_to_another_node_is_followed(nodes: list[Server]) -> None:
+    """Row D10 of docs/faults.md."""
     stream, key = "order_placed", "events:order_placed"
     reader = Reader(stream, "billing", "worker")
     async with RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}") as store:
@@ -196,6 +199,7 @@ async def test_a_stream_that_moves_to_another_node_is_followed(nodes: list[Serve
 async def test_a_lost_master_takes_only_its_own_streams_along(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
+    """Rows D8, D11 of docs/faults.md."""
     nodes = make_cluster(started, binary, tmp_path, "--cluster-require-full-coverage", "no")
     streams = [f"stream-{n}" for n in range(12)]
     async with RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}", timeout=1.0) as store:

@@ -317,6 +317,7 @@ def as_nobody(path: Path) -> str:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_file_or_folder_without_the_right_to_write_says_so() -> None:
+    """Row E15 of docs/faults.md."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "events.db")
         asyncio.run(opened(path))
@@ -464,6 +465,7 @@ async def test_a_store_that_is_not_open_says_so(path: Path) -> None:
 
 
 async def test_a_full_disk_is_told_and_loses_nothing(path: Path) -> None:
+    """Rows E7, E8 of docs/faults.md."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     async with SQLiteStore(path) as store:
@@ -535,6 +537,7 @@ class FailingSyncFile(apsw.VFSFile):
 
 
 async def test_a_file_that_stays_locked_is_unavailable_after_busy_timeout(path: Path) -> None:
+    """Row A5 of docs/faults.md."""
     async with SQLiteStore(path, busy_timeout=0.05) as store:
         other = apsw.Connection(str(path))
         other.execute("BEGIN IMMEDIATE")
@@ -564,6 +567,7 @@ async def test_idle_polls_take_no_lock(path: Path) -> None:
 
 
 async def test_a_restart_of_the_machine_voids_leases_and_delays_but_not_schedules(path: Path) -> None:
+    """Row F3 of docs/faults.md."""
     clock = SetClock()
     async with SQLiteStore(path, clock=clock) as store:
         await store.join("order_placed", "billing")
@@ -639,6 +643,7 @@ async def test_remembered_ids_are_forgotten_when_their_time_is_over(path: Path) 
 
 
 async def test_four_publishers_and_four_consumers_share_a_file(store: SQLiteStore, path: Path) -> None:
+    """Row E4 of docs/faults.md."""
     consumers = [Process(sqlite_roles.consume, str(path), number) for number in range(4)]
     publishers = [Process(sqlite_roles.publish, str(path), number) for number in range(4)]
 
@@ -681,6 +686,7 @@ async def test_an_event_of_another_process_wakes_a_reader_within_milliseconds(st
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_store_is_refused_after_a_fork(store: SQLiteStore) -> None:
+    """Row E12 of docs/faults.md."""
     receiving, sending = os.pipe()
     child = os.fork()
     if not child:
@@ -699,6 +705,7 @@ async def test_a_store_is_refused_after_a_fork(store: SQLiteStore) -> None:
 
 
 async def test_a_killed_process_loses_nothing_that_was_acknowledged(path: Path) -> None:
+    """Row E1 of docs/faults.md."""
     script = (
         "import asyncio, sys\nfrom forebay.event import to_record\nfrom forebay.stores.sqlite import SQLiteStore\n"
         "async def main():\n"
