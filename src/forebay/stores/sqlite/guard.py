@@ -38,10 +38,8 @@ _TRIES = 6
 PAUSE = 0.3
 """Seconds until another process has noticed, too, what was changed, and done its part."""
 _MOVED = "it, or the -wal or -shm file beside it, was moved, replaced or deleted"
-_STAMP = (
-    "INSERT INTO writers (id, number) SELECT ?, max(number) + 1 FROM writers WHERE true"
-    " ON CONFLICT (id) DO UPDATE SET number = excluded.number RETURNING number"
-)
+_STAMP = "UPDATE writers SET number = (SELECT max(number) FROM writers) + 1 WHERE id = ? RETURNING number"
+_FIRST_STAMP = "INSERT INTO writers (id, number) SELECT ?, max(number) + 1 FROM writers RETURNING number"
 _FORGET = "DELETE FROM writers WHERE number <= (SELECT number FROM writers ORDER BY number DESC LIMIT 1 OFFSET ?)"
 
 Writers = Mapping[int, int]
@@ -62,7 +60,6 @@ class Line:
         self.index: WalIndex | None = None
         self.connect = connect
         self._writer = secrets.randbits(62)
-        self._is_known = False
 
     def __enter__(self) -> apsw.Connection:
         """The connection, for this thread. Raises `Changed` where the files have to be put back first."""
@@ -116,10 +113,13 @@ class Line:
     def stamp(self) -> int:
         """Give the transaction that is open its number."""
         assert self.connection is not None
-        number: int = self.connection.execute(_STAMP, (self._writer,)).get
-        if not self._is_known:
-            self.connection.execute(_FORGET, (KEPT,))
-            self._is_known = True
+        number: int | None = self.connection.execute(_STAMP, (self._writer,)).get
+        # None: this writer has not written yet, or KEPT others have written since.
+        return number or self._first_stamp(self.connection)
+
+    def _first_stamp(self, connection: apsw.Connection) -> int:
+        number: int = connection.execute(_FIRST_STAMP, (self._writer,)).get
+        connection.execute(_FORGET, (KEPT,))
         return number
 
     def has(self, number: int) -> bool:
