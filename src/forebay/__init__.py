@@ -31,7 +31,7 @@ from forebay.errors import (
     TransferRefused,
 )
 from forebay.event import Event
-from forebay.payload import Limits
+from forebay.payload import EventTypeLike, Limits
 from forebay.policy import Retry
 from forebay.retention import Retention
 from forebay.store import DeadLetter, Durability, GroupStats, Pending, StreamStats, Trimmed
@@ -49,6 +49,7 @@ __all__ = [
     "EventBus",
     "EventStreamConsumer",
     "EventType",
+    "EventTypeLike",
     "ForebayError",
     "GroupStats",
     "HandlerTimeout",

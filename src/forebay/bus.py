@@ -25,9 +25,10 @@ from forebay.event import Event, Foreign, Record, check_limit, check_seconds, to
 from forebay.home import running_loop
 from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
-from forebay.payload import LIMITS, Limits, kind_of, plain, type_name
+from forebay.payload import LIMITS, EventTypeLike, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
-from forebay.replay import Place, find, history, replay
+from forebay.positions import StreamPosition
+from forebay.replay import find, history, replay
 from forebay.retention import Retention, enforce, get_rule, set_rule
 from forebay.runtime import Options, Runnable, handler_name
 from forebay.runtime.supervise import TRANSIENT, OnOutage
@@ -187,7 +188,7 @@ class EventBus:
 
     async def publish_many(
         self,
-        event: object,
+        event_type: EventTypeLike,
         source: str,
         data: Iterable[Any],
         *,
@@ -199,13 +200,13 @@ class EventBus:
     ) -> list[str]:
         """Store an event for each payload, all or none, in order; return their ids.
 
-        `event` is the type, or the class of the payloads. `keys` and `ids` go with the payloads, one
+        `event_type` is the type, or the class of the payloads. `keys` and `ids` go with the payloads, one
         each; `headers`, `delay` and `at` are for all. Errors as for `publish`.
         """
-        stream = type_name(event)
+        stream = type_name(event_type)
         payloads = _listed("data", data, "payloads")
-        if is_payload_class(event):
-            _require_objects(event, payloads)
+        if is_payload_class(event_type):
+            _require_objects(event_type, payloads)
         headers = with_cause(headers)
         keys = None if keys is None else _listed("keys", keys, "keys")
         ids = None if ids is None else _listed("ids", ids, "ids")
@@ -277,30 +278,30 @@ class EventBus:
 
     @overload
     def on(
-        self, event: str | Enum, *, group: str | None = None, batch: None = None, **options: Unpack[Settings]
+        self, event_type: str | Enum, *, group: str | None = None, batch: None = None, **options: Unpack[Settings]
     ) -> HandlesEvents: ...
     @overload
     def on(
-        self, event: str | Enum, *, group: str | None = None, batch: int, **options: Unpack[Settings]
+        self, event_type: str | Enum, *, group: str | None = None, batch: int, **options: Unpack[Settings]
     ) -> HandlesEventBatches: ...
     @overload
     def on(
-        self, event: type[T], *, group: str | None = None, batch: None = None, **options: Unpack[Settings]
+        self, event_type: type[T], *, group: str | None = None, batch: None = None, **options: Unpack[Settings]
     ) -> HandlesObjects[T]: ...
     @overload
     def on(
-        self, event: type[T], *, group: str | None = None, batch: int, **options: Unpack[Settings]
+        self, event_type: type[T], *, group: str | None = None, batch: int, **options: Unpack[Settings]
     ) -> HandlesObjectBatches[T]: ...
     @overload
     def on(
-        self, event: str | Enum | type, *, group: str | None = None, batch: int | None, **options: Unpack[Settings]
+        self, event_type: EventTypeLike, *, group: str | None = None, batch: int | None, **options: Unpack[Settings]
     ) -> Any: ...
     def on(
         self,
-        event: object,
+        event_type: EventTypeLike,
         *,
         group: str | None = None,
-        start: Place = "earliest",
+        start: StreamPosition = "earliest",
         retry: Retry | None = None,
         concurrency: int = 16,
         prefetch: int | None = None,
@@ -312,7 +313,7 @@ class EventBus:
     ) -> Any:
         """Let the decorated function handle events of this type, as the group `group`.
 
-        `event` is a type name, an `Enum` member, or a payload class: a msgspec.Struct, dataclass, attrs class,
+        `event_type` is a type name, an `Enum` member, or a payload class: a msgspec.Struct, dataclass, attrs class,
         pydantic model or pydantic dataclass. For a class, or a name and an annotation with a class, the
         function gets the decoded object, and the `Event` beside it if it takes two arguments. A name and no such
         annotation give it the `Event`. The function may be `async def`, or plain: then it runs in a thread. Refused
@@ -333,7 +334,7 @@ class EventBus:
         as one key, and one consumer of the group works at a time.
         `dedup`: skip an event whose id this group handled within the last `dedup` seconds (True: a day).
         """
-        type_name(event)
+        type_name(event_type)
         options = Options(
             start=start,
             retry=Retry() if retry is None else retry,
@@ -349,7 +350,7 @@ class EventBus:
         def register(function: Function) -> Function:
             name = group if group is not None else handler_name(function)
             subscription = EventStreamConsumer[Any](
-                self._context, event, name, None, options, is_implicit=group is None
+                self._context, event_type, name, None, options, is_implicit=group is None
             )
             subscription.handler(function).close()
             name = subscription.group
@@ -405,7 +406,7 @@ class EventBus:
     @overload
     def subscribe_to_stream(
         self,
-        event_type: str | Enum | type,
+        event_type: EventTypeLike,
         consumer_group: str,
         consumer_name: str | None = None,
         *,
@@ -414,7 +415,7 @@ class EventBus:
     ) -> EventStreamConsumer[Any]: ...
     def subscribe_to_stream(
         self,
-        event_type: object,
+        event_type: EventTypeLike,
         consumer_group: str,
         consumer_name: str | None = None,
         *,
@@ -524,10 +525,10 @@ class EventBus:
 
     async def events(
         self,
-        event: object,
+        event_type: EventTypeLike,
         *,
-        start: Place = "earliest",
-        end: Place = "latest",
+        start: StreamPosition = "earliest",
+        end: StreamPosition = "latest",
         newest: int | None = None,
         follow: bool = False,
         on_outage: OnOutage | None = None,
@@ -540,7 +541,7 @@ class EventBus:
         `LoopFailed` and `LoopRecovered`. Copies meant for one group (redriven, replayed) are left out. What
         cannot be read as an event comes as a `MalformedEntry`.
         """
-        kind, stream = kind_of(event), type_name(event)
+        kind, stream = kind_of(event_type), type_name(event_type)
         check_limit("newest", newest)
         if on_outage is not None:
             refuse_generator("on_outage", on_outage)
@@ -567,10 +568,10 @@ class EventBus:
             except MalformedEvent as error:
                 yield MalformedEntry(entry.position, entry.record, str(error))
 
-    async def get(self, event: object, id: str) -> Event:
+    async def get(self, event_type: EventTypeLike, id: str) -> Event:
         """The event with this id, or at this position; else `NotFound`."""
-        entry = await find(await self.ready(), type_name(event), plain("id", id))
-        kind = kind_of(event)
+        entry = await find(await self.ready(), type_name(event_type), plain("id", id))
+        kind = kind_of(event_type)
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
 
     async def chain(self, event: Event) -> Chain:
@@ -583,11 +584,11 @@ class EventBus:
 
     async def replay(
         self,
-        event: object,
+        event_type: EventTypeLike,
         *,
         group: str,
-        start: Place = "earliest",
-        end: Place = "latest",
+        start: StreamPosition = "earliest",
+        end: StreamPosition = "latest",
         rate: float | None = None,
         dry_run: bool = False,
         progress: Callable[[int], object] | None = None,
@@ -601,7 +602,7 @@ class EventBus:
         """
         return await replay(
             await self.ready(),
-            type_name(event),
+            type_name(event_type),
             group=plain("group", group),
             start=start,
             end=end,
@@ -611,10 +612,10 @@ class EventBus:
         )
 
     async def dead_letters(
-        self, event: object, *, group: str | None = None, limit: int | None = None
+        self, event_type: EventTypeLike, *, group: str | None = None, limit: int | None = None
     ) -> list[DeadLetter]:
         """The dead letters of a stream, or of one of its groups, oldest first; all unless `limit`."""
-        stream, found, after = type_name(event), list[DeadLetter](), ""
+        stream, found, after = type_name(event_type), list[DeadLetter](), ""
         check_limit("limit", limit)
         group = None if group is None else plain("group", group)
         store = await self.ready()
@@ -627,17 +628,21 @@ class EventBus:
             after = page[-1].id
         return found
 
-    async def redrive(self, event: object, ids: Iterable[str] | None = None, *, group: str | None = None) -> int:
+    async def redrive(
+        self, event_type: EventTypeLike, ids: Iterable[str] | None = None, *, group: str | None = None
+    ) -> int:
         """Send dead letters round again, each to its own group, with fresh attempts; return how many.
 
         `ids` are `DeadLetter.id`s; without them all dead letters of the stream (or of `group`) that
         exist at the call.
         """
-        return await self._in_pages(self.store.redrive, type_name(event), ids, group)
+        return await self._in_pages(self.store.redrive, type_name(event_type), ids, group)
 
-    async def discard(self, event: object, ids: Iterable[str] | None = None, *, group: str | None = None) -> int:
+    async def discard(
+        self, event_type: EventTypeLike, ids: Iterable[str] | None = None, *, group: str | None = None
+    ) -> int:
         """Remove dead letters for good; return how many. Arguments as for `redrive`."""
-        return await self._in_pages(self.store.discard, type_name(event), ids, group)
+        return await self._in_pages(self.store.discard, type_name(event_type), ids, group)
 
     async def _in_pages(
         self,
@@ -652,14 +657,14 @@ class EventBus:
         chosen = [plain("id", id) for id in _listed("ids", ids, "ids")]
         return sum([await move(stream, chosen[i : i + PAGE]) for i in range(0, len(chosen), PAGE)])
 
-    async def stats(self, *events: object) -> list[StreamStats]:
+    async def stats(self, *event_types: EventTypeLike) -> list[StreamStats]:
         """Streams with their groups: these, or all. Counts that the store cannot tell are None."""
-        streams = [type_name(event) for event in events] if events else None
+        streams = [type_name(event_type) for event_type in event_types] if event_types else None
         return await (await self.ready()).stats(streams)
 
     async def retain(
         self,
-        event: object,
+        event_type: EventTypeLike,
         *,
         max_age: float | None = None,
         max_length: int | None = None,
@@ -673,19 +678,19 @@ class EventBus:
         keeps everything again.
         """
         rule = Retention(max_age=max_age, max_length=max_length, hard_length=hard_length, group_lifetime=group_lifetime)
-        stream = type_name(event)
+        stream = type_name(event_type)
         store = await self.ready()
         await set_rule(store, stream, rule)
         groups = {group for its, group in self._context.runs.consumed() if its == stream}
         return await enforce(store, stream, self.signals, attendance=self._pruner.attendance, at_work=groups)
 
-    async def retention(self, event: object) -> Retention | None:
+    async def retention(self, event_type: EventTypeLike) -> Retention | None:
         """How long the stream keeps its events; None: for ever."""
-        return await get_rule(await self.ready(), type_name(event))
+        return await get_rule(await self.ready(), type_name(event_type))
 
-    async def pending(self, event: object, group: str, *, limit: int | None = None) -> list[Pending]:
+    async def pending(self, event_type: EventTypeLike, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""
-        stream, found, after = type_name(event), list[Pending](), START
+        stream, found, after = type_name(event_type), list[Pending](), START
         check_limit("limit", limit)
         group = plain("group", group)
         store = await self.ready()

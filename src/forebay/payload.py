@@ -16,6 +16,9 @@ from forebay.reason import misfit, one_line
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
+EventTypeLike = str | Enum | type
+"""An event type: its name, an `Enum` member with the name as its value, or the class of its payloads."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What a payload may be. Checked at publish and again when an entry is read."""
@@ -103,9 +106,9 @@ def _name_of_class(kind: type) -> str:
     return name
 
 
-def kind_of(event: object) -> Any:
+def kind_of(event_type: object) -> Any:
     """The class that the data of events of this type is decoded as; `Any` where it is named by a string."""
-    return event if is_payload_class(event) else Any
+    return event_type if is_payload_class(event_type) else Any
 
 
 _known: set[str] = set()

@@ -1,20 +1,20 @@
-"""Reading a stream again: places in it, its history, and a range handed once more to one group."""
+"""Reading a stream again: its history, and a range handed once more to one group."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from forebay.callables import completed, refuse_generator
-from forebay.errors import ConfigurationError, NotFound
+from forebay.errors import NotFound
 from forebay.event import Record, id_timestamp
+from forebay.positions import StreamPosition, is_position, last_position, resolve
 from forebay.runtime.supervise import OnFailure, OnOutage, outlast
 from forebay.store import END, START, Entry, Log, Store, StreamStats
 
@@ -30,46 +30,13 @@ PASSED = 1000
 SKEW = 60.0
 """Seconds by which a publisher's clock may differ from the store's, when an event is looked up by its id."""
 
-_POSITION = re.compile(r"\d{1,20}(-\d{1,20})?")
-
-Place = str | datetime
-"""A place in a stream: "earliest", "latest", a position, or an aware datetime."""
-
-
-def check_place(place: object) -> Place:
-    """`place`, with a plain string for a subclass; `ConfigurationError`, unless it is one."""
-    if isinstance(place, str):
-        place = str.__str__(place)
-    if isinstance(place, datetime):
-        if place.utcoffset() is None:
-            raise ConfigurationError(f"the time {place.isoformat()} has no zone; give an aware datetime, e.g. in UTC")
-    elif not isinstance(place, str) or (place not in ("earliest", "latest") and not _POSITION.fullmatch(place)):
-        raise ConfigurationError(
-            f"{place!r} is no place in a stream; use 'earliest', 'latest', a position or a datetime"
-        )
-    return place
-
-
-async def resolve(log: Log, stream: str, place: Place) -> str:
-    """The position that a place stands for: reading goes on behind it."""
-    place = check_place(place)
-    if isinstance(place, datetime):
-        return await log.locate(stream, place)
-    return {"earliest": START, "latest": END}.get(place, place)
-
-
-async def last_position(log: Log, stream: str) -> str:
-    """The position of the stream's last entry; START where it has none."""
-    last = await log.scan(stream, limit=1, newest=True)
-    return last[0].position if last else START
-
 
 async def history(
     log: Log,
     stream: str,
     *,
-    start: Place,
-    end: Place,
+    start: StreamPosition,
+    end: StreamPosition,
     newest: int | None = None,
     follow: bool = False,
     on_outage: OnOutage | None = None,
@@ -170,7 +137,7 @@ async def find(log: Log, stream: str, id: str) -> Entry:
 
     An id made by forebay carries its time, so the search begins there.
     """
-    if _POSITION.fullmatch(id):
+    if is_position(id):
         there = await log.scan(stream, until=id, limit=1, newest=True)
         if there and there[0].position == id:
             return there[0]
@@ -198,8 +165,8 @@ async def replay(
     stream: str,
     *,
     group: str,
-    start: Place,
-    end: Place,
+    start: StreamPosition,
+    end: StreamPosition,
     rate: float | None = None,
     dry_run: bool = False,
     progress: Callable[[int], object] | None = None,

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from forebay.context import BusContext
 from forebay.event import Event
-from forebay.payload import check_name, kind_of, type_name
-from forebay.replay import check_place, last_position, resolve
+from forebay.payload import EventTypeLike, check_name, kind_of, type_name
+from forebay.positions import check_position, last_position, resolve
 from forebay.runtime import Handler, Middleware, Options
 from forebay.runtime.supervise import TRANSIENT
 from forebay.store import END, Reader
@@ -29,20 +29,20 @@ class EventStreamConsumer(Generic[T]):
     def __init__(
         self,
         context: BusContext,
-        event: object,
+        event_type: EventTypeLike,
         group: str,
         consumer: str | None,
         options: Options,
         *,
         is_implicit: bool = False,
     ) -> None:
-        self.stream = type_name(event)
+        self.stream = type_name(event_type)
         self.group = check_name("group", group)
-        check_place(options.start)
+        check_position(options.start)
         self.options = options
         self._is_implicit = is_implicit
         self._context = context
-        self._kind = kind_of(event)
+        self._kind = kind_of(event_type)
         self._name = check_name("consumer", consumer) if consumer is not None else None
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, TypedDict, TypeVar, overload
 
 from forebay.event import Event
 from forebay.policy import Retry
-from forebay.replay import Place
+from forebay.positions import StreamPosition
 
 
 class Struct(Protocol):
@@ -53,7 +53,7 @@ MethodOfEvents = TypeVar("MethodOfEvents", bound=Callable[[Any, list[Event]], ob
 class Settings(TypedDict, total=False):
     """The options of `EventBus.on` beside `group` and `batch`; `Options` says what each means."""
 
-    start: Place
+    start: StreamPosition
     retry: Retry | None
     concurrency: int
     prefetch: int | None

@@ -507,7 +507,7 @@ def test_a_method_handles_what_the_one_that_it_overrides_is_marked_with() -> Non
         of_class = None  # type: ignore[assignment]  # the mistake
 
     agent = Filled()
-    declared = {str(each.event): each for each in agent.declared()}
+    declared = {str(each.event_type): each for each in agent.declared()}
 
     assert {"order_placed", "order_cancelled", "refund_paid"} == set(declared)
     assert agent.bill == declared["order_placed"].function

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from forebay import Event
-from forebay.cli.parameters import Duration, Moment, Rate, StreamPlace
+from forebay.cli.parameters import Duration, Moment, PositionType, Rate
 from forebay.cli.text import as_indented_json, as_json, span
 from forebay.cli.where import Where
 from forebay.printable import printable
@@ -57,13 +57,13 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["earliest", "latest", "17", "1795484086818-1"])
 def test_a_place_is_a_word_or_a_position(text: str) -> None:
-    assert text == StreamPlace().convert(text, None, None)
+    assert text == PositionType().convert(text, None, None)
 
 
 def test_a_place_may_be_a_time() -> None:
-    assert datetime(2026, 1, 31, tzinfo=UTC) == StreamPlace().convert("2026-01-31T00:00Z", None, None)
-    with pytest.raises(click.BadParameter, match="no place in a stream"):
-        StreamPlace().convert("the-beginning", None, None)
+    assert datetime(2026, 1, 31, tzinfo=UTC) == PositionType().convert("2026-01-31T00:00Z", None, None)
+    with pytest.raises(click.BadParameter, match="not a position in a stream"):
+        PositionType().convert("the-beginning", None, None)
 
 
 @pytest.mark.parametrize(("text", "rate"), [("100", 100), ("0.5/s", 0.5)])

@@ -30,7 +30,7 @@ async def test_wrong_use_is_refused_with_what_to_do_instead(bus: EventBus) -> No
         bus.on("t", group="g")(functools.partial(_note, []))
     with pytest.raises(ConfigurationError, match="unknown option 'concurency'"):
         bus.subscribe_to_stream("t", "g", concurency=3)  # type: ignore[call-overload]  # the mistake that is tested
-    with pytest.raises(ConfigurationError, match="no place in a stream"):
+    with pytest.raises(ConfigurationError, match="not a position in a stream"):
         await bus.subscribe_to_stream("t", "h", start="yesterday").consume_events(print)
     with pytest.raises(ConfigurationError, match="`delay` or `at`"):
         await bus.publish("t", source="s", delay=1, at=datetime.now(UTC))

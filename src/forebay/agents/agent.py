@@ -165,7 +165,7 @@ class BaseAgent(ABC):
         found = [*self._marked(), *self._processed()]
         by_type: dict[str, Handles] = {}
         for each in found:
-            stream = type_name(each.event)
+            stream = type_name(each.event_type)
             if stream in by_type:
                 raise ConfigurationError(
                     f"agent {self.name!r} handles {stream!r} twice, in {_called(by_type[stream])} and {_called(each)}: "

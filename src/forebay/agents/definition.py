@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, Unpack, overload
 
 from forebay.bus import EventBus
 from forebay.callables import module_of, refuse_generator
-from forebay.payload import kind_of, type_name
+from forebay.payload import EventTypeLike, kind_of, type_name
 from forebay.runtime import Options
 from forebay.runtime.annotations import taken_by
 from forebay.typed import (
@@ -57,25 +57,25 @@ class RunnableAgent(Protocol):
 class Handles(NamedTuple):
     """That a function handles an event type, and how."""
 
-    event: object
+    event_type: EventTypeLike
     options: Options
     function: Callable[..., Any]
 
 
 @overload
-def handles(event: str | Enum, *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesEvents: ...
+def handles(event_type: str | Enum, *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesEvents: ...
 @overload
-def handles(event: str | Enum, *, batch: int, **options: Unpack[Settings]) -> MethodHandlesEventBatches: ...
+def handles(event_type: str | Enum, *, batch: int, **options: Unpack[Settings]) -> MethodHandlesEventBatches: ...
 @overload
-def handles(event: type[T], *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesObjects[T]: ...
+def handles(event_type: type[T], *, batch: None = None, **options: Unpack[Settings]) -> MethodHandlesObjects[T]: ...
 @overload
-def handles(event: type[T], *, batch: int, **options: Unpack[Settings]) -> MethodHandlesObjectBatches[T]: ...
+def handles(event_type: type[T], *, batch: int, **options: Unpack[Settings]) -> MethodHandlesObjectBatches[T]: ...
 @overload
-def handles(event: str | Enum | type, *, batch: int | None, **options: Unpack[Settings]) -> Any: ...
-def handles(event: object, *, batch: int | None = None, **options: Unpack[Settings]) -> Any:
+def handles(event_type: EventTypeLike, *, batch: int | None, **options: Unpack[Settings]) -> Any: ...
+def handles(event_type: EventTypeLike, *, batch: int | None = None, **options: Unpack[Settings]) -> Any:
     """Let the decorated method of an agent handle events of this type.
 
-    `event` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
+    `event_type` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
     those of `EventBus.on`, but for the group: that is the agent's name. One method may handle several
     types, by several decorators. A subclass that overrides the method keeps what it handles, unless it
     is decorated anew; with `method = None` it handles nothing.
@@ -86,15 +86,15 @@ def handles(event: object, *, batch: int | None = None, **options: Unpack[Settin
             @handles("order_placed", retry=Retry(attempts=3), ordered=True)
             async def bill(self, event: Event) -> None: ...
     """
-    type_name(event)
+    type_name(event_type)
     parsed = Options.parse({**options, "batch": batch})
 
     def mark(method: Method) -> Method:
         function = getattr(method, "__func__", method)
         refuse_generator("handler", function)
-        taken_by(function, kind=kind_of(event), batch=parsed.batch is not None, skip=_own_parameters(method))
+        taken_by(function, kind=kind_of(event_type), batch=parsed.batch is not None, skip=_own_parameters(method))
         marks = getattr(method, _MARKS, ())
-        setattr(method, _MARKS, (*marks, (event, parsed)))
+        setattr(method, _MARKS, (*marks, (event_type, parsed)))
         return method
 
     return mark
@@ -108,7 +108,7 @@ def _own_parameters(method: Any) -> int:
     return 0 if isinstance(method, staticmethod) or is_static else 1
 
 
-def marks_of(agent: type, name: str) -> Iterable[tuple[object, Options]]:
+def marks_of(agent: type, name: str) -> Iterable[tuple[EventTypeLike, Options]]:
     """What an attribute handles: as it is marked itself, or as what it overrides is marked."""
     if inspect.getattr_static(agent, name) is None:
         return ()
@@ -117,7 +117,7 @@ def marks_of(agent: type, name: str) -> Iterable[tuple[object, Options]]:
         # A static or class method is marked from outside, or is made of a marked function.
         for function in (attribute, getattr(attribute, "__func__", None)):
             if marks := getattr(function, _MARKS, ()):
-                found: Iterable[tuple[object, Options]] = marks
+                found: Iterable[tuple[EventTypeLike, Options]] = marks
                 return found
     return ()
 

@@ -19,7 +19,7 @@ from forebay.cause import CAUSATION
 from forebay.errors import MalformedEvent
 from forebay.event import Event, check_seconds, new_id
 from forebay.payload import decode, encode
-from forebay.replay import last_position
+from forebay.positions import last_position
 from forebay.signals import LoopFailed
 
 KEPT = 86_400.0

@@ -62,7 +62,7 @@ class AgentRunner:
         self._wait = wait
         self._declared = self._with_health_check(agent.declared())
         self._subscriptions = [(self._subscription(each), each.function) for each in self._declared]
-        self.groups: list[tuple[str, str]] = [(type_name(each.event), agent.name) for each in self._declared]
+        self.groups: list[tuple[str, str]] = [(type_name(each.event_type), agent.name) for each in self._declared]
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
         self._was_ready = False
@@ -190,7 +190,7 @@ class AgentRunner:
         await self._run.go(parts, grace=grace)
 
     def _subscription(self, declared: Handles) -> EventStreamConsumer[Any]:
-        event: Any = declared.event
+        event: Any = declared.event_type
         subscription: EventStreamConsumer[Any] = self._bus.subscribe_to_stream(
             event, self.agent.name, **declared.options.given()
         )
@@ -216,7 +216,7 @@ class AgentRunner:
 
     def _with_health_check(self, declared: Sequence[Handles]) -> list[Handles]:
         """What the agent handles, and the health check, which it may handle beside us."""
-        own = [each for each in declared if type_name(each.event) == _CHECK]
+        own = [each for each in declared if type_name(each.event_type) == _CHECK]
         if own:
             raise ConfigurationError(
                 f"agent {self.agent.name!r} handles {_CHECK!r} itself; override health() to say how it is"

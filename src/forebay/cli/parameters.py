@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forebay.replay import Place
+from forebay.positions import StreamPosition, is_position
 
-__all__ = ["Duration", "Moment", "ParamType", "Rate", "StreamPlace"]
+__all__ = ["Duration", "Moment", "ParamType", "PositionType", "Rate"]
 
 if TYPE_CHECKING:
     from click import ParamType
@@ -25,7 +25,6 @@ else:
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _PART = r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)"
-_POSITION = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 
 class Duration(ParamType[float]):
@@ -61,20 +60,24 @@ class Moment(ParamType[datetime]):
             self.fail(f"{value!r} is not a time; write e.g. 2026-01-31T12:00:00Z, or 1h for an hour ago", param, ctx)
 
 
-class StreamPlace(ParamType[Place]):
-    """A place in a stream: earliest, latest, a position, or a time."""
+class PositionType(ParamType[StreamPosition]):
+    """A position in a stream: earliest, latest, a position, or a time."""
 
-    name = "place"
+    name = "position"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
-        """The place that `value` names."""
-        if isinstance(value, datetime) or value in ("earliest", "latest") or _POSITION.fullmatch(value):
-            place: Place = value
-            return place
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StreamPosition:
+        """The position that `value` names."""
+        if isinstance(value, datetime) or value in ("earliest", "latest") or is_position(value):
+            position: StreamPosition = value
+            return position
         try:
             return Moment().convert(value, param, ctx)
         except click.BadParameter:
-            self.fail(f"{value!r} is no place in a stream; write a position, earliest, latest, or a time", param, ctx)
+            self.fail(
+                f"{value!r} is not a position in a stream; write that of an event, earliest, latest, or a time",
+                param,
+                ctx,
+            )
 
 
 class Rate(ParamType[float]):

@@ -7,18 +7,20 @@ import click
 from forebay import EventBus
 from forebay.cli.commands import confirm, dry_run_option, say, with_bus_to_change, yes_option
 from forebay.cli.output import Output
-from forebay.cli.parameters import Rate, StreamPlace
+from forebay.cli.parameters import PositionType, Rate
 from forebay.cli.progress import progress
 from forebay.cli.text import count
 from forebay.payload import type_name
-from forebay.replay import Place, last_position
+from forebay.positions import StreamPosition, last_position
 
 
 @click.command()
 @click.argument("type")
 @click.option("--group", required=True, help="Who gets them again; nobody else does.")
-@click.option("--from", "start", type=StreamPlace(), default="earliest", show_default=True, help="Behind this place.")
-@click.option("--to", "end", type=StreamPlace(), default="latest", show_default=True, help="Up to this place.")
+@click.option(
+    "--from", "start", type=PositionType(), default="earliest", show_default=True, help="After this position."
+)
+@click.option("--to", "end", type=PositionType(), default="latest", show_default=True, help="Up to this position.")
 @click.option("--rate", type=Rate(), help="At most so many events a second.")
 @dry_run_option
 @yes_option
@@ -29,15 +31,15 @@ async def replay(
     *,
     type: str,
     group: str,
-    start: Place,
-    end: Place,
+    start: StreamPosition,
+    end: StreamPosition,
     rate: float | None,
     dry_run: bool,
     yes: bool,
 ) -> None:
     """Deliver the events of a range of TYPE again, to one group only, under their ids.
 
-    A place is a position, earliest, latest, or a time: ISO 8601, or how long ago. A range begins behind
+    A position is that of an event, earliest, latest, or a time: ISO 8601, or how long ago. A range begins behind
     a position, and at a time. The count is asked about first.
 
     \b

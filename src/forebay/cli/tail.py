@@ -14,14 +14,15 @@ import click
 from forebay import Event, EventBus, MalformedEntry
 from forebay.cli.commands import say, with_bus_to_read
 from forebay.cli.output import Output
-from forebay.cli.parameters import Moment, StreamPlace
+from forebay.cli.parameters import Moment, PositionType
 from forebay.cli.records import event_as_json, malformed_as_json
 from forebay.cli.text import as_json, moment
 from forebay.cli.watch import Outage
 from forebay.cli.where import Condition, all_hold, where_option
 from forebay.payload import type_name
+from forebay.positions import StreamPosition, last_position
 from forebay.printable import printable
-from forebay.replay import Place, last_position, require_stream
+from forebay.replay import require_stream
 
 LATEST = 10
 """How many events of each stream are shown, if nothing says where to begin."""
@@ -30,7 +31,7 @@ LATEST = 10
 @click.command()
 @click.argument("types", metavar="TYPE...", nargs=-1, required=True)
 @click.option("--since", type=Moment(), help="Begin at this time, or so long ago: 1h, 2026-01-31T12:00.")
-@click.option("--from", "start", type=StreamPlace(), help="Begin behind this position, or earliest or latest.")
+@click.option("--from", "start", type=PositionType(), help="Begin behind this position, or earliest or latest.")
 @click.option("-n", "--number", type=click.IntRange(0), help="Begin with the last so many.  [default: 10]")
 @where_option
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Go on with each new event.")
@@ -39,7 +40,7 @@ def tail(
     *,
     types: tuple[str, ...],
     since: datetime | None,
-    start: Place | None,
+    start: StreamPosition | None,
     number: int | None,
     conditions: tuple[Condition, ...],
     follow: bool,
@@ -69,7 +70,7 @@ async def _tail(
     output: Output,
     *,
     types: tuple[str, ...],
-    start: Place,
+    start: StreamPosition,
     number: int | None,
     conditions: tuple[Condition, ...],
     follow: bool,
@@ -101,7 +102,7 @@ class _Stream:
     """What is asked for of one stream; `now` is the position that parts its past from its future."""
 
     type: str
-    start: Place
+    start: StreamPosition
     number: int | None
     conditions: Sequence[Condition]
     now: str

@@ -34,7 +34,7 @@ from forebay.migration.parity import ProcessReport, compact, write_report
 from forebay.migration.peers import Peers
 from forebay.migration.routes import STREAM, Route, Stamp, introduce, name_of, routes
 from forebay.migration.upkeep import keep_running
-from forebay.payload import check_name, type_name
+from forebay.payload import EventTypeLike, check_name, type_name
 from forebay.reason import describe
 from forebay.runtime import Options, handler_name
 from forebay.runtime.supervise import wait_for
@@ -121,7 +121,7 @@ class DualBus:
 
     async def publish(
         self,
-        event_type: object,
+        event_type: EventTypeLike,
         source: str,
         data: Mapping[str, Any] | None = None,
         *,
@@ -152,7 +152,7 @@ class DualBus:
 
     def subscribe(
         self,
-        event_type: object,
+        event_type: EventTypeLike,
         handler: OldHandler,
         *,
         agent: str | None = None,

@@ -14,7 +14,7 @@ from forebay.event import Event
 from forebay.migration.counts import Counts
 from forebay.migration.routes import Stamp
 from forebay.migration.upkeep import keep_running
-from forebay.replay import last_position
+from forebay.positions import last_position
 from forebay.runtime.supervise import wait_for
 
 PATIENCE = 10.0
