@@ -30,7 +30,7 @@ FIELDS = (
     "timestamp",
     "2026-11-23T10:00:00.123456+00:00",
 )
-"""The small event: the proposal's four fields, with some 30 bytes of JSON."""
+"""The small event: the four fields of a plain event, with some 30 bytes of JSON."""
 
 
 @dataclass(frozen=True)

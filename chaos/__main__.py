@@ -1,8 +1,8 @@
-"""Soaks every store of this machine, and the loop that forebay was proposed with; prints what came of it.
+"""Soak every store of this machine, and the consumer loop of the original design; print the verdict.
 
     python -m chaos [--long] [--seed N] [--results FOLDER] [STORE ...]
 
-STORE is sqlite, redis, valkey or proposal; all of them unless named. Exits with 1 where a promise was broken, or a
+STORE is sqlite, redis, valkey or original; all of them unless named. Exits with 1 where a promise was broken, or a
 run did not get into the states that it is there for.
 """
 
@@ -19,22 +19,22 @@ from pathlib import Path
 import msgspec
 from tests.support.redis_servers import binaries, version
 
-from chaos.soak import Run, Size, soak_proposal, soak_server, soak_sqlite
+from chaos.soak import Run, Size, soak_original, soak_server, soak_sqlite
 from chaos.table import table
 
 CHAOS = Size(events=50_000, faults=40, seconds=100)
 LONG = Size(events=2_000_000, faults=2_000, seconds=3_000, patience=300.0)
-PROPOSAL = Size(events=5_000, faults=32, seconds=60)
+ORIGINAL = Size(events=5_000, faults=32, seconds=60)
 """Enough to show what becomes of events; its calls block, and after an error it waits for five seconds."""
-STORES = ("sqlite", "redis", "valkey", "proposal")
+STORES = ("sqlite", "redis", "valkey", "original")
 
 
 async def soak(store: str, folder: Path, size: Size, seed: int) -> Run:
     """A soak of the store with this name."""
     if store == "sqlite":
         return await soak_sqlite(folder, size, seed=seed)
-    if store == "proposal":
-        return await soak_proposal(binaries()[-1], folder, PROPOSAL, seed=seed)
+    if store == "original":
+        return await soak_original(binaries()[-1], folder, ORIGINAL, seed=seed)
     return await soak_server(_binary(store), folder, size, seed=seed)
 
 
@@ -43,7 +43,7 @@ def _binary(name: str) -> str:
 
 
 def _is_here(store: str) -> bool:
-    return store in ("sqlite", "proposal") or any(version(binary).startswith(store) for binary in binaries())
+    return store in ("sqlite", "original") or any(version(binary).startswith(store) for binary in binaries())
 
 
 def main() -> int:
@@ -71,14 +71,14 @@ def main() -> int:
         run = runs[store] = asyncio.run(soak(store, folder, LONG if options.long else CHAOS, options.seed))
         file = options.results / f"{store}-{options.seed}.json"
         file.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
-        if run.holds or store == "proposal":
+        if run.holds or store == "original":
             shutil.rmtree(folder)
         else:
             print(f"the histories are kept in {folder}")
         print(f"{run.store}: {'every promise kept' if run.holds else 'PROMISES BROKEN'}; {file}", flush=True)
 
     print("\n" + table(list(runs.values())))
-    ours = [run for store, run in runs.items() if store != "proposal"]
+    ours = [run for store, run in runs.items() if store != "original"]
     for run in ours:
         for kind, examples in run.report.breaches.items():
             print(f"{run.store}: {kind}: {'; '.join(examples)}", file=sys.stderr)

@@ -15,7 +15,7 @@ import msgspec
 import redis
 from tests.support.processes import Process
 
-from chaos import checker, dump, ledger, nemesis, proposal
+from chaos import checker, dump, ledger, nemesis, original
 from chaos.checker import Report
 from chaos.dump import Dump
 from chaos.history import Pen, Redriven, now
@@ -109,23 +109,23 @@ async def soak_server(binary: str, folder: Path, size: Size, *, seed: int, say: 
         return await _soak(await server.version(), plan, scene, PROCESSES | SERVER, size, say, end)
 
 
-async def soak_proposal(binary: str, folder: Path, size: Size, *, seed: int, say: Say = print) -> Run:
-    """The same for the loop that forebay was proposed with, in place of forebay."""
+async def soak_original(binary: str, folder: Path, size: Size, *, seed: int, say: Say = print) -> Run:
+    """The same for the consumer loop of the original design, in place of forebay."""
     async with _server(binary, folder, seed) as (server, proxy):
         plan = _plan(f"redis://127.0.0.1:{proxy.port}", folder, size, seed)
-        staff = Staff(plan, write=proposal.write, consume=proposal.consume)
+        staff = Staff(plan, write=original.write, consume=original.consume)
         scene = Scene(staff, Pen(plan.folder, "nemesis"), size.lease, server=server, proxy=proxy)
 
         async def end() -> tuple[float, Dump]:
             client = redis.Redis(port=server.port)
             started = time.monotonic()
             with contextlib.suppress(AssertionError):
-                await eventually(lambda: not any(proposal.take(client).open.values()), within=size.patience / 4)
+                await eventually(lambda: not any(original.take(client).open.values()), within=size.patience / 4)
             await staff.dismiss(_all(staff.consumers))
             staff.failed.clear()  # it has no way to leave in peace
-            return time.monotonic() - started, proposal.take(client)
+            return time.monotonic() - started, original.take(client)
 
-        return await _soak("the proposal", plan, scene, PROCESSES | SERVER, size, say, end)
+        return await _soak("the original loop", plan, scene, PROCESSES | SERVER, size, say, end)
 
 
 @contextlib.asynccontextmanager

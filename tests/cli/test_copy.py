@@ -11,7 +11,7 @@ import pytest
 
 from forebay import DeadLetter, EventBus
 from tests.support.command import PATIENCE, Forebay
-from tests.transfer.test_quickfix import write
+from tests.transfer.test_events_table import write
 
 
 def files(folder: Path) -> set[str]:
@@ -154,7 +154,7 @@ def test_on_a_terminal_a_copy_shows_a_table(forebay: Forebay) -> None:
     assert ["order_placed", "1,200", "0", "0", "0", "0"] in [line.split() for line in ended.out.splitlines()]
 
 
-def test_the_quick_fix_is_taken_over_for_a_group(forebay: Forebay, tmp_path: Path) -> None:
+def test_a_file_of_one_events_table_is_copied_for_a_group(forebay: Forebay, tmp_path: Path) -> None:
     write(tmp_path / "old.db")
 
     ended = forebay("copy", "sqlite:///old.db", forebay.url, "--group", "billing", "--group", "mail", "--verify")
@@ -172,11 +172,11 @@ def test_the_quick_fix_is_taken_over_for_a_group(forebay: Forebay, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "say who is to handle the rows that are not processed"),
-        (("--group", "billing", "--follow"), "cannot follow the quick fix"),
+        ((), "name the group that handles its unprocessed rows"),
+        (("--group", "billing", "--follow"), "cannot follow a file in the single-table format"),
     ],
 )
-def test_the_quick_fix_needs_a_group_and_cannot_be_followed(
+def test_a_file_of_one_events_table_needs_a_group_and_cannot_be_followed(
     forebay: Forebay, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     write(tmp_path / "old.db")
@@ -188,10 +188,10 @@ def test_the_quick_fix_needs_a_group_and_cannot_be_followed(
     assert {"old.db"} == files(tmp_path)
 
 
-def test_a_group_is_only_for_the_quick_fix(forebay: Forebay) -> None:
+def test_a_group_is_only_for_the_events_table(forebay: Forebay) -> None:
     forebay.publish(1)
 
     ended = forebay("copy", forebay.url, "sqlite:///new.db", "--group", "billing")
 
     assert 2 == ended.code
-    assert "only for the file of the quick fix" in " ".join(ended.err.split())
+    assert "only for a file in the single-table format" in " ".join(ended.err.split())

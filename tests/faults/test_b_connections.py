@@ -1,7 +1,4 @@
-"""Rows B of docs/faults.md: what befalls the connection between a store and its server.
-
-B5 (a block longer than the timeout) is in tests/stores/test_redis.py.
-"""
+"""Rows B of docs/faults.md: what befalls the connection between a store and its server."""
 
 from __future__ import annotations
 

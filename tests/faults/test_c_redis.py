@@ -1,8 +1,4 @@
-"""Rows C of docs/faults.md: what befalls one Redis or Valkey server.
-
-C17 (a busy server) and the whole table of error replies are in tests/stores/test_redis.py; C1, C2 and C5 (servers
-that are killed or stall under load) in chaos/.
-"""
+"""Rows C of docs/faults.md: what befalls one Redis or Valkey server."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Rows E of docs/faults.md: one SQLite file, several processes.
-
-More of E10, and E11, are in test_changed_files.py.
-In tests/stores/test_sqlite.py: E1 (killed in a commit), E7 and E8 (no room for a publish), E12 (fork), E15 (no right
-to write), and a locked file (A5). E13 is the lowest version of apsw in pyproject.toml: it brings an SQLite without the
-bug, so that every process may checkpoint. E2, E3 and E9 are in test_e_disk.py.
-"""
+"""Rows E of docs/faults.md: one SQLite file, several processes."""
 
 # The files are what these tests are about, and they wait for nothing else meanwhile.
 

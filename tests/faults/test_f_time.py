@@ -1,8 +1,4 @@
-"""Rows F of docs/faults.md: clocks that jump, and machines that start anew.
-
-F2 needs no test of its own: leases go by the server's clock, or by one that all processes of a machine share. F3 (a
-restart of the machine) is in tests/stores/test_sqlite.py, F5 (everything stands still) in test_a_processes.py.
-"""
+"""Rows F of docs/faults.md: clocks that jump, and machines that start anew."""
 
 from __future__ import annotations
 

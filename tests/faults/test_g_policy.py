@@ -1,9 +1,4 @@
-"""Rows G of docs/faults.md: events that cannot be handled, and what is decided about them.
-
-G2 (foreign entries) is in tests/test_proposal.py, G3 (limits) in tests/runtime/test_payload.py, G5 (a failing event of
-an ordered key) and G9 (replays) in tests/guide, G7 in test_c_redis.py and test_e_sqlite.py, G8 in
-test_a_processes.py.
-"""
+"""Rows G of docs/faults.md: events that cannot be handled, and what is decided about them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from forebay.stores.memory import MemoryStore
 from forebay.stores.url import has_secret
 from forebay.transfer import copy as copy_streams
 from forebay.transfer import verify as compare
-from forebay.transfer.quickfix import QuickFix, is_quick_fix
+from forebay.transfer.events_table import EventsTable, is_events_table
 from forebay.urls import file_of, identity, mask, open_store
 
 
@@ -35,7 +35,11 @@ from forebay.urls import file_of, identity, mask, open_store
 @click.option("--verify", is_flag=True, help="Then compare counts and checksums on both sides.")
 @click.option("--follow", is_flag=True, help="Go on copying new events until Ctrl-C or SIGTERM; then switch.")
 @click.option(
-    "--group", "groups", multiple=True, metavar="NAME", help="Who goes on with a quick fix's file. Repeatable."
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME",
+    help="A group, for a file in the single-table format. Repeatable.",
 )
 @dry_run_option
 @click.pass_context
@@ -56,8 +60,8 @@ def copy(
     either store meanwhile. With --follow whoever works in FROM may go on: stop them, then press Ctrl-C.
     Broken off or killed, the same command goes on where it was.
 
-    FROM may be the file of the proposal's quick fix, with its one table `events`. --group says who is to
-    handle the rows that are not processed.
+    FROM may be a file in the single-table format (one table `events`, with `processed` and `retry_count`). --group
+    names the groups that handle its unprocessed rows.
 
     \b
     forebay copy sqlite:///events.db redis://localhost:6379 --verify
@@ -132,10 +136,10 @@ async def _opened(ends: _Ends, *, follow: bool) -> AsyncIterator[tuple[Store, St
     if identity(ends.source) == identity(ends.target):
         raise ConfigurationError(f"{mask(ends.source)} and {mask(ends.target)} are the same store: name two")
     file = file_of(ends.source)
-    if file is not None and is_quick_fix(file):
-        source = _quick_fix(file, ends, follow=follow)
+    if file is not None and is_events_table(file):
+        source = _events_table(file, ends, follow=follow)
     elif ends.groups:
-        raise click.UsageError("--group is only for the file of the quick fix; here the groups are copied.")
+        raise click.UsageError("--group is only for a file in the single-table format; here the groups are copied.")
     elif file is not None and not file.exists():
         raise NotFound(f"{file} does not exist: nothing to copy from")
     if ends.dry_run and (file := file_of(ends.target)) is not None and not file.exists():
@@ -144,15 +148,15 @@ async def _opened(ends: _Ends, *, follow: bool) -> AsyncIterator[tuple[Store, St
         yield await stack.enter_async_context(source), await stack.enter_async_context(target)
 
 
-def _quick_fix(file: Path, ends: _Ends, *, follow: bool) -> Store:
+def _events_table(file: Path, ends: _Ends, *, follow: bool) -> Store:
     if follow:
-        raise click.UsageError("--follow cannot follow the quick fix: stop its program, then copy.")
+        raise click.UsageError("--follow cannot follow a file in the single-table format: stop its program, then copy.")
     if not ends.groups:
         raise click.UsageError(
-            f"{file} was written by the quick fix, which knew no groups: say who is to handle the rows that are not"
-            " processed, with --group NAME."
+            f"{file} has the single-table format, which has no groups: name the group that handles its unprocessed"
+            " rows, with --group NAME."
         )
-    return QuickFix(file, ends.groups, namespace=ends.namespace)
+    return EventsTable(file, ends.groups, namespace=ends.namespace)
 
 
 @contextmanager

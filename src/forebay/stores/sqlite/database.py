@@ -222,7 +222,7 @@ class Database:
         if ("events",) in tables:
             raise ConfigurationError(
                 f"{self.path} is another program's database, with a table 'events': give forebay a file of its own, and"
-                " if the quick fix of a PersistentEventBus wrote it, `forebay copy` takes it over into that file"
+                " if this one has the single-table format (`processed`, `retry_count`), `forebay copy` takes it over"
             )
         if tables:
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""The consumer loop that forebay was proposed with, as a model: what it does with events, and nothing else.
+"""The consumer loop of the original design, as a model: what it does with events, and nothing else.
 
 Publish is one XADD. A consumer reads only what nobody has read before (`>`), so it never sees again what it, or
 one that died, had begun. The first failure of a handler sends an event to the dead letters, in two steps. Its calls
@@ -28,7 +28,7 @@ DEAD = f"{KEY}:dead_letter"
 
 
 def connect(plan: Plan) -> Any:
-    """A client as the proposal makes it, with the defaults of redis-py."""
+    """A client as the original design makes it, with the defaults of redis-py."""
     return redis.Redis.from_url(plan.url)
 
 

@@ -1,4 +1,4 @@
-"""The quick fix's file is taken over as it is: what was handled is done, the rest goes on where it was."""
+"""A file in the single-table format is copied: processed rows are done, the rest keeps its attempts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forebay.stores.memory import MemoryStore
 from forebay.testing import eventually
 from forebay.testing.faulty import FaultyStore
 from forebay.transfer import copy
-from forebay.transfer.quickfix import QuickFix, is_quick_fix
+from forebay.transfer.events_table import EventsTable, is_events_table
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS events (
@@ -32,13 +32,13 @@ TABLE = """
         retry_count INTEGER DEFAULT 0
     )
 """
-WHEN = datetime(2026, 1, 31, 12, 0, 0, 123456)  # noqa: DTZ001  # as the quick fix wrote it
+WHEN = datetime(2026, 1, 31, 12, 0, 0, 123456)  # noqa: DTZ001  # the format has no time zone
 ROWS = [("order_placed", True, 0), ("order_placed", False, 2), ("order_paid", False, 0),
         ("order_placed", True, 1), ("order_placed", False, 0), ("order_placed", False, 0)]  # fmt: skip
 
 
 def write(path: Path, rows: Iterable[tuple[str | None, bool, int]] = ROWS) -> None:
-    """A file as the proposal's code wrote it."""
+    """A file in the single-table format."""
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(TABLE)
         for number, (type, processed, retry_count) in enumerate(rows, 1):
@@ -55,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def take_over(path: Path, target: Store, *groups: str) -> None:
-    async with QuickFix(path, groups or ("billing",)) as source:
+    async with EventsTable(path, groups or ("billing",)) as source:
         await copy(source, target, origin=f"sqlite:///{path}")
 
 
@@ -141,14 +141,14 @@ async def test_what_is_no_event_any_more_comes_over_for_the_dead_letters(path: P
     assert (b"NaN", "") == (entry.record.data, entry.record.timestamp)
 
 
-async def test_other_files_are_no_quick_fix(tmp_path: Path) -> None:
+async def test_other_files_are_no_events_table(tmp_path: Path) -> None:
     async with EventBus(f"sqlite:///{tmp_path}/forebay.db") as bus:
         await bus.publish("order_placed", source="s")
     with closing(sqlite3.connect(tmp_path / "other.db")) as db, db:
         db.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, title TEXT)")
     (tmp_path / "text").write_text("no database")
 
-    assert [False, False, False] == [is_quick_fix(tmp_path / name) for name in ("forebay.db", "other.db", "text")]
+    assert [False, False, False] == [is_events_table(tmp_path / name) for name in ("forebay.db", "other.db", "text")]
 
 
 def test_a_bus_does_not_open_the_file_and_says_how_to_take_it_over(path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Taking over the file of the quick fix: one table `events`, with a row for each event, and a mark on those handled.
+"""Read a file in the single-table format: one table `events`, a row for each event, with `processed` and `retry_count`.
 
-The file is only read. Each type becomes a stream, in the order of the rows. The groups that are to go
-on with it have handled the rows that are processed; those that were tried wait for their next attempt;
-the rows behind are unread.
+The original design had this format for SQLite; forebay never writes it. Each type becomes a stream, in the order of
+the rows. For the groups that are named, processed rows are done, rows that were tried wait for their next attempt, and
+the rows after them are unread.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Row(NamedTuple):
     retry_count: int
 
 
-class QuickFix(MemoryStore):
-    """What the file holds, for these groups to go on with, as a store to copy from.
+class EventsTable(MemoryStore):
+    """Offer the file as a store to copy from, with these groups.
 
-    The file is read when the store is opened; the copy is refused when the file has changed since.
+    It is read when the store is opened. The copy is refused if the file has changed since.
     """
 
     def __init__(self, path: Path, groups: Sequence[str], *, namespace: str = "events") -> None:
@@ -91,8 +91,8 @@ class QuickFix(MemoryStore):
         return await super().stats(streams)
 
 
-def is_quick_fix(path: Path) -> bool:
-    """Whether the file is one that the quick fix wrote, and no store of forebay's."""
+def is_events_table(path: Path) -> bool:
+    """True if the file has the single-table format."""
     try:
         with closing(_open(path)) as connection:
             names = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('events')")}
@@ -136,9 +136,9 @@ def _open(path: Path) -> apsw.Connection:
 
 
 def _time(text: Any, before: float) -> tuple[str, float]:
-    """The time as an event carries it, and in Unix time. The quick fix wrote the time of this machine, without a zone.
+    """Convert a time to the text of an event and to Unix time. The format has the machine's local time, without a zone.
 
-    What is no time stays as it is, for the handlers to refuse, and stands at the time of the row before.
+    Text that is not a time is kept for the handlers to refuse, with the Unix time of the row before.
     """
     try:
         moment = datetime.fromisoformat(_text(text)).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""The flow of the proposal, from its own names, on real servers."""
+"""The names of the original design work, on real servers."""
 
 from __future__ import annotations
 
