@@ -1,4 +1,4 @@
-"""The guides run: their Python blocks, and their commands, in order, as a reader would type them."""
+"""The migration guide runs: its commands, in order, as a reader would type them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,6 @@ GUIDE = (ROOT / "docs" / "migration.md").read_text()
 def blocks(language: str) -> list[str]:
     """What stands between the fences of this language."""
     return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("block", blocks("python"))
-def test_the_python_of_the_migration_guide_runs(block: str, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
-
-    assert (0, "") == (ended.returncode, ended.stderr)
 
 
 @pytest.mark.timeout(300)

@@ -34,6 +34,7 @@ from forebay.event import Event
 from forebay.payload import EventTypeLike, Limits
 from forebay.policy import Retry
 from forebay.retention import Retention
+from forebay.runtime import Options
 from forebay.store import DeadLetter, Durability, GroupStats, Pending, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
 
@@ -59,6 +60,7 @@ __all__ = [
     "MalformedEntry",
     "MalformedEvent",
     "NotFound",
+    "Options",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "Pending",

@@ -20,21 +20,23 @@ MOST = 10_000
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a consumer takes and handles events. Times are seconds, as floats.
+    """Options of a handler, as `on`, `subscribe_to_stream` and `forebay.agents.handles` take them. Times are seconds.
 
-    `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime; it means
-    nothing for a group that exists. `retry`: how often and how far apart a failed event is tried; by
-    default it gives up after 6.8 to 13.5 minutes (`Retry.span`). `concurrency`: handlers running at once.
-    `prefetch`: the most events read ahead, and the most retries beside them; by default it follows the
-    speed of the handler, up to 1,500. However many that is, what is in hand is bounded in bytes, too: to 16
-    MiB, or to `concurrency` events where these are larger. `batch`: hand over lists of up to so many
-    events. `timeout`: the longest a handler may run. `lease`: how long a silent consumer keeps its events
-    before another one takes them over. A handler that blocks the event loop keeps its consumer's events for
-    two leases, and for a minute at least; then another consumer may take them over. `ordered`: events of
-    one key one after the other, in the order of the stream, a failing one first to its end (events without
-    a key count as one key); one consumer of the group works at a time. `dedup`: do not handle an event
-    whose id this group handled within the last `dedup` seconds (True: a day); a copy that another process
-    has in hand at the same moment is not noticed.
+    `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime.
+    `retry`: how often, and how far apart, a failing event is tried: by default 12 times over 6.8 to 13.5 minutes.
+    `concurrency`: handlers that run at the same time.
+    `prefetch`: the most events read ahead, and the most retries beside them; by default it follows the speed of the
+    handler, up to 1,500. Events in flight take at most 16 MiB, or `concurrency` events if these are larger.
+    `batch`: call the handler with lists of at most so many events.
+    `timeout`: the longest run of a handler.
+    `lease`: how long a consumer that stopped renewing keeps its events. A handler that blocks the event loop keeps
+    them for two leases, and for a minute at least.
+    `ordered`: events of one key one after the other, in the order of the stream, a failing one first to its end.
+    Events without a key count as one key; one consumer of the group works at a time.
+    `dedup`: skip an event whose id this group handled within the last `dedup` seconds (True: a day). A copy that
+    another process handles at the same moment is not skipped.
+
+    A value out of its range raises `ConfigurationError`.
     """
 
     start: str | datetime = "earliest"
