@@ -75,3 +75,15 @@ def test_every_option_of_a_handler_is_documented() -> None:
     rows = re.findall(r"^\| \[`(\w+)`\]", (ROOT / "docs" / "handlers.md").read_text(), re.MULTILINE)
 
     assert {"group", *msgspec.structs.asdict(Options())} == set(rows)
+
+
+def test_each_decision_has_its_three_parts_and_is_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    pages = sorted(folder.glob("[0-9]*.md"))
+
+    assert [f"{number:04}" for number in range(1, len(pages) + 1)] == [page.name[:4] for page in pages]
+    for page in pages:
+        titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+        assert ["Context", "Decision", "Consequences"] == titles[1:], page.name
+        assert f"]({page.name}) | {titles[0].split('. ', 1)[1]} |" in index
