@@ -1,4 +1,4 @@
-"""Clean-up that comes to its end, however often whoever waits for it is cancelled."""
+"""Waiting for tasks: a clean-up that ends however often its caller is cancelled, and the first of several to end."""
 
 from __future__ import annotations
 
@@ -32,3 +32,27 @@ async def done(tasks: Iterable[asyncio.Future[Any]]) -> None:
             pending = {task for task in pending if not task.done()}
     if cancelled is not None:
         raise cancelled
+
+
+async def until_first_ends(
+    *work: asyncio.Future[Any] | Coroutine[Any, Any, object], timeout: float | None = None
+) -> None:
+    """Wait until the first of these ends, at most `timeout` seconds.
+
+    Futures and tasks go on after that: they are their owner's. Coroutines run in tasks that are cancelled, and have
+    ended when this returns; an error that one of them raised is raised here.
+    """
+    own = [asyncio.ensure_future(each) for each in work if not asyncio.isfuture(each)]
+    try:
+        await asyncio.wait(
+            [*own, *(each for each in work if asyncio.isfuture(each))],
+            timeout=timeout,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+    finally:
+        for task in own:
+            task.cancel()
+        await done(own)
+    for task in own:
+        if not task.cancelled():
+            task.result()

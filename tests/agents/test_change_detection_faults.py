@@ -144,7 +144,7 @@ async def test_an_outage_of_the_store_loses_and_repeats_nothing(
     sqlite_url: str, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It begins anew after half a second each time, and not later and later.
-    monkeypatch.setattr(runner, "RESTART_WINDOW", 0.0)
+    monkeypatch.setattr(runner, "RESTART_WINDOW_SECONDS", 0.0)
     store = FaultyStore(EventBus(sqlite_url).store)
     async with EventBus(store) as bus, running(bus, watcher(inbox)):
         for number in range(2):

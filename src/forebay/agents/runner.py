@@ -21,20 +21,21 @@ from forebay.agents.heartbeat import Heartbeats
 from forebay.agents.roster import HealthReport, NameTaken, register
 from forebay.bus import EventBus, EventType
 from forebay.callables import completed
-from forebay.cleanup import finish
+from forebay.cleanup import finish, until_first_ends
 from forebay.errors import AgentError, ConfigurationError, ForebayError
 from forebay.event import Event
 from forebay.payload import encode, type_name
 from forebay.reason import describe
+from forebay.restarts import Backoff, Restarts
 from forebay.runtime import Options, Run, Runnable
 from forebay.runtime.consumer import Consumer
 from forebay.runtime.run import leave
-from forebay.runtime.supervise import TRANSIENT, Backoff, wait_for
+from forebay.runtime.supervise import TRANSIENT, wait_for
 from forebay.signals import AgentFailed, AgentStatusChanged
 from forebay.subscription import EventStreamConsumer
 
-RESTART_WINDOW = 60.0
-"""Seconds after which a failure is not counted with those before."""
+RESTART_WINDOW_SECONDS = 60.0
+"""Running time after which an earlier failure does not count."""
 CHECK_EXPIRY = 60.0
 """Seconds after which nobody waits for the answer to a health check."""
 HEALTH_TIMEOUT = 10.0
@@ -99,10 +100,11 @@ class AgentRunner:
             await self._run_with_restarts(grace)
 
     async def _run_with_restarts(self, grace: float) -> None:
-        backoff = Backoff(base=0.5, cap=30.0)
-        in_a_row = 0
+        restarts = Restarts(
+            limit=self.agent.restarts, window=RESTART_WINDOW_SECONDS, backoff=Backoff(base=0.5, cap=30.0)
+        )
         while True:
-            began = time.monotonic()
+            restarts.started()
             try:
                 await self._run_once(grace)
                 return
@@ -111,19 +113,16 @@ class AgentRunner:
             except Exception as error:
                 if isinstance(error, ConfigurationError) and not self._was_ready:
                     raise
-                if time.monotonic() - began > RESTART_WINDOW:
-                    in_a_row = 0
-                    backoff.reset()
-                if not isinstance(error, TRANSIENT):
-                    in_a_row += 1
-                again = in_a_row <= self.agent.restarts and not self._stop.is_set()
-                delay = backoff.next() if again else None
-                self._bus.signals.emit(AgentFailed(self.agent.name, error, delay))
+                # A store that is away does not count.
+                delay = restarts.failed(counts=not isinstance(error, TRANSIENT))
+                ends = restarts.is_exhausted or self._stop.is_set()
+                self._bus.signals.emit(AgentFailed(self.agent.name, error, None if ends else delay))
                 if self._stop.is_set():
                     return
-                if delay is None:
+                if restarts.is_exhausted:
                     raise AgentError(
-                        f"agent {self.agent.name!r} failed {in_a_row} times in a row, last with {describe(error)}"
+                        f"agent {self.agent.name!r} failed {restarts.in_a_row} times in a row, "
+                        f"last with {describe(error)}"
                     ) from error
                 if await wait_for(self._stop, delay):
                     self._enter("stopped")
@@ -200,13 +199,11 @@ class AgentRunner:
     async def _unless_stopped(self, hook: Hook) -> None:
         """Wait for it; where the stop comes first, it is cancelled."""
         task = asyncio.create_task(completed(hook()))
-        stopping = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await until_first_ends(task, self._stop.wait())
         finally:
-            stopping.cancel()
             task.cancel()
-            await finish(leave([task, stopping], after=LEFT))
+            await finish(leave([task], after=LEFT))
         if not (self._stop.is_set() and (task.cancelled() or not task.done())):
             require_done(task, hook)
 
@@ -275,17 +272,15 @@ class Work:
         working: asyncio.Task[object] = asyncio.create_task(
             completed(self._agent.work()), name=f"forebay-agent-{self._agent.name}"
         )
-        stopping = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await until_first_ends(working, self._stop.wait())
             if working.done():
                 require_done(working, self._agent.work)
-            await stopping
+            await self._stop.wait()
             self._on_draining()
             await in_time(self._agent.draining, grace)
         finally:
-            stopping.cancel()
             working.cancel()
-            await finish(leave([working, stopping], after=LEFT))
+            await finish(leave([working], after=LEFT))
         if working.done() and not working.cancelled():
             working.result()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import click
 
 from forebay import Event, EventBus, connect
+from forebay.cleanup import until_first_ends
 from forebay.cli.commands import chosen_url, refuses, say
 from forebay.cli.loop import run_to_the_end_with_uvloop
 from forebay.cli.output import Column, Output, echo
@@ -164,9 +165,8 @@ async def _handle(bus: EventBus, events: int, seconds: float) -> tuple[int, floa
     consumer = bus.subscribe_to_stream(TYPE, GROUP)
     started = time.perf_counter()
     task = asyncio.create_task(consumer.consume_events(handler))
-    await asyncio.wait([asyncio.create_task(done.wait()), task], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    await until_first_ends(task, done.wait(), timeout=seconds)
     found = handled, time.perf_counter() - started
-    done.set()
     bus.stop()
     await task
     return found

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 
+from forebay.cleanup import until_first_ends
 from forebay.cli.commands import say
 from forebay.cli.loop import INTERRUPTED
 from forebay.interrupts import interrupted_by_signals
-from forebay.runtime.supervise import Backoff, wait_for
+from forebay.restarts import Backoff, Restarts
+from forebay.runtime.supervise import wait_for
 
-MOST_RESTARTS = 10
-"""How often one that dies is started again; one that ran for a minute begins a new row."""
-RESTART_WINDOW = 60.0
-PATIENCE = 5.0
-"""Seconds beyond the grace of its handlers that a process may take to end."""
+RESTART_LIMIT = 10
+"""Failures in a row after which a process is not started again."""
+RESTART_WINDOW_SECONDS = 60.0
+"""Running time after which an earlier failure does not count."""
+EXIT_SECONDS = 5.0
+"""The time that a process may take to end, beyond the grace of its handlers."""
 
 
 class Processes:
@@ -46,26 +48,21 @@ class Processes:
         return INTERRUPTED if self._hurry.is_set() else max(codes)
 
     async def _keep_alive(self, number: int) -> int:
-        backoff = Backoff(base=0.5, cap=30.0)
-        in_a_row = 0
+        restarts = Restarts(limit=RESTART_LIMIT, window=RESTART_WINDOW_SECONDS, backoff=Backoff(base=0.5, cap=30.0))
         while not self._stop.is_set():
-            began = time.monotonic()
+            restarts.started()
             process = await asyncio.create_subprocess_exec(
                 *self._command, env=self._environment, stdin=PIPE, start_new_session=True
             )
             code = await self._watch(process)
             if code == 0 or self._stop.is_set():
                 return max(code, 0)
-            if time.monotonic() - began > RESTART_WINDOW:
-                in_a_row = 0
-                backoff.reset()
-            in_a_row += 1
+            delay = restarts.failed()
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            if in_a_row > MOST_RESTARTS:
-                say(f"process {number} {how}, {in_a_row} times in a row; ending all")
+            if restarts.is_exhausted:
+                say(f"process {number} {how}, {restarts.in_a_row} times in a row; ending all")
                 self._stop.set()
                 return 1
-            delay = backoff.next()
             say(f"process {number} {how}; started again in {delay:.1f} s")
             await wait_for(self._stop, delay)
         return 0
@@ -73,18 +70,13 @@ class Processes:
     async def _watch(self, process: Process) -> int:
         """Wait for its end, which a stop hastens; its exit code."""
         ended = asyncio.create_task(process.wait())
-        stopping = asyncio.create_task(self._stop.wait())
-        hurrying = asyncio.create_task(self._hurry.wait())
         try:
-            await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await until_first_ends(ended, self._stop.wait())
             if not ended.done():
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
-                patience = self._grace + PATIENCE
-                await asyncio.wait([ended, hurrying], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                await until_first_ends(ended, self._hurry.wait(), timeout=self._grace + EXIT_SECONDS)
         finally:
-            stopping.cancel()
-            hurrying.cancel()
             if not ended.done():
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from forebay.reason import describe
-from forebay.runtime.supervise import Backoff, wait_for
+from forebay.restarts import Restarts
+from forebay.runtime.supervise import wait_for
 
 logger = logging.getLogger("forebay")
 
@@ -16,13 +17,13 @@ def keep_running(name: str, work: Callable[[], Awaitable[object]], *, until: asy
     """Do the work, and again after a while where it fails, until it is done or `until` is set."""
 
     async def keep() -> None:
-        backoff = Backoff()
+        restarts = Restarts()
         while not until.is_set():
             try:
                 await work()
                 return
             except Exception as error:  # noqa: BLE001  # whatever it is, the old bus is not to suffer from it
-                delay = backoff.next()
+                delay = restarts.failed()
                 logger.warning("migration: %s: %s; again in %.1f s", name, describe(error), delay)
                 await wait_for(until, delay)
 

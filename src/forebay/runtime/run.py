@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from forebay.cleanup import finish
+from forebay.cleanup import finish, until_first_ends
 
 LAST_SECONDS = 1.8
 """Seconds after the grace in which a part that is stopped has to end; then it is left behind."""
@@ -75,7 +75,7 @@ class Run:
         watch = asyncio.ensure_future(until()) if until is not None else None
         everything = [*tasks, *([watch] if watch is not None else [])]
         try:
-            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+            await until_first_ends(*everything)
         finally:
             self.stop()
             if watch is not None:

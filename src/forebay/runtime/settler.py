@@ -9,10 +9,11 @@ import msgspec
 
 from forebay.errors import NotFound, OutcomeUnknown
 from forebay.policy import GiveUp, RetryIn, decide, failure_of, history
+from forebay.restarts import Backoff
 from forebay.runtime.alarm import Alarm
 from forebay.runtime.in_flight import InFlight
 from forebay.runtime.options import Options
-from forebay.runtime.supervise import TRANSIENT, Backoff, wait_for
+from forebay.runtime.supervise import TRANSIENT, wait_for
 from forebay.signals import DeadLettered, LateAck, LeaseLost, Released, Retried, Signals
 from forebay.store import Delivery, Failure, Leases, Reader
 

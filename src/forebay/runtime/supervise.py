@@ -1,14 +1,14 @@
-"""Keeps loops alive: a transient error is waited out with jittered back-off, any other ends the run."""
+"""Keeps loops running: after a transient error of the store they wait and go on, any other error ends the run."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from forebay.callables import completed
 from forebay.errors import NotFound, OutcomeUnknown, StoreError, StoreFull, StoreUnavailable
+from forebay.restarts import Restarts
 
 T = TypeVar("T")
 OnOutage = Callable[[StoreError | None], object]
@@ -18,24 +18,6 @@ OnFailure = Callable[[StoreError, float], None]
 
 TRANSIENT = (StoreUnavailable, OutcomeUnknown, StoreFull)
 """Errors of a store that time may heal."""
-
-
-class Backoff:
-    """Waits between tries: from 50 ms, doubling to 5 s, each between half and all of it."""
-
-    def __init__(self, base: float = 0.05, cap: float = 5.0) -> None:
-        self._base, self._cap = base, cap
-        self._ceiling = base
-
-    def next(self) -> float:
-        """The wait in seconds before the next try."""
-        wait = random.uniform(self._ceiling / 2, self._ceiling)
-        self._ceiling = min(self._cap, self._ceiling * 2)
-        return wait
-
-    def reset(self) -> None:
-        """The last try worked."""
-        self._ceiling = self._base
 
 
 async def repeat(
@@ -51,8 +33,7 @@ async def repeat(
 
     After `NotFound` the group is healed first; transient errors are waited out.
     """
-    backoff = Backoff()
-    failing = False
+    restarts = Restarts()
     first: Callable[[], Awaitable[object]] | None = before
     while not stop.is_set():
         try:
@@ -60,15 +41,12 @@ async def repeat(
                 await first()
                 first = None
             await turn()
-            if failing:
-                failing = False
-                backoff.reset()
+            if restarts.worked():
                 on_recovery()
         except (NotFound, *TRANSIENT) as error:
             if isinstance(error, NotFound):
                 first = heal
-            failing = True
-            delay = backoff.next()
+            delay = restarts.failed()
             on_error(error, delay)
             await wait_for(stop, delay)
 
@@ -77,21 +55,19 @@ async def outlast(
     ask: Callable[[], Awaitable[T]], on_outage: OnOutage | None = None, on_failure: OnFailure | None = None
 ) -> T:
     """Return the answer of a call that only reads. Repeat it over transient errors, for ever."""
-    backoff = Backoff()
-    is_out = False
+    restarts = Restarts()
     while True:
         try:
             answer = await ask()
         except TRANSIENT as error:
-            delay = backoff.next()
+            delay = restarts.failed()
             if on_failure is not None:
                 on_failure(error, delay)
-            if not is_out and on_outage is not None:
+            if restarts.in_a_row == 1 and on_outage is not None:
                 await completed(on_outage(error))
-            is_out = True
             await asyncio.sleep(delay)
         else:
-            if is_out and on_outage is not None:
+            if restarts.worked() and on_outage is not None:
                 await completed(on_outage(None))
             return answer
 

@@ -23,7 +23,8 @@ import msgspec
 
 from forebay.callables import completed, refuse_generator
 from forebay.errors import NotFound, StoreError, TransferRefused
-from forebay.runtime.supervise import TRANSIENT, Backoff, OnOutage, wait_for
+from forebay.restarts import Backoff
+from forebay.runtime.supervise import TRANSIENT, OnOutage, wait_for
 from forebay.store import (
     START,
     DeadLetter,

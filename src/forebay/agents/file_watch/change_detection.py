@@ -22,7 +22,7 @@ from forebay.agents.state import notes_of
 from forebay.errors import AgentError, ConfigurationError, NotFound, StoreDamaged
 from forebay.event import check_seconds
 from forebay.reason import describe
-from forebay.runtime.supervise import Backoff
+from forebay.restarts import Backoff, Restarts
 from forebay.signals import LoopFailed
 
 __all__ = ["ChangeDetectionAgent", "FileChange"]
@@ -161,13 +161,13 @@ class ChangeDetectionAgent(BaseAgent):
                 0.0,
             )
         self._publisher = publisher
-        backoff = Backoff(base=LOOK, cap=30.0)
+        restarts = Restarts(backoff=Backoff(base=LOOK, cap=30.0))
         while True:
             await self._folders_changed(publisher)
             try:
-                await self._follow(publisher, backoff)
+                await self._follow(publisher, restarts)
             except NoticesFailed as failed:
-                error, delay = failed.__cause__ or failed, backoff.next()
+                error, delay = failed.__cause__ or failed, restarts.failed()
                 self._blind = (
                     f"the system's notices of changes have failed ({describe(error)}), so it looks at everything "
                     "now and then; set WATCHFILES_FORCE_POLLING=true, or raise fs.inotify.max_user_watches"
@@ -176,7 +176,7 @@ class ChangeDetectionAgent(BaseAgent):
                 await self._scan(publisher)
                 await asyncio.sleep(delay)
 
-    async def _follow(self, publisher: FileChangePublisher, backoff: Backoff) -> None:
+    async def _follow(self, publisher: FileChangePublisher, restarts: Restarts) -> None:
         """Tell what changes, until the folders are not the same any more, or notices were missed."""
         due = None
         async with aclosing(self._notices()) as notices:
@@ -189,7 +189,7 @@ class ChangeDetectionAgent(BaseAgent):
                     suspects = await in_thread(self._suspects, publisher, noticed)
                     all_of_it = suspects is None
                     if await publisher.publish_changes(suspects or ()):
-                        backoff.reset()
+                        restarts.worked()
                 if all_of_it or due is None or time.monotonic() >= due:
                     began = time.monotonic()
                     missed = await self._scan(publisher)
