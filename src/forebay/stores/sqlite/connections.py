@@ -9,11 +9,11 @@ from typing import Self, TypeVar
 import apsw
 
 from forebay.home import Home
+from forebay.stores.sqlite.arrivals import Arrivals
 from forebay.stores.sqlite.database import Database
 from forebay.stores.sqlite.errors import SUSPICIOUS, to_store_error
 from forebay.stores.sqlite.guard import Line
 from forebay.stores.sqlite.transaction import Transaction
-from forebay.stores.sqlite.wakeup import Wakeup
 from forebay.stores.sqlite.writer import Writer
 from forebay.threads import Threads
 
@@ -28,8 +28,8 @@ class Connections:
 
     def __init__(self, home: Home, database: Database, line: Line, namespace: str, inspector: Threads) -> None:
         self.home = home
-        self.wakeup = Wakeup(database, namespace)
-        self.writer = Writer(database, line, namespace, self.wakeup.tell)
+        self.arrivals = Arrivals(database, namespace)
+        self.writer = Writer(database, line, namespace, self.arrivals.report)
         self._database = database
         self._namespace = namespace
         self._inspector = inspector
@@ -73,7 +73,7 @@ class Connections:
     async def close(self) -> None:
         """Carry out what was submitted, then end the threads and close the file."""
         self.writer.finish()
-        self.wakeup.finish()
+        self.arrivals.finish()
         try:
             await self._inspector.call(self._end)
             self._inspector.end()
@@ -84,11 +84,11 @@ class Connections:
         """Let the threads end by themselves, in any thread: the event loop is gone."""
         if not self.home.forked():
             self.writer.finish()
-            self.wakeup.stop()
+            self.arrivals.stop()
 
     __del__ = forget
 
     def _end(self) -> None:
-        self.wakeup.join()
+        self.arrivals.join()
         self._database.guard.end(self._line)
         self.writer.join()

@@ -50,7 +50,7 @@ def seek(tx: Transaction, stream: str, group: str, to: str) -> None:
     place = tx.cursor(to, found.stream_id)
     tx.run("UPDATE groups SET cursor = ? WHERE id = ?", (place, found.id))
     tx.run("DELETE FROM pending WHERE group_id = ? AND seq > ?", (found.id, place))
-    tx.changed[stream] = tx.head(found.stream_id)
+    tx.changed[stream] = 0
 
 
 def leave(tx: Transaction, stream: str, group: str) -> None:

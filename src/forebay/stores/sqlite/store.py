@@ -218,9 +218,9 @@ class SQLiteStore:
             return found
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
-        with connections.wakeup.expect(reader.stream) as woken:
+        with connections.arrivals.expect([reader.stream]) as woken:
             while not (found := await self._move(move, look)) and (left := deadline - clock()) > 0:
-                await connections.wakeup.wait(woken, min(left, ORDERED_INTERVAL) if reader.ordered else left)
+                await connections.arrivals.wait(woken, min(left, ORDERED_INTERVAL) if reader.ordered else left)
                 woken.clear()
                 if self._open is not connections:
                     break

@@ -37,7 +37,7 @@ class Transaction:
     wall: float
     epoch: float
     changed: dict[str, int] = field(default_factory=dict)
-    """The streams whose readers may find something now, with their last positions."""
+    """The streams that have unread entries now, with their last positions; 0: also at earlier positions."""
     last_before: int | None = None
     """The last position of all before the first one that this transaction made."""
 

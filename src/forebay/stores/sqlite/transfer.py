@@ -70,7 +70,7 @@ class _Restoring:
                     self._restore_scheduled(item)
                 case RememberedId():
                     self._restore_remembered(item)
-        self._tx.changed[self._stream] = self._last
+        self._tx.changed[self._stream] = 0
         return positions
 
     def _restore_entry(self, entry: Entry) -> str:

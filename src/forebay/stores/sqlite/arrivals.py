@@ -1,0 +1,160 @@
+"""Wakes readers, and names the streams that have grown, on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+
+from forebay.errors import StoreError
+from forebay.stores.sqlite.database import Database
+from forebay.stores.sqlite.watcher import Growth, Watcher
+
+
+class Arrivals:
+    """The readers and iterations that wait for streams to grow, and the one watcher that serves them.
+
+    Commits of this store object are reported by `report`, those of others by the watcher, which runs only while
+    a reader or an iteration waits.
+    """
+
+    def __init__(self, database: Database, namespace: str) -> None:
+        self._waiters: dict[str, list[asyncio.Event]] = {}
+        self._iterations: list[_Iteration] = []
+        self._heads: dict[str, int] = {}
+        self._waiting = 0
+        self._is_watching = False
+        self._is_finished = False
+        self._watcher = Watcher(database, namespace, self._on_growth, self._on_error)
+
+    @contextlib.contextmanager
+    def expect(self, streams: Sequence[str]) -> Iterator[asyncio.Event]:
+        """An event that is set whenever one of the streams may have grown since now."""
+        woken = asyncio.Event()
+        for stream in streams:
+            self._waiters.setdefault(stream, []).append(woken)
+        try:
+            yield woken
+        finally:
+            for stream in streams:
+                waiters = self._waiters[stream]
+                waiters.remove(woken)
+                if not waiters:
+                    del self._waiters[stream]
+
+    async def wait(self, woken: asyncio.Event, timeout: float) -> None:
+        """Wait until `woken` is set, at most `timeout` seconds."""
+        with self._watched(), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await woken.wait()
+
+    async def names(self) -> AsyncIterator[str | None]:
+        """The streams that grow, until the store is closed; see `Log.arrivals`."""
+        iteration = _Iteration(is_first_due=self._is_watching)
+        self._iterations.append(iteration)
+        try:
+            with self._watched():
+                while not self._is_finished:
+                    for name in await iteration.take():
+                        yield name
+        finally:
+            self._iterations.remove(iteration)
+
+    def report(self, heads: dict[str, int]) -> None:
+        """This store object changed these streams; their last positions, or 0 if earlier entries became unread."""
+        grown = self._raise_heads(heads)
+        self._notify([stream for stream, head in heads.items() if not head or stream in grown])
+
+    def finish(self) -> None:
+        """Wake all readers, end all iterations, and let the watcher end."""
+        self._is_finished = True
+        self.stop()
+        self._notify_all()
+
+    def stop(self) -> None:
+        """Let the watcher end. From any thread."""
+        self._watcher.stop()
+
+    def join(self) -> None:
+        """Wait until the watcher has ended."""
+        self._watcher.join()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        self._waiting += 1
+        self._watcher.resume()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._watcher.pause()
+
+    def _on_growth(self, growth: Growth) -> None:
+        if growth.is_unknown:
+            self._is_watching = True
+            self._heads = growth.heads
+            self._notify_all()
+            return
+        self._notify(self._raise_heads(growth.heads))
+
+    def _on_error(self, error: StoreError) -> None:
+        """Readers get the error from their own moves, iterations from here."""
+        self._is_watching = False
+        for iteration in self._iterations:
+            iteration.fail(error)
+        self._notify_all()
+
+    def _raise_heads(self, heads: dict[str, int]) -> dict[str, int]:
+        """The streams that have grown: a commit of this store object is reported by its writer and by the watcher."""
+        grown = {stream: head for stream, head in heads.items() if head > self._heads.get(stream, 0)}
+        self._heads |= grown
+        return grown
+
+    def _notify(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            for woken in self._waiters.get(stream, ()):
+                woken.set()
+            for iteration in self._iterations:
+                iteration.add(stream)
+
+    def _notify_all(self) -> None:
+        for waiters in self._waiters.values():
+            for woken in waiters:
+                woken.set()
+        for iteration in self._iterations:
+            iteration.add(None)
+
+
+class _Iteration:
+    """The names for one iteration over `arrivals`, each once until it is taken. None, any stream, is the first."""
+
+    def __init__(self, *, is_first_due: bool) -> None:
+        self._names: dict[str | None, None] = {None: None} if is_first_due else {}
+        self._is_first = not is_first_due
+        self._error: StoreError | None = None
+        self._woken = asyncio.Event()
+        if is_first_due:
+            self._woken.set()
+
+    def add(self, name: str | None) -> None:
+        """Add a name. Until the first None names are left out: what it stands for includes them."""
+        if self._is_first and name is not None:
+            return
+        self._is_first = False
+        self._names[name] = None
+        self._woken.set()
+
+    def fail(self, error: StoreError) -> None:
+        """End the iteration with this error."""
+        self._error = error
+        self._woken.set()
+
+    async def take(self) -> list[str | None]:
+        """Wait for names, and take them."""
+        await self._woken.wait()
+        self._woken.clear()
+        if self._error is not None:
+            raise self._error
+        names, self._names = list(self._names), {}
+        return names
