@@ -80,7 +80,8 @@ def measure(rows: Iterable[Row], *, quick: bool = False) -> Findings:
         places = Places(Path(folder), stack)
         most = 1 if quick else max(subject.rounds for subject in subjects)
         for number in range(most):
-            for subject in subjects:
+            # To and fro, so that a drift within a round favours none.
+            for subject in subjects if number % 2 == 0 else reversed(subjects):
                 if number < subject.rounds:
                     say(f"round {number + 1}: {subject.name}")
                     outcome = run(replace(subject, events=subject.events // 5) if quick else subject, places)
@@ -145,10 +146,13 @@ def run(subject: Subject, places: Places, samples: Path | None = None) -> Any:
 def _call(subject: Subject, url: str, samples: Path | None = None) -> Any:
     python = str(_peer_python(subject.module.partition("on_")[2])) if subject.is_peer else sys.executable
     command = [python, "-m", subject.module, subject.measure, "--url", url, "--events", str(subject.events)]
+    environment = os.environ | ({} if samples is None else {FOLDER: str(samples)})
+    if subject.source:
+        environment |= {"PYTHONPATH": subject.source}
     done = subprocess.run(
         [*command, *subject.arguments],
         cwd=ROOT,
-        env=os.environ if samples is None else os.environ | {FOLDER: str(samples)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -16,7 +16,8 @@ SOME = 3
 class Subject:
     """A program that is run with one measure, `rounds` times, on an empty store of the kind `place`.
 
-    `first` is a subject that is run before it, on the same store.
+    `first` is a subject that is run before it, on the same store. `source` is a folder with another revision of
+    forebay, in place of the installed one.
     """
 
     name: str
@@ -27,6 +28,12 @@ class Subject:
     arguments: tuple[str, ...] = ()
     rounds: int = OFTEN
     first: Subject | None = None
+    source: str = ""
+
+    @property
+    def is_forebay(self) -> bool:
+        """Whether it measures forebay itself."""
+        return self.module in _FOREBAY
 
     @property
     def is_peer(self) -> bool:
@@ -81,11 +88,25 @@ class Row:
 
 def rows() -> list[Row]:
     """The table."""
-    return [*_redis(), *_sqlite(), *_peers(), *_latency(), *_idle(), *_start(), *_size(), *_together(), *_uvloop()]
+    return [
+        *_redis(),
+        *_sqlite(),
+        *_peers(),
+        *_latency(),
+        *_idle(),
+        *_many(),
+        *_start(),
+        *_size(),
+        *_together(),
+        *_uvloop(),
+    ]
 
 
 _OURS = "bench.subjects.forebay_bus"
 _PROCESSES = "bench.subjects.processes"
+_MANY = "bench.subjects.many"
+_START = "bench.subjects.start"
+_FOREBAY = _OURS, _PROCESSES, _MANY, _START
 _BARE_REDIS = "bench.subjects.bare_redis"
 _BARE_SQLITE = "bench.subjects.bare_sqlite"
 _SAMPLED = _OURS, _BARE_REDIS, _BARE_SQLITE
@@ -182,9 +203,31 @@ def _idle() -> Iterator[Row]:
         yield Row(f"an idle consumer, {_STORES[place]}", Figure(idle, unit="% of a core"), most=most)
 
 
+def _many() -> Iterator[Row]:
+    shares: dict[Place, float] = {"redis": 2, "sqlite": 3}
+    latencies: dict[Place, tuple[float, float]] = {"redis": (0.6, 5), "sqlite": (2.5, 10)}
+    for place, store in _STORES.items():
+        name = f"forebay on {store}, 100 types with 3 groups"
+        idle = Subject(f"{name}, idle", _MANY, "idle", place, rounds=1)
+        yield Row(f"300 idle subscriptions, {store}", Figure(idle, "process", "% of a core"), most=shares[place])
+        if place == "redis":
+            yield Row("… the server's processor", Figure(idle, "server", "% of a core"), most=2)
+            yield Row("… connections", Figure(idle, "connections", "connections"), most=8)
+        for measure, where in (("near", "the same process"), ("far", "another process")):
+            subject = Subject(f"{name}, publish in {where} to handler", _MANY, measure, place, 400, rounds=SOME)
+            p50, p99 = latencies[place]
+            what = f"sparse publish in {where} to one of 300 subscriptions, {store}"
+            yield Row(f"{what}: p50", Figure(subject, "p50", "ms"), most=p50)
+            yield Row("… p99", Figure(subject, "p99", "ms"), most=p99)
+        thousand = Subject(f"forebay on {store}, 1,000 subscriptions", _MANY, "thousand", place, rounds=SOME)
+        yield Row(f"1,000 subscriptions start, {store}", Figure(thousand, "start", "s"), most=1)
+        yield Row("… stop", Figure(thousand, "stop", "s"), most=1)
+        yield Row("… memory of their process", Figure(thousand, "memory", "MiB"), most=80)
+
+
 def _start() -> Iterator[Row]:
     for what, measure, most in (("import forebay", "import", 80), ("forebay --help", "help", 200)):
-        subject = Subject(what, "bench.subjects.start", measure, "nowhere")
+        subject = Subject(what, _START, measure, "nowhere")
         yield Row(what, Figure(subject, unit="ms"), most=most)
 
 

@@ -115,9 +115,9 @@ async def _probe(bus: EventBus) -> tuple[float, float]:
 
 async def _spent(bus: EventBus, work: Awaitable[float]) -> float:
     """Seconds of processor time that the work took, here and in the server."""
-    before = time.process_time() + await _server_seconds(bus)
+    before = time.process_time() + await server_seconds(bus)
     await work
-    return time.process_time() + await _server_seconds(bus) - before
+    return time.process_time() + await server_seconds(bus) - before
 
 
 async def consume(options: Options) -> dict[str, float]:
@@ -142,13 +142,13 @@ async def together(options: Options) -> dict[str, float]:
     """Events a second that `tasks` processes of one group handle together, and the server's share of a core."""
     async with EventBus(options.url) as bus:
         await fill(bus, options.events)
-        before = await _server_seconds(bus)
+        before = await server_seconds(bus)
         command = [sys.executable, "-m", __spec__.name, "consume", "--url", options.url]
         consumers = [
             await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE) for _ in range(options.tasks)
         ]
         outputs = await asyncio.gather(*(consumer.communicate() for consumer in consumers))
-        after = await _server_seconds(bus)
+        after = await server_seconds(bus)
     found = [json.loads(output) for output, _ in outputs]
     handled = sum(one["handled"] for one in found)
     assert handled >= options.events, f"{handled} of {options.events} were handled"
@@ -156,7 +156,7 @@ async def together(options: Options) -> dict[str, float]:
     return {"rate": options.events / elapsed, "server": 100 * (after - before) / elapsed}
 
 
-async def _server_seconds(bus: EventBus) -> float:
+async def server_seconds(bus: EventBus) -> float:
     """Seconds of processor time that the Redis server has taken; 0 where there is none."""
     if bus.url.startswith("sqlite:"):
         return 0.0
