@@ -1,8 +1,21 @@
-"""Records as rows, and rows of any origin as records.
+"""Records to rows, and rows to records.
 
-Rows cross between SQLite and Python many at a time, in statements of many rows and as one JSON text, not
-one by one: apsw lets go of the interpreter lock at every step of a statement, and beside a busy event loop
-it waits up to 5 ms to get it back.
+    direction   function     path             when
+    ---------   ----------   --------------   -------------------------------------------------------------------
+    to a row    to_row       Record           each publish and each scheduled record: the hot path
+                to_fields    to_row           a dead letter, a restored entry: a record that forebay wrote
+                             columns          the same of a foreign row whose fields fit the columns
+                             _packed          the same of a foreign row whose fields fit no columns
+    from rows   select       _from_texts      all columns are text or NULL, in one JSON text: the hot path
+                             _from_values     JSON, but a column of some row is not text: that row is damaged
+                             _from_bytes      a column of some row is a BLOB or not UTF-8, so JSON cannot hold it
+
+    Each path ends in a Record; in a Foreign without a required field (`_foreign`); or, if the checksum differs, in a
+    Foreign that says so (`_damaged`).
+
+Many rows cross between SQLite and Python at a time: inserts have many rows, and selects return one JSON text. apsw
+releases the interpreter lock at each step of a statement, and beside a busy event loop it waits up to 5 ms to get it
+back.
 """
 
 from __future__ import annotations
@@ -20,11 +33,11 @@ import msgspec
 from forebay.event import Foreign, Record
 
 FIELDS = ("type", "source", "data", "timestamp", "id", "key", "headers", "only_group", "checksum")
-"""The columns of a record, in the order in which they go on every wire, and what vouches for them."""
+"""The columns of a record, in the order of every wire format, and their checksum."""
 ID: Final = 4
-"""The place of `id` among them: a number that the type checker can follow."""
+"""The index of `id` in FIELDS: a literal, so that the type checker knows the type of the value."""
 FOREIGN = FIELDS[:-2]
-"""What other programs may write: `only_group` and `checksum` are forebay's own marks on an entry."""
+"""The columns that other programs may write. forebay alone writes `only_group` and `checksum`."""
 
 COLUMNS = ", ".join(FIELDS)
 PLACEHOLDERS = ", ".join("?" for _ in FIELDS)
@@ -32,8 +45,8 @@ PLACEHOLDERS = ", ".join("?" for _ in FIELDS)
 
 # Nothing but constants goes into the texts of statements.
 # ruff: noqa: S608
-_AT_ONCE = 256
-"""Rows in one statement: the longer it is, the fewer steps; SQLite takes 32,766 values."""
+_ROWS_PER_STATEMENT = 256
+"""Each statement is one step of apsw; SQLite takes at most 32,766 values in one."""
 
 
 @cache
@@ -43,7 +56,7 @@ def _insert_statement(rows: int) -> str:
 
 
 Row = tuple[str, str, str | bytes, str, str, str | None, str | bytes | None, str | None, int]
-"""The values of FIELDS. `data` and `headers` are `bytes` where they are not UTF-8."""
+"""The values of FIELDS. `data` and `headers` are `bytes` if they are not UTF-8."""
 
 
 def to_row(record: Record) -> Row:
@@ -63,7 +76,7 @@ def to_row(record: Record) -> Row:
 
 
 def checksum(record: Record) -> int:
-    """CRC-32 of all that was published: who is to see it may change."""
+    """CRC-32 of the published fields; not of `only_group`, which a redrive sets."""
     names = f"{record.type}\0{record.source}\0{record.timestamp}\0{record.id}\0{record.key or ''}\0"
     check = crc32(record.data, crc32(names.encode()))
     return crc32(record.headers, check) if record.headers else check
@@ -81,12 +94,12 @@ def to_fields(record: Record | Foreign | None) -> tuple[str | bytes | int | None
 
 
 def _from_columns(row: Sequence[str | bytes | int | None]) -> Record | Foreign:
-    """What `select` will make of the values of FIELDS."""
+    """The record that `select` will return for the values of FIELDS."""
     return _from_bytes([_bytes(value) for value in row])
 
 
 PACKED = "forebay/fields"
-"""The source, beside no type, of a row that stands for an entry whose fields fit no columns: `data` has them all."""
+"""The `source` of a row without `type` whose `data` holds all fields of a foreign entry, as JSON."""
 
 
 def _packed(foreign: Foreign) -> tuple[str | bytes | int | None, ...]:
@@ -111,7 +124,7 @@ def _to_text(text: bytes) -> str | bytes:
 
 
 def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[Any, ...]]) -> int:
-    """Append rows, each behind its stream's id, to `entries`; return the position of the last one."""
+    """Append rows, each preceded by its stream's id, to `entries`; return the position of the last one."""
     start = 0
     while start < len(rows):
         end = start + _step(len(rows) - start)
@@ -121,12 +134,12 @@ def insert(connection: apsw.Connection, appended: float, rows: Sequence[tuple[An
 
 
 def _step(rows: int) -> int:
-    """How many of so many rows the next statement takes: a number whose first three binary digits say it all.
+    """The rows of the next statement: a size with only three significant bits.
 
-    To prepare a statement takes longer than to run it, and there are few enough of these for SQLite to keep them.
+    That leaves about 30 distinct statements, few enough for SQLite's statement cache.
     """
-    if rows >= _AT_ONCE:
-        return _AT_ONCE
+    if rows >= _ROWS_PER_STATEMENT:
+        return _ROWS_PER_STATEMENT
     tail = max(rows.bit_length() - 3, 0)
     return rows >> tail << tail
 
@@ -134,9 +147,9 @@ def _step(rows: int) -> int:
 def select(
     connection: apsw.Connection, lead: Sequence[str], source: str, bindings: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
-    """The rows of `SELECT lead, FIELDS source`, with the fields of the table `e` made into one record, the last value.
+    """The rows of `SELECT lead, FIELDS source`; the last value of each is the record made of the FIELDS of table `e`.
 
-    What foreign programs wrote, bytes that are not UTF-8 included, comes back byte for byte.
+    Rows of other programs come back byte for byte, bytes that are not UTF-8 included.
     """
     names = [f"lead_{place}" for place in range(len(lead))]
     fields = ", ".join(f"e.{name}" for name in FIELDS)
@@ -161,14 +174,14 @@ def select(
 
 @cache
 def _decoder(lead: int) -> msgspec.json.Decoder[list[tuple[Any, ...]]]:
-    """Of rows as they should be. The decoder looks at the types faster than anybody could behind it."""
+    """A decoder that also checks that all columns of the record are text or NULL, faster than Python code could."""
     texts = (str | None,) * (len(FIELDS) - 1)
     row: Any = tuple[*(Any,) * lead, *texts, Any]  # type: ignore[misc]  # made from a number
     return msgspec.json.Decoder(list[row])
 
 
 def _from_values(values: Sequence[Any]) -> Record | Foreign:
-    # One bit in the head of a row moves all columns, and a NULL in the checksum's place would not tell.
+    # One flipped bit in the header of a row shifts all columns; if the checksum becomes NULL, only the types tell.
     is_text = all(value is None or value.__class__ is str for value in values[:-1])
     return _from_texts(values) if is_text or None in values[:4] else _damaged(values)
 
@@ -215,7 +228,7 @@ def _foreign(values: Sequence[bytes | None]) -> Foreign:
 
 
 def _damaged(values: Sequence[Any]) -> Foreign:
-    """Not what was published: to be kept as it is, and handled by nobody."""
+    """A row that is not as it was published: it keeps its bytes, and no handler gets it."""
     why = (b"damaged", b"the checksum says that this is not what was published")
     found = _foreign([_bytes(value) for value in values])
     return Foreign((why, *found.fields), found.only_group)
@@ -226,11 +239,11 @@ def _bytes(value: str | bytes | int | None) -> bytes | None:
 
 
 NAME: Final = "CASE typeof(name) WHEN 'text' THEN CAST(name AS BLOB) ELSE X'FF' END AS raw"
-"""The column `name` of any origin, for `as_text`: other programs may write what is no text, or no UTF-8."""
+"""The column `name`, for `as_text`: other programs may write values that are not text, or not UTF-8."""
 
 
 def as_text(raw: bytes) -> str | None:
-    """The text in the bytes of a name; None where it is none."""
+    """The text in the bytes of a name; None if they are not UTF-8."""
     with contextlib.suppress(UnicodeDecodeError):
         return raw.decode()
     return None
