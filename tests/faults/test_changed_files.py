@@ -22,7 +22,7 @@ from forebay.errors import OutcomeUnknown
 from forebay.event import Record, to_record
 from forebay.store import Reader
 from forebay.stores.sqlite import SQLiteStore
-from forebay.stores.sqlite.guard import KEPT, contains
+from forebay.stores.sqlite.guard import WRITERS_KEPT, contains
 from forebay.testing import eventually
 
 READER = Reader("t", "g", "consumer")
@@ -369,7 +369,7 @@ async def test_the_next_handler_runs_after_the_log_was_deleted_under_a_running_b
 
 
 def test_a_state_contains_another_one_or_it_does_not() -> None:
-    many = {id: id + 100 for id in range(KEPT)}
+    many = {id: id + 100 for id in range(WRITERS_KEPT)}
 
     assert contains({1: 5, 2: 7}, {1: 5, 2: 6})
     assert contains({1: 5}, {})

@@ -1,4 +1,4 @@
-"""The table `writers` numbers the transactions of the last KEPT writers of a SQLite file."""
+"""The table `writers` numbers the transactions of the last WRITERS_KEPT writers of a SQLite file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from forebay.event import to_record
 from forebay.stores.sqlite import SQLiteStore
-from forebay.stores.sqlite.guard import KEPT
+from forebay.stores.sqlite.guard import WRITERS_KEPT
 
 RECORD = to_record("t", source="s", data=1)
 
@@ -32,12 +32,12 @@ async def test_a_store_whose_number_was_removed_gets_a_new_one_and_the_table_sta
     path = tmp_path / "events.db"
     async with SQLiteStore(path) as store:
         await store.append("t", [RECORD])
-        for _ in range(KEPT + 1):
+        for _ in range(WRITERS_KEPT + 1):
             async with SQLiteStore(path) as other:
                 await other.append("t", [RECORD])
 
-        assert [str(KEPT + 3)] == await store.append("t", [RECORD])
-        assert [str(KEPT + 4)] == await store.append("t", [RECORD])
+        assert [str(WRITERS_KEPT + 3)] == await store.append("t", [RECORD])
+        assert [str(WRITERS_KEPT + 4)] == await store.append("t", [RECORD])
 
-    assert KEPT == len(numbers(path))
-    assert KEPT + 5 == max(numbers(path))
+    assert WRITERS_KEPT == len(numbers(path))
+    assert WRITERS_KEPT + 5 == max(numbers(path))

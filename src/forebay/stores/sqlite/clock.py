@@ -8,15 +8,15 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where the store has its time from."""
+    """The source of the store's time."""
 
     @property
     def boot_id(self) -> str:
-        """Changes whenever `now` may have begun anew."""
+        """Changes whenever `now` may have begun at 0 again."""
         ...
 
     def now(self) -> float:
-        """Seconds by a clock that all processes of the machine share and nobody can set."""
+        """Seconds of a monotonic clock that all processes of the machine share."""
         ...
 
     def wall(self) -> float:
@@ -25,10 +25,10 @@ class Clock(Protocol):
 
 
 class MachineClock:
-    """Time since the machine was started, with its sleep, and the boot id of the kernel.
+    """Time since the start of the machine, sleep included, and the boot id of the kernel.
 
-    Where there is no such thing (not Linux), `now` is Unix time: shared too, and it goes on over
-    a restart, but who sets the clock moves the leases.
+    On other systems than Linux `now` is Unix time. All processes share that, too, and it goes on over a restart, but
+    setting the clock moves the leases.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What an open store has: connections to its file, and threads to use them."""
+"""The connections of an open store, each with its thread."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Result = TypeVar("Result")
 
 
 class Connections:
-    """Three connections, each with its thread: one writes, one looks, one notices what others commit.
+    """Three connections: one writes, one reads, one watches for commits.
 
-    Looks have their own, so that a count over a million entries holds up no publisher.
+    Queries have their own connection, so that a count over a million entries does not delay publishers.
     """
 
     def __init__(self, home: Home, database: Database, line: Line, namespace: str, inspector: Threads) -> None:
@@ -37,7 +37,7 @@ class Connections:
 
     @classmethod
     async def open(cls, database: Database, namespace: str) -> Self:
-        """Open the file, in a thread: it may have to wait for other processes."""
+        """Open the file, in a thread: it may wait for the locks of other processes."""
         home = Home(f"the store on {database.path}")
         inspector = Threads(1, name="forebay-sqlite-inspector")
         try:
@@ -48,7 +48,7 @@ class Connections:
         return cls(home, database, line, namespace, inspector)
 
     async def look(self, look: Callable[[Transaction], Result]) -> Result:
-        """What a look finds, in one state of the file that no writer changes meanwhile."""
+        """Run a query in one read transaction; return its result."""
         return await self._inspector.call(partial(self._inspect, look))
 
     def _inspect(self, look: Callable[[Transaction], Result]) -> Result:
@@ -71,7 +71,7 @@ class Connections:
                 connection.execute("ROLLBACK")
 
     async def close(self) -> None:
-        """Carry out what was submitted, then end the threads and close the file."""
+        """Carry out the submitted moves, then end the threads and close the file."""
         self.writer.finish()
         self.arrivals.finish()
         try:
@@ -81,7 +81,7 @@ class Connections:
             self._inspector.close()
 
     def forget(self) -> None:
-        """Let the threads end by themselves, in any thread: the event loop is gone."""
+        """Let the threads end, without waiting for them. From any thread: the event loop may be closed."""
         if not self.home.forked():
             self.writer.finish()
             self.arrivals.stop()

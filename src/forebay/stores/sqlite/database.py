@@ -1,4 +1,4 @@
-"""The file: which paths will do, how it is opened, and whether it is still the one that was opened."""
+"""The database file: check its path, open it, bring its tables up to date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from forebay.stores.sqlite.schema import VERSION, check_schema, script
 
 APPLICATION = 0x666F7265
 WAL_LIMIT = 64 * 1024 * 1024
-"""The size in bytes that the write-ahead log is cut back to once it was larger."""
+"""The size in bytes to which SQLite truncates a larger write-ahead log when it starts the log again."""
 
 Synchronous = Literal["full", "normal"]
 
@@ -31,8 +31,8 @@ Synchronous = Literal["full", "normal"]
 class Database:
     """One database file, as one store uses it.
 
-    It is only ever touched through SQLite, and by its name: a plain `open` of the file, and its close,
-    would drop the locks that SQLite holds on it, and with them other processes' events.
+    Only SQLite opens the file: the close of a plain `open` would drop the locks that SQLite holds on it, and events of
+    other processes would be lost.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Database:
         self.epoch = clock.wall() - clock.now()
 
     def create(self) -> Line:
-        """Open the file for writing, making it and its tables where there are none yet; or only to read it."""
+        """Open the file; a store that writes makes the file and its tables if they are missing."""
         self.guard.make_sure()
         is_new = not _exists(self.path)
         if is_new and self._read_only:
@@ -74,7 +74,7 @@ class Database:
             connection = self._open(0 if self._read_only else apsw.SQLITE_OPEN_CREATE)
             try:
                 if is_new:
-                    # Before there is anything in it. The files beside it get the same rights.
+                    # While it is empty. SQLite gives the files beside it the same rights.
                     self.path.chmod(0o600)
                 self._prepare(connection)
             except BaseException:
@@ -87,7 +87,7 @@ class Database:
             raise StoreDamaged(f"{self.path}: it is damaged: restore a backup ({error})") from error
 
     def line(self, *, query_only: bool = False) -> Line:
-        """Another connection to the file that `create` opened, made when it is first used."""
+        """Another connection to the file that `create` opened; it connects when it is first used."""
         return self.guard.line(partial(self._connect, query_only=query_only))
 
     def _connect(self, *, query_only: bool = False) -> apsw.Connection:
@@ -122,14 +122,14 @@ class Database:
         connection.pragma("trusted_schema", False)
         connection.pragma("cell_size_check", True)
         connection.pragma("synchronous", self._synchronous)
-        # macOS keeps what is flushed in the disk's own memory, unless it is asked twice. Elsewhere it changes nothing.
+        # On macOS `fsync` leaves data in the cache of the disk; `fullfsync` flushes that, too. No effect elsewhere.
         connection.pragma("fullfsync", True)
         connection.pragma("checkpoint_fullfsync", True)
         connection.pragma("journal_size_limit", WAL_LIMIT)
         return connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
-        connection.execute("BEGIN")  # in one state of the file, which somebody else may be making
+        connection.execute("BEGIN")  # one state of the file: another process may be making the tables
         try:
             version = self._check_origin(connection)
         finally:
@@ -152,7 +152,7 @@ class Database:
             return
         connection.execute("BEGIN IMMEDIATE")
         try:
-            # Somebody else may have been first.
+            # Another process may have done it while this one waited for the lock.
             for version in range(self._check_origin(connection) + 1, VERSION + 1):
                 connection.execute(script(version))
             if _boot_id(connection) != boot_id:
@@ -160,7 +160,7 @@ class Database:
             elif not self._take_epoch(connection):
                 self._set_epoch(connection)
             connection.execute("COMMIT")
-            # The database by itself, without its log, is to say which file it is.
+            # The guard identifies the file by the database without its log.
             connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
         except BaseException:
             if connection.in_transaction:
@@ -168,7 +168,7 @@ class Database:
             raise
 
     def _check_readable(self, version: int) -> None:
-        """Whether a file of this format can be read as it is: who only looks changes none, and makes no tables."""
+        """Raise if a read-only store would have to make or upgrade the tables of this version."""
         if not version:
             raise NotFound(f"{self.path} is empty: nothing was ever published there; name the store's file")
         if version != VERSION:
@@ -178,7 +178,7 @@ class Database:
             )
 
     def _begin_anew(self, connection: apsw.Connection) -> None:
-        """The machine was started since: no lease is held any more, and its clock began at 0."""
+        """Convert the times of an earlier start of the machine: its clock began at 0 again, and leases have expired."""
         connection.execute("UPDATE pending SET leased_at = 0 WHERE consumer IS NOT NULL")
         connection.execute("UPDATE pending SET due = 0 WHERE consumer IS NULL")
         delayed = "UPDATE scheduled SET due = ? + at - ? WHERE due < ?"
@@ -187,12 +187,12 @@ class Database:
         self._set_epoch(connection)
 
     def _set_epoch(self, connection: apsw.Connection) -> None:
-        """The first process after a start of the machine says which Unix time it is; all others count on from there."""
+        """Set the file's Unix time by the wall clock: the first process after a start of the machine does, for all."""
         self.epoch = self.clock.wall() - self.clock.now()
         connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('epoch', ?)", (repr(self.epoch),))
 
     def _take_epoch(self, connection: apsw.Connection) -> bool:
-        """Go by the epoch in the file; False if there is none yet."""
+        """Use the epoch in the file; False if it has none yet."""
         sql = "SELECT CAST(value AS REAL) FROM meta WHERE name = 'epoch'"
         rows: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
         if rows:
@@ -200,7 +200,7 @@ class Database:
         return bool(rows)
 
     def _check_origin(self, connection: apsw.Connection) -> int:
-        """The version of forebay's tables in the file, 0 where it is empty."""
+        """The version of forebay's tables in the file, 0 if the file is empty. Raises for files of other programs."""
         version: int = connection.pragma("user_version")
         application: int = connection.pragma("application_id")
         if application == APPLICATION:
@@ -237,7 +237,7 @@ class Database:
         return 0
 
     def _insist(self, action: Callable[[], str]) -> str:
-        """Repeat what fails as busy without asking the busy handler: the change to write-ahead logging."""
+        """Repeat an action that raises BusyError without a call of the busy handler: the change of the journal mode."""
         busy_handler = BusyHandler(self._busy_timeout)
         tries = 0
         while True:
@@ -259,9 +259,9 @@ class Database:
 
 
 class BusyHandler:
-    """A busy handler: waits a little, with jitter, until `timeout` seconds are over.
+    """A busy handler that waits up to 2 ms, with jitter, until `timeout` seconds are over.
 
-    SQLite's own backs off to 100 ms, so whoever waits long is passed over again and again.
+    SQLite's own handler backs off to 100 ms, so a process that has waited long loses to those that just came.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -279,7 +279,7 @@ class BusyHandler:
 
 
 def normalise(path: str | os.PathLike[str]) -> Path:
-    """The absolute path of a database file, with `~` and links resolved; refuses what names no file."""
+    """The absolute path of a database file, with `~` and links resolved. Raises if the text does not name a file."""
     text = os.fsdecode(path)
     if not text or "\0" in text or text.startswith((":memory:", "file:")):
         raise ConfigurationError(f"{path!r} names no file; give a path such as events.db, or use a MemoryStore")
@@ -290,7 +290,7 @@ def normalise(path: str | os.PathLike[str]) -> Path:
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is a file at the path yet; refuses what could not be or become one."""
+    """Whether the file exists. Raises if the path is not a file and cannot become one."""
     folder = path.parent
     try:
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""What SQLite's errors mean: one table."""
+"""The StoreError of each error of SQLite: one table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from forebay.errors import StoreDamaged, StoreDenied, StoreError, StoreFull, Sto
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SUSPICIOUS = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, apsw.SQLError, apsw.CantOpenError)
-"""What SQLite says of files that somebody else has changed, among other things."""
+"""Errors that SQLite raises, among other reasons, if another program has changed the files."""
 _FLUSHES = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
 
 _MEANING: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
@@ -32,9 +32,9 @@ _MEANING: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
 
 
 def is_out_of_room(error: apsw.Error, system_error: int) -> bool:
-    """Whether a write failed for want of room, by the disk, a quota or a limit on file sizes.
+    """Whether a write failed because the disk, a quota or a limit on file sizes left no room.
 
-    A flush that failed for want of room is not among these: what was written before it may be there.
+    False for a failed flush: the data written before it may be on the disk.
     """
     if getattr(error, "extendedresult", 0) in _FLUSHES:
         return False
@@ -42,7 +42,7 @@ def is_out_of_room(error: apsw.Error, system_error: int) -> bool:
 
 
 def to_store_error(error: apsw.Error, path: str, system_error: int = 0) -> StoreError:
-    """The StoreError that an error of SQLite stands for. `system_error` is the errno behind it, if any."""
+    """The StoreError for an error of SQLite. `system_error` is the errno of its cause, if any."""
     if is_out_of_room(error, system_error):
         return StoreFull(f"{path}: there is no room for it to grow: make room, and try again ({error})")
     for kind, meaning, words in _MEANING:

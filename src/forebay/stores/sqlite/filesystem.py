@@ -1,4 +1,4 @@
-"""Which file systems keep SQLite's promises: those of this machine alone."""
+"""Finds the file systems on which SQLite is not safe: those that other machines share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePath, PureWindowsPath
 
 MOUNTS = Path("/proc/self/mountinfo")
-"""What is mounted where, by Linux. On macOS and other systems nothing is known, and nothing refused."""
+"""Linux's table of mounts. Other systems have none, so no file system is refused there."""
 
 _NETWORK = (
     "9p acfs afp afpfs afs auristorfs beegfs beegfs_nodev ceph cifs coda cvfs davfs fhgfs gfarm gfs gfs2 glusterfs gpfs"
@@ -18,13 +18,13 @@ _SHARED_WITH_A_VIRTUAL_MACHINE = (
     "drvfs fakeowner grpcfuse hgfs hostfs osxfs prl_fs prl_vtfs vboxfs vboxsf virtiofs virtio_fs vmhgfs"
 )
 NETWORK_TYPES = frozenset(f"{_NETWORK} {_SHARED_WITH_A_VIRTUAL_MACHINE}".split())
-"""Types whose locks and shared memory other machines do not see, or see late. All of FUSE counts as well."""
+"""Types whose locks and shared memory other machines do not see, or see late. All of FUSE is refused as well."""
 
 _DRIVE_REMOTE = 4
 
 
 def network_filesystem(path: Path) -> str | None:
-    """The type of the file system that holds `path`, where SQLite cannot trust it; else None."""
+    """The type of the file system of `path` if SQLite is not safe there, otherwise None."""
     if path.drive:
         return _far_drive(path)
     found = ""
@@ -41,7 +41,7 @@ def is_mount_point(path: Path) -> bool:
 
 
 def _mounts() -> list[tuple[Path, str]]:
-    """The mount points, each with the type of what is mounted there, in their order."""
+    """The mount points in their order, each with the type of its file system."""
     try:
         table = MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
@@ -57,7 +57,7 @@ def _mounts() -> list[tuple[Path, str]]:
 
 
 def _far_drive(path: PurePath) -> str | None:
-    """The same on Windows, whose paths have drives."""
+    """`network_filesystem` on Windows, whose paths have drives."""
     drive = PureWindowsPath(path).drive
     if drive.startswith("\\\\"):
         return "network share"

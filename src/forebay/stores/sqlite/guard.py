@@ -1,13 +1,13 @@
-"""Notices when the files of an open database are changed by anything but SQLite, and goes on where nothing is lost.
+"""Detects changes to the files of an open database that SQLite did not make, and heals if nothing is lost.
 
     check ---> Changed ---> heal ---> the connections are opened anew
                              |
                              +------> StoreDamaged, until the files are put back
 
-SQLite takes for granted that nobody else touches its three files while they are open. `check` compares, before and
-after each transaction, which files stand at the paths; what the log holds with what its index says; and, where the
-database was written to, whether SQLite has copied the log into it since, and whether its state is later than before.
-A state is known by the table `writers`: each transaction gives its writer the next number.
+SQLite assumes that no other program touches its three files while they are open. Before and after each transaction
+`check` compares the inodes at the paths; the log with its index; and, if the database was written to, whether SQLite
+has copied the log into it since, and whether its state is later than before. The table `writers` identifies a state:
+each transaction sets the row of its writer to the next number.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from forebay.stores.sqlite.walindex import LOG_HEADER, REGION, SALTS, Index, Wal
 
 Result = TypeVar("Result")
 
-KEPT = 32
-"""Writers that the file remembers: those that have written last."""
+WRITERS_KEPT = 32
+"""The number of rows in `writers`: those that have written last."""
 _TRIES = 6
-PAUSE = 0.3
-"""Seconds until another process has noticed, too, what was changed, and done its part."""
+HEAL_PAUSE_SECONDS = 0.3
+"""Seconds between two attempts to heal: time for other processes to detect the change, and to do their part."""
 _MOVED = "it, or the -wal or -shm file beside it, was moved, replaced or deleted"
 _STAMP = "UPDATE writers SET number = (SELECT max(number) FROM writers) + 1 WHERE id = ? RETURNING number"
 _FIRST_STAMP = "INSERT INTO writers (id, number) SELECT ?, max(number) + 1 FROM writers RETURNING number"
 _FORGET = "DELETE FROM writers WHERE number <= (SELECT number FROM writers ORDER BY number DESC LIMIT 1 OFFSET ?)"
 
 Writers = Mapping[int, int]
-"""The writers of a state of the file, and the number of the last transaction of each."""
+"""A state of the file: the number of the last transaction of each writer."""
 
 
 class Changed(Exception):
-    """The files are not as SQLite left them; what was found."""
+    """The files are not as SQLite left them. The text says what was found."""
 
 
 class Line:
-    """One connection to the file, for one thread at a time; opened anew after the files were changed."""
+    """One connection to the file, for one thread at a time. After a heal it is a new connection."""
 
     def __init__(self, guard: Guard, connect: Callable[[], apsw.Connection]) -> None:
         self.guard = guard
@@ -62,7 +62,7 @@ class Line:
         self._writer = secrets.randbits(62)
 
     def __enter__(self) -> apsw.Connection:
-        """The connection, for this thread. Raises `Changed` where the files have to be put back first."""
+        """The connection, for this thread. Raises `Changed` if the files have to be healed first."""
         self.lock.acquire()
         try:
             self.guard.check_places(is_open=self.connection is not None)
@@ -77,13 +77,13 @@ class Line:
         self.lock.release()
 
     def open(self) -> apsw.Connection:
-        """Connect. Whoever calls has the lock."""
+        """Connect. The caller holds the lock."""
         self.adopt(self.connect())
         assert self.connection is not None
         return self.connection
 
     def reopen(self) -> apsw.Connection:
-        """Connect anew, before the old connection is closed. Whoever calls has the lock."""
+        """Connect again, then close the old connection. The caller holds the lock."""
         old = self.connection
         fresh = self.open()
         if old is not None:
@@ -101,37 +101,37 @@ class Line:
         self.connection = connection
 
     def check(self) -> None:
-        """Raise `Changed` where the files are not as SQLite left them. Whoever calls has the lock."""
+        """Raise `Changed` if the files are not as SQLite left them. The caller holds the lock."""
         if self.connection is not None and self.index is not None:
             self.guard.check(self.connection, self.index)
 
     def check_after(self, error: Exception) -> None:
-        """Raise `Changed` where that is what lies behind an error. Whoever calls has the lock."""
+        """Raise `Changed` if changed files are the cause of this error. The caller holds the lock."""
         if isinstance(error, SUSPICIOUS):
             self.check()
 
     def stamp(self) -> int:
-        """Give the transaction that is open its number."""
+        """Give the open transaction its number."""
         assert self.connection is not None
         number: int | None = self.connection.execute(_STAMP, (self._writer,)).get
-        # None: this writer has not written yet, or KEPT others have written since.
+        # None: this writer has not written yet, or WRITERS_KEPT others have written since.
         return number or self._first_stamp(self.connection)
 
     def _first_stamp(self, connection: apsw.Connection) -> int:
         number: int = connection.execute(_FIRST_STAMP, (self._writer,)).get
-        connection.execute(_FORGET, (KEPT,))
+        connection.execute(_FORGET, (WRITERS_KEPT,))
         return number
 
     def has(self, number: int) -> bool:
-        """Whether the transaction of that number is in the file, after the files were healed."""
+        """Whether the healed files contain the transaction of that number."""
         return self.guard.has(self._writer, number)
 
     def acknowledge(self, number: int) -> None:
-        """The transaction of that number is committed, and the files are as they should be."""
+        """Record that the transaction of that number is committed, and the files are unchanged."""
         self.guard.acknowledge(self._writer, number)
 
     def close(self, *, copy_log: bool) -> None:
-        """Close the connection. The last one of all copies the log into the database, unless that would do harm."""
+        """Close the connection. With `copy_log` the last connection of all copies the log into the database."""
         connection, self.connection, self.index = self.connection, None, None
         if connection is not None:
             with contextlib.suppress(apsw.Error):
@@ -140,7 +140,7 @@ class Line:
 
 
 class _Places(NamedTuple):
-    """What stands at the three paths: device and inode of each."""
+    """The device and the inode of the file at each of the three paths."""
 
     database: tuple[int, int]
     log: tuple[int, int]
@@ -148,7 +148,7 @@ class _Places(NamedTuple):
 
 
 class Guard:
-    """One database file as this process has it open: all connections to it, and what is known of its three files.
+    """One database file as this process has it open: all its connections, and the known state of its three files.
 
     SQLite shares locks and memory between the connections of a process. So they are closed and opened together.
     """
@@ -158,7 +158,7 @@ class Guard:
         self.is_lost = False
         self.reason = ""
         self.generation = 0
-        """Counts how often the connections were opened anew."""
+        """Counts the heals: after each one the connections are new."""
         self._log = path.with_name(f"{path.name}-wal")
         self._index = path.with_name(f"{path.name}-shm")
         self._lines: list[Line] = []
@@ -171,15 +171,15 @@ class Guard:
         self._written: tuple[int, int] | None = None
         self._copied: Index | None = None
         self._stored: Writers = {}
-        """A state that the database has without its log, as far as the index says that the log is copied into it."""
+        """The state of the database without its log, as far as the index says that the log is copied into it."""
         self._floor: Writers = {}
-        """Its state when the log was begun, or an older one."""
+        """The state of the database when the log began, or an older one."""
         self._known: dict[int, int] = {}
         self._refused: tuple[object, ...] = ()
 
     @staticmethod
     def of(path: Path) -> Guard:
-        """The guard of a file, one for each process."""
+        """The guard of a file: one in each process."""
         with _registry.lock:
             return _registry.guards.setdefault((os.getpid(), path), Guard(path))
 
@@ -196,9 +196,9 @@ class Guard:
         return line
 
     def begin(self, line: Line, *, read_only: bool) -> None:
-        """The file was opened, by its first connection or a further one: from now on it may not be changed.
+        """Record the files as they are now if this is the first connection; otherwise check them.
 
-        What is only read may stand where no files can be made beside it. Then it is not watched.
+        A read-only store may open a file in a folder without write access. Then the file is not guarded.
         """
         assert line.connection is not None
         assert line.index is not None
@@ -214,7 +214,7 @@ class Guard:
             line.check()
 
     def end(self, line: Line) -> None:
-        """Close a line for good."""
+        """Close a line, which is not opened again."""
         if line.connection is not None:
             with contextlib.suppress(StoreError):
                 self._make_sure(line)
@@ -223,13 +223,13 @@ class Guard:
         with self._lock:
             self._lines.remove(line)
             if not self._lines:
-                # Nobody here has the file open any more, so that a backup may be put in its place.
+                # This process has no connection left, so a backup may be put in the place of the file.
                 self._places = None
                 self.is_lost = False
                 self._known = {}
 
     def make_sure(self) -> None:
-        """Heal, where the files were changed since another store of this process opened them."""
+        """Heal, if the files were changed since another store of this process opened them."""
         with self._lock:
             lines = list(self._lines) if self._places is not None else []
         for line in lines[:1]:
@@ -243,12 +243,12 @@ class Guard:
         self.run(check)
 
     def run(self, action: Callable[[], Result]) -> Result:
-        """What the action gives; it is repeated where it finds the files changed, and they can be healed."""
+        """Run the action. If it raises `Changed`, heal the files and run it again."""
         changed: Changed | None = None
         seen = self.generation
         for number in range(_TRIES):
             if number > 1:
-                time.sleep(PAUSE)
+                time.sleep(HEAL_PAUSE_SECONDS)
             try:
                 if changed is not None:
                     self.heal(changed, seen)
@@ -259,16 +259,16 @@ class Guard:
         raise self._damaged(f"{changed}, again and again")
 
     def has(self, writer: int, number: int) -> bool:
-        """Whether the transaction of that writer with that number is in the file, as `heal` found it."""
+        """Whether the files that `heal` found contain the transaction of that writer with that number."""
         return self._known.get(writer, 0) >= number
 
     def acknowledge(self, writer: int, number: int) -> None:
-        """The transaction of that writer with that number is committed, and the files are as they should be."""
+        """Record that the transaction of that writer with that number is committed, and the files are unchanged."""
         with self._lock:
             self._known[writer] = number
 
     def check_places(self, *, is_open: bool) -> None:
-        """Raise `Changed` where to connect, or to go on with an open connection, would do harm."""
+        """Raise `Changed` if it would do harm to connect, or to go on with an open connection."""
         if self.is_lost:
             raise Changed(self.reason)
         with self._lock:
@@ -285,14 +285,14 @@ class Guard:
 
     def _check_size(self, size: int) -> None:
         if size < self._index_size:
-            # To look at what is missing would kill the process.
+            # A read of the part that is missing would kill the process (SIGBUS).
             os.truncate(self._index, self._index_size)
             self._is_index_wrong = True
             raise Changed("the -shm file beside it was cut short")
         self._index_size = size
 
     def check(self, connection: apsw.Connection, index: WalIndex) -> None:
-        """Raise `Changed` where the files are not as SQLite left them. Sure only while nobody else writes."""
+        """Raise `Changed` if the files are not as SQLite left them. Certain only while no other process writes."""
         with self._lock:
             try:
                 self._check(connection, index)
@@ -304,7 +304,7 @@ class Guard:
     def _check(self, connection: apsw.Connection, index: WalIndex) -> None:
         if self._places is None:
             return
-        # In this order: what SQLite does meanwhile makes the log larger, and is told by the index before it is done.
+        # In this order: meanwhile SQLite may only enlarge the log, and it updates the index before it copies.
         index_status = self._index.stat()
         state = self._read_index(index, index_status)
         log_status, status = self._log.stat(), self.path.stat()
@@ -319,21 +319,21 @@ class Guard:
     def _check_written(
         self, connection: apsw.Connection, index: WalIndex, written: tuple[int, int], state: Index | None
     ) -> None:
-        """The database was written to, if at all, by SQLite, which copies the log into it, and to a later state."""
+        """Raise `Changed` unless only SQLite wrote to the database: it copies the log into it, to a later state."""
         copied = None if state is None else state.without_frames()
         before = self._copied or copied
         is_new_log = copied is not None and before is not None and copied.salts != before.salts
         if copied is not None and before is not None and not is_new_log and copied.copied < before.copied:
-            # Whoever makes the index anew also copies the log anew, from its start, and at first to an older state.
+            # A process that rebuilt the index copies the log from its start again, at first to an older state.
             self._stored = self._floor
         if written != self._written:
             if copied is not None and copied == self._copied and not copied.is_copying:
                 raise Changed("it was written to by something other than SQLite")
             stored = self._read_stored()
             if stored is None and (now := index.read()) != state:
-                return  # the next look is soon enough
+                return  # the next check is soon enough
             if stored is None and now is not None and now.is_between:
-                # What it is cannot be told now; what is done to it by anything but SQLite, from now on, can.
+                # The database cannot be read without its log now. Later changes by other programs are detected.
                 if not now.is_copying:
                     self._floor = self._stored if is_new_log else self._floor
                     self._copied, self._written = copied, written
@@ -366,9 +366,9 @@ class Guard:
         return state
 
     def heal(self, changed: Changed, seen: int) -> None:
-        """Open the connections anew, after `Changed` in the generation `seen`; nobody may have a line meanwhile.
+        """Open the connections again, after `Changed` in the generation `seen`. The caller holds no line.
 
-        Raises `StoreDamaged` where the files at the paths do not hold all that this process was told to be stored.
+        Raises `StoreDamaged` if the files at the paths lack a transaction that this process has acknowledged or read.
         """
         with self._healing, _alone_in(self.path.parent), contextlib.ExitStack() as locks:
             if self.generation != seen and not self.is_lost:
@@ -383,7 +383,7 @@ class Guard:
             self._heal(lines, opened, changed)
 
     def _is_in_order(self, line: Line) -> bool:
-        """Whether the files are as they should be after all, now that nobody writes."""
+        """Whether the files are unchanged after all: checked while no process writes."""
         assert line.connection is not None
         assert line.index is not None
         try:
@@ -413,7 +413,7 @@ class Guard:
         is_same = places is not None and database == places.database
         state = opened[0].index.read() if opened and opened[0].index is not None else None
         if stored is None and is_same and state is not None and state.is_between:
-            stored = self._stored  # with its log it may be whole, which is found when it is opened
+            stored = self._stored  # with its log it may be whole: the check after the opening decides
         if stored is None or not contains(stored, self._stored if is_same_index else self._floor):
             raise self._damaged(f"{changed}, and what is at its path now is an older state, or another file")
         try:
@@ -442,10 +442,10 @@ class Guard:
         self.generation += 1
 
     def _is_log_to_be_saved(self, places: _Places, line: Line) -> bool:
-        """Whether the log was deleted while it is open here, and is the one that the index is of."""
+        """Whether the log was deleted while it is open here, and the index belongs to it."""
         try:
             status = self._log.stat()
-            # A process that opens the file meanwhile makes an empty one, and gets no further while the index is ours.
+            # A process that opens the file meanwhile makes an empty log, and waits while the index is this process's.
             is_missing = not status.st_size and _identity(status) != places.log
             is_missing = is_missing and _identity(self._index.stat()) == places.memory
         except OSError:
@@ -456,7 +456,7 @@ class Guard:
         return line.connection.read("main", 1, 0, LOG_HEADER)[1][SALTS] == state.salts
 
     def _save_log(self, line: Line) -> None:
-        """The log has gone from its path, but is open here: bring what is in it into the database."""
+        """Copy a deleted log, which is still open here, into the database."""
         assert line.connection is not None
         [(is_blocked, *_)] = line.connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchall()
         if is_blocked:
@@ -483,13 +483,13 @@ class Guard:
         )
 
     def _adopt(self, connection: apsw.Connection, index: WalIndex, *, read_only: bool) -> None:
-        """Take the files for what they should be from now on."""
+        """Record the files as they are now: each check compares with this record."""
         places, mapped = self._identify(), index.inode()
         if mapped not in (None, places.memory[1]):
             raise Changed("another connection of this process has a -shm file open that was deleted")
         state = index.read()
         if state is not None and state.is_copying and not read_only:
-            # An index that was just made does not say how much of the log the database has.
+            # A new index does not say how much of the log was copied into the database.
             connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
             state = index.read()
         status = self.path.stat()
@@ -507,9 +507,9 @@ class Guard:
         self._known = dict(writers)
 
     def _read_stored(self, *, patient: bool = False) -> Writers | None:
-        """The writers by the database alone, without its log; None where it is no whole database.
+        """The writers in the database without its log; None if that is not a whole database.
 
-        With `patient` it is given the time that another process takes to copy the log into it.
+        With `patient` it is read again for as long as another process takes to copy the log into it.
         """
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         for tries_left in reversed(range(_TRIES if patient else 1)):
@@ -520,14 +520,14 @@ class Guard:
                 finally:
                     connection.close()
             except apsw.SQLError:
-                return {}  # nothing was copied into it yet
+                return {}  # no log was copied into it yet
             except apsw.Error:
                 if tries_left:
-                    time.sleep(PAUSE / _TRIES)
+                    time.sleep(HEAL_PAUSE_SECONDS / _TRIES)
         return None
 
     def _may_copy_log(self, line: Line) -> bool:
-        """Whether to close this connection as any other: not where that would write into another state of the file."""
+        """Whether the close of this connection may copy the log: not into another state of the file."""
         try:
             line.check()
         except Changed:
@@ -552,7 +552,7 @@ class _Registry:
         self.lock = threading.Lock()
 
     def renew(self) -> None:
-        """After a fork the lock may be held by a thread that is not here."""
+        """After a fork a thread of the other process may hold the lock."""
         self.lock = threading.Lock()
 
 
@@ -563,7 +563,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def _locked(connection: apsw.Connection) -> Iterator[None]:
-    """Keep everybody from writing."""
+    """Hold the write lock."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -574,7 +574,7 @@ def _locked(connection: apsw.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Heal while no other process does, where the system can lock a folder."""
+    """Let one process at a time heal, if the system can lock a folder."""
     try:
         flock = importlib.import_module("fcntl").flock
         descriptor = os.open(folder, os.O_RDONLY)
@@ -589,8 +589,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def contains(later: Writers, earlier: Writers) -> bool:
-    """Whether a state has all transactions of another one. Writers that the later one has forgotten count as there."""
-    forgotten = min(later.values()) if len(later) >= KEPT else 0
+    """Whether a state has all transactions of another one. Writers whose rows it has removed count as contained."""
+    forgotten = min(later.values()) if len(later) >= WRITERS_KEPT else 0
     return all(later[id] >= number if id in later else number < forgotten for id, number in earlier.items())
 
 

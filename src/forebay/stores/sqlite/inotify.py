@@ -1,4 +1,4 @@
-"""Notices that somebody writes to a file, without looking at it: inotify, where the system has it."""
+"""Reports writes to a file by any process, by inotify (Linux)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _IN_MODIFY = 0x2
 class FileWatch:
     """Waits for writes to a file by any process.
 
-    A write is noticed when it begins, before what it brings can be seen. `is_supported` is False where the
-    system tells nothing, as on macOS or when its watches are used up: then `wait` only waits.
+    inotify fires when a write begins, before its commit is visible. `is_supported` is False if the system has no
+    inotify or its watches are exhausted: then `wait` only waits.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +26,7 @@ class FileWatch:
             self._poll.register(self._descriptor, select.POLLIN)
 
     def wait(self, timeout: float) -> bool:
-        """Whether there was a write since the last call, or is one within `timeout` seconds."""
+        """Whether the file was written to since the last call, or is written to within `timeout` seconds."""
         if self._poll is None:
             time.sleep(timeout)
             return False
@@ -36,13 +36,13 @@ class FileWatch:
         return True
 
     def close(self) -> None:
-        """Watch no more."""
+        """End the watch."""
         if self.is_supported:
             os.close(self._descriptor)
 
 
 def _watch(path: Path) -> int:
-    """A descriptor that can be read when the file is written to; -1 where there is none."""
+    """A descriptor that becomes readable when the file is written to; -1 if inotify is not available."""
     try:
         system = ctypes.CDLL(None, use_errno=True)
         descriptor: int = system.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)

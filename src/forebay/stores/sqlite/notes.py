@@ -38,14 +38,14 @@ def _value(tx: Transaction, stream: str, name: str) -> bytes | None:
 
 
 def are(tx: Transaction, stream: str, expected: Mapping[str, bytes | None]) -> bool:
-    """Whether these notes have these values; None: whether there are no such notes."""
+    """Whether these notes have these values; None stands for a note that does not exist."""
     return all(_value(tx, stream, name) == value for name, value in expected.items())
 
 
 def set_note(
     tx: Transaction, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None
 ) -> bool:
-    """Keep or remove a note; False where it is not as expected."""
+    """Set or remove a note; False if its value is not the expected one."""
     place = (tx.namespace, check_name("stream", stream), name)
     if expected is not ... and _value(tx, stream, name) != expected:
         return False

@@ -1,4 +1,4 @@
-"""What is in a file of forebay's, and nothing else: its tables, as the `schema-N.sql` of each version makes them."""
+"""The tables of a forebay file, made by the `schema-N.sql` of each version, and the check that it has no others."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import apsw
 from forebay.errors import ConfigurationError, StoreDamaged
 
 VERSION = 5
-"""Of the file format. There is a `schema-N.sql` for each, which begins where the one before ended."""
+"""The version of the file format. `schema-N.sql` upgrades a file of version N - 1 to version N."""
 
 Schema = dict[tuple[str, str], object]
-"""By type and name, what is special to each."""
+"""The definition of each table, index and trigger, by type and name."""
 
 
 def script(version: int) -> str:
-    """The statements that bring a file from the version before to this one."""
+    """The statements that upgrade a file of the version before to this one."""
     return files(__package__).joinpath(f"schema-{version}.sql").read_text("utf-8")
 
 
 def check_schema(connection: apsw.Connection, version: int, path: str) -> None:
-    """Refuse a file that holds more than forebay's own tables, or other ones. Plain indexes of others may stay."""
+    """Raise if a file holds more than forebay's tables, or altered ones. Plain indexes of other programs may stay."""
     found, expected = _read(connection), _expected(version)
-    # An index makes looks of somebody else's faster, and changes nothing; a unique one refuses events.
+    # A plain index only makes queries of its owner faster; a unique index would refuse events.
     foreign = [key for key in found.keys() - expected.keys() if key[0] != "index"]
     if foreign:
         raise ConfigurationError(

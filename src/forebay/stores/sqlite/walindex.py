@@ -1,7 +1,7 @@
 """The index of the write-ahead log: the memory that SQLite shares between processes, through the -shm file.
 
-It is read through SQLite's own mapping: to open the file and close it again would drop the locks of this process.
-The layout is that of https://sqlite.org/walformat.html.
+It is read through SQLite's own mapping: to open and close the file would drop the locks of this process.
+https://sqlite.org/walformat.html describes the layout.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import apsw
 import msgspec
 
 REGION = 32768
-"""Bytes of the -shm file that are always there while a connection is open."""
+"""The least size in bytes of the -shm file while a connection is open."""
 LOG_HEADER, FRAME_HEADER = 32, 24
 SALTS = slice(16, 24)
-"""Where the header of the log has its salts."""
+"""The slice of the salts in the header of the log."""
 
 _SHM_MAP = 13
-"""The place of `xShmMap` among the pointers of SQLite's `sqlite3_io_methods`."""
+"""The index of `xShmMap` among the pointers of SQLite's `sqlite3_io_methods`."""
 _HEADER = struct.Struct("=12xBxHI12x8s")
 _COPIED = struct.Struct("=I28xI")
 _HEADER_SIZE = 48
@@ -29,7 +29,7 @@ _SIZE = 136
 
 
 class Index(msgspec.Struct, frozen=True):
-    """The state of a log: how many frames are committed, and which of them are copied into the database."""
+    """The state of a log: the number of frames committed, and of those copied into the database."""
 
     page_size: int
     frames: int
@@ -43,33 +43,33 @@ class Index(msgspec.Struct, frozen=True):
         return LOG_HEADER + self.frames * (FRAME_HEADER + self.page_size) if self.frames else 0
 
     def without_frames(self) -> Index:
-        """All that changes only when frames are copied, or the log begins anew."""
+        """The part that changes only when frames are copied, or the log starts again."""
         return msgspec.structs.replace(self, frames=0)
 
     @property
     def is_copying(self) -> bool:
-        """Whether frames may be on their way into the database now."""
+        """Whether frames may be being copied into the database now."""
         return self.copied != self.to_copy
 
     @property
     def is_between(self) -> bool:
-        """Whether the database by itself may be no state that ever was, and not whole.
+        """Whether the database without its log may be a mix of states, and not whole.
 
-        It is so while frames are copied, and after a copy that ended short of the last frame, until one ends there:
-        SQLite copies the last frame of each page, and leaves out a page whose last frame is not to be copied yet.
+        It may be while frames are copied, and after a copy that did not reach the last frame, until one does: SQLite
+        copies the last frame of each page, and omits a page whose last frame may not be copied yet.
         """
         return self.is_copying or 0 < self.copied < self.frames
 
 
 class WalIndex:
-    """The index that one connection uses. Not to be read when the connection is closed, or the file cut short."""
+    """The index of one connection. Do not read it when the connection is closed or the file was cut short."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         connection.pragma("schema_version")  # makes SQLite map the index
         self._address = _address(connection)
 
     def read(self) -> Index | None:
-        """The state of the log; None where it is changed just now, or the system does not show it."""
+        """The state of the log; None if it changes just now, or the platform has no mapped index."""
         if self._address is None:
             return None
         text = ctypes.string_at(self._address, _SIZE)
@@ -80,12 +80,12 @@ class WalIndex:
         return Index((page_size & 0xFE00) + ((page_size & 1) << 16), frames, salts, copied, to_copy)
 
     def empty(self) -> None:
-        """Let SQLite make the index anew, of the log, at its next look. Only while no other process can write."""
+        """Let SQLite rebuild the index from the log at its next access. Only while no other process can write."""
         if self._address is not None:
             ctypes.memset(self._address, 0, 2 * _HEADER_SIZE)
 
     def inode(self) -> int | None:
-        """The inode of the mapped file, by Linux; None elsewhere."""
+        """The inode of the mapped file on Linux; None elsewhere."""
         try:
             maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape")
         except OSError:
@@ -98,7 +98,7 @@ class WalIndex:
 
 
 def _address(connection: apsw.Connection) -> int | None:
-    """Where the first region of the index is mapped, by SQLite's file system (VFS)."""
+    """The address of the first region of the index, mapped by SQLite's file system (VFS)."""
     if connection.pragma("journal_mode") != "wal":
         return None
     file = ctypes.c_void_p()

@@ -1,4 +1,4 @@
-"""The thread that writes: all moves that wait for it go into one transaction."""
+"""The writer thread: it carries out all moves that wait for it in one transaction (group commit)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from forebay.stores.sqlite.transaction import Transaction
 Move = Callable[[Transaction], Any]
 Look = Callable[[Transaction], bool]
 
-MOST = 1_000
-"""Moves in one transaction; those of one turn of the event loop stay together all the same."""
+MOVES_PER_TRANSACTION = 1_000
+"""The writer takes no more moves at this number. The moves of one turn of the event loop stay together."""
 
 
 class Job(msgspec.Struct, eq=False):
-    """A move, and who waits for its result."""
+    """A move, the future of its result, and its outcome until the event loop sets the future."""
 
     future: asyncio.Future[Any]
     move: Move
@@ -38,14 +38,14 @@ class Job(msgspec.Struct, eq=False):
     error: Exception | None = None
 
     def settle(self, result: Any = None, error: Exception | None = None) -> None:
-        """Note how it ended, for the event loop to report."""
+        """Keep the outcome, which the event loop reports."""
         self.is_settled = True
         self.result = result
         self.error = error
 
 
 class Unsure(msgspec.Struct, frozen=True):
-    """A transaction after whose commit the files were found changed."""
+    """A committed transaction of which a check has not yet found the files unchanged after the commit."""
 
     number: int
     jobs: list[Job]
@@ -54,11 +54,10 @@ class Unsure(msgspec.Struct, frozen=True):
 
 
 class Writer:
-    """Carries out moves for one event loop, in its own thread, in the order they were submitted.
+    """Carries out moves for one event loop, in its own thread, in the order in which they were submitted.
 
-    The moves of one turn of the loop are handed over together, and whatever has come in while the
-    last transaction was committed goes into the next: one flush of the disk for all of them.
-    `on_news` is called on the loop, with the streams whose readers may find something now, and their last positions.
+    The moves of one turn of the loop are handed over together. Moves that are submitted during a commit share the next
+    transaction, with one flush of the disk. `on_change` is called on the loop with `Transaction.changed`.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Writer:
         database: Database,
         line: Line,
         namespace: str,
-        on_news: Callable[[dict[str, int]], None],
+        on_change: Callable[[dict[str, int]], None],
     ) -> None:
         self._database = database
         self._guard = database.guard
@@ -74,7 +73,7 @@ class Writer:
         self._is_suspect = False
         self._unsure: Unsure | None = None
         self._namespace = namespace
-        self._on_change = on_news
+        self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._collected: list[Job] = []
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
@@ -83,10 +82,10 @@ class Writer:
         self._thread.start()
 
     def submit(self, move: Move, look: Look | None = None) -> asyncio.Future[Any]:
-        """The result of a move, once it is committed.
+        """The future of a move; it gets the result after the commit.
 
-        With `look`, the move is left out, and its result is an empty list, where the look says no.
-        Whoever stops waiting does not stop the move.
+        If `look` returns False, the move is left out, and its result is an empty list. Cancelling the future does not
+        stop the move.
         """
         future = self._loop.create_future()
         if not self._collected:
@@ -95,7 +94,7 @@ class Writer:
         return future
 
     def finish(self) -> None:
-        """Take no more moves; those submitted are still carried out."""
+        """Take no more moves. The submitted ones are carried out."""
         self._hand_over()
         self._queue.put(None)
 
@@ -113,7 +112,7 @@ class Writer:
             changed: dict[str, int] = {}
             try:
                 self._guard.run(partial(self._carry_out, jobs, changed))
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where the moves are awaited
+            except Exception as error:  # noqa: BLE001  # it is raised from the futures of the moves
                 self._fail_all(jobs, error)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._report, jobs, changed)
@@ -121,7 +120,7 @@ class Writer:
 
     def _next(self) -> list[Job]:
         jobs: list[Job] = []
-        while not self._closing and len(jobs) < MOST:
+        while not self._closing and len(jobs) < MOVES_PER_TRANSACTION:
             try:
                 more = self._queue.get(block=not jobs)
             except queue.Empty:
@@ -144,7 +143,7 @@ class Writer:
             self._on_change(changed)
 
     def _carry_out(self, jobs: list[Job], changed: dict[str, int]) -> None:
-        """Settle the jobs. Raises `Changed`, to be called again after the files are found to be whole."""
+        """Settle the jobs. Raises `Changed` if the files have to be healed first; then it is called again."""
         with self._line as connection:
             self._resolve(changed)
             if self._is_suspect:
@@ -155,7 +154,7 @@ class Writer:
             self._settle(fresh, self._worth_it(fresh, [job for job in jobs if not job.is_settled]), changed)
 
     def _worth_it(self, connection: apsw.Connection, jobs: list[Job]) -> list[Job]:
-        """The jobs that have something to do. The others get their empty result without a transaction."""
+        """The jobs that have something to do. The others are settled with an empty result, without a transaction."""
         if any(job.look is not None for job in jobs):
             self._line.check()
         return [job for job in jobs if job.look is None or self._is_worth_it(connection, job, job.look)]
@@ -172,8 +171,7 @@ class Writer:
     def _settle(self, connection: apsw.Connection, jobs: list[Job], changed: dict[str, int]) -> None:
         """Give each job a result or an error, in as few transactions as possible.
 
-        A move that fails must not take its neighbours with it: then the jobs are halved, until it
-        stands alone.
+        A move that fails must not fail the others: the jobs are halved until it is alone in its transaction.
         """
         if not jobs:
             return
@@ -183,7 +181,7 @@ class Writer:
             self._line.check_after(error)
             self._fail(jobs, error)
             return
-        # After the wait for the lock: leases begin now, and later appends bear later times.
+        # The time after the wait for the lock: leases begin now, and later appends have later times.
         tx = self._transaction(connection)
         number = None
         changes = connection.total_changes()
@@ -219,7 +217,7 @@ class Writer:
         changed |= tx.changed
 
     def _resolve(self, changed: dict[str, int]) -> None:
-        """What became of a transaction that was committed while the files were changed, now that they are whole."""
+        """Settle the jobs of an unsure transaction that the healed files contain; others are carried out again."""
         unsure, self._unsure = self._unsure, None
         if unsure is not None and self._line.has(unsure.number):
             _settle(unsure.jobs, unsure.results)
@@ -241,7 +239,7 @@ class Writer:
             )
             unknown.__cause__ = error
             job.settle(error=unknown)
-        # Nobody knows what is on the disk now, and this connection would not look again.
+        # The state of the disk is unknown, and this connection would go on with its own cache.
         self._is_suspect = True
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
@@ -255,7 +253,7 @@ class Writer:
             job.settle(error=meaning)
 
     def _fail_all(self, jobs: list[Job], error: Exception) -> None:
-        """Nobody is left waiting for ever."""
+        """Give each job that is not settled an error, so that no caller waits for ever."""
         unsure, self._unsure = self._unsure, None
         if unsure is not None:
             self._outcome_unknown(unsure.jobs, error, unsure.tx)
