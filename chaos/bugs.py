@@ -42,8 +42,8 @@ class DropsAcknowledged(Counting):
 class AcksBeforeHandling(Wrapped):
     """What is read is acked at once."""
 
-    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
-        deliveries = await self.store.read(reader, limit=limit, wait=wait)
+    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
+        deliveries = await self.store.read(*readers, limit=limit, wait=wait)
         await self.store.ack(deliveries)
         return deliveries
 

@@ -32,7 +32,7 @@ WRITER = "w193"
 """Among its events are three that no handler can handle."""
 
 NOTHING: dict[str, Any] = {"join": False, "retry": False, "dead_letter": False, "ack": 0, "release": 0}
-NOTHING |= {"read": [], "take_due": [], "claim": [], "extend": []}
+NOTHING |= {"append_due": 0, "read": [], "take_due": [], "claim": [], "extend": []}
 """What the moves of the dead come to."""
 
 Bug = Callable[[Store], Store]

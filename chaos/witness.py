@@ -29,9 +29,9 @@ class Witness(Wrapped):
         self._pen = pen
         self._lease = int(lease * SECOND)
 
-    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
         # The wait is part of the call: a lease that is given at its end begins later than this says.
-        return await self._leasing("read", lambda: self.store.read(reader, limit=limit, wait=wait))
+        return await self._leasing("read", lambda: self.store.read(*readers, limit=limit, wait=wait))
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         return await self._leasing("take_due", lambda: self.store.take_due(reader, limit=limit))

@@ -1,4 +1,4 @@
-"""The Store protocol: what every store does, its values, and its four rules.
+"""The Store protocol: its values, its moves and its six rules, the same in every store.
 
     publish             read                ack
     -------> unread ---------> pending ------------> done
@@ -9,49 +9,79 @@
                                 |  v
                               waiting
 
-A store moves what it is told, whole or not at all. It never retries, logs, counts or decides.
+A store makes each move that it is asked for, whole or not at all. It never retries, logs or decides.
 
-1. **Nothing is lost.** An entry leaves a stream only through `trim`, and `trim` spares what a
-   group has not finished, unless it is forced, and then it counts what it dropped.
+1. **Nothing is lost.** An entry leaves a stream only through `trim`. `trim` spares the entries that a group has
+   not finished; if it is forced, it counts those that it removed.
 2. **One holder.** Within a group an entry is leased to one consumer at a time.
-3. **Moves are whole.** Whoever crashes, an entry is in one state: added first, removed last.
+3. **Moves are whole.** After a crash at any point an entry is in one state: added first, removed last.
 4. **Time is the store's.** Callers pass seconds from now. A moment (`schedule`, `locate`) is compared with
    the store's wall clock, never with the caller's.
+5. **Unknown names have one answer.** If the stream or the group does not exist:
+   - moves that need the group raise `NotFound`: `read`, `take_due`, `claim`, `extend`, `retry`, `dead_letter`, `seek`;
+   - moves that give something up find nothing and return 0, False or None: `ack`, `release`, `leave`, `redrive`,
+     `discard`, `trim`, `append_due`; `drop` returns True;
+   - questions return an empty answer: `scan`, `stats`, `groups`, `pending`, `handled`, `dead_letters`, `notes`,
+     `scheduled`, `remembered`; `locate` returns START, `trimmed_unread` None, `outlook` None for that reader;
+   - `append`, `schedule`, `join` and `restore` make the stream, and `set_note` keeps its note without one.
 
-The contract suite in `forebay.testing` checks them for any store. A store turns its driver's
-errors into `StoreError`s and keeps the cause.
+   A name that is not valid (`payload.check_name`: stream, group, consumer) raises `ConfigurationError` from every
+   move, before anything is done.
+6. **A lease has a token.** Each lease (`read`, `take_due`, `claim`) makes a new one: `Delivery.lease`. `extend`,
+   `release`, `retry` and `dead_letter` compare it. With an older token they find the lease gone, even if the same
+   consumer holds the entry again. `ack` does not compare it: work done is done.
+
+The contract suite in `forebay.testing.contract` checks these rules for any store. A store turns its driver's errors
+into `StoreError`s and keeps the cause.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from datetime import datetime
 from types import EllipsisType, TracebackType
 from typing import Literal, Protocol, Self
 
 import msgspec
 
+from forebay.errors import ConfigurationError
 from forebay.event import Foreign, Record
 
 START = "0"
 """The position before the first entry of any stream."""
 END = "$"
-"""The position behind the last entry of a stream, at the moment of the call."""
+"""The position of the last entry of a stream, at the moment of the call."""
 
 
 class Reader(msgspec.Struct, frozen=True):
-    """Who reads: one consumer, in one group, of one stream.
+    """One consumer, in one group, of one stream.
 
-    With `ordered` the store hands the group's events to one consumer at a time: `read`, `take_due` and
-    `claim` return nothing while another consumer of the group holds an entry, except that `claim`
-    takes over from consumers all of whose leases have run out, oldest entry first; what was given back
-    and is due is among these, lest a later entry come before it.
+    If `ordered`, one consumer at a time works on the group, from the oldest entry on:
+
+    - `read`, `take_due` and `claim` return nothing while another consumer holds an entry of the group.
+    - `read` returns nothing new while an entry of the group waits, for a retry or after a release.
+    - `claim` succeeds once every lease of the other consumers has expired. It returns the oldest entries first,
+      including waiting entries that are due, so that the order is kept.
     """
 
     stream: str
     group: str
     consumer: str
     ordered: bool = False
+
+
+def check_readers(readers: Sequence[Reader]) -> Reader:
+    """The first of the readers, if they are of one consumer and of different streams; else a `ConfigurationError`."""
+    if not readers:
+        raise ConfigurationError("read needs at least one reader")
+    first = readers[0]
+    if len(readers) > 1:
+        streams = {reader.stream for reader in readers}
+        if len(streams) < len(readers):
+            raise ConfigurationError("the readers of one read must differ in their streams")
+        if any(msgspec.structs.replace(reader, stream=first.stream) != first for reader in readers):
+            raise ConfigurationError("the readers of one read must have one group, one consumer and one `ordered`")
+    return first
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -72,10 +102,10 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """An entry leased to a consumer.
 
-    `attempt` counts the group's deliveries of this entry, this one included; released ones do not
-    count. `failures` counts the failed attempts so far (`retry`). `recovered` is True where `claim`
-    took it from a consumer that fell silent. `record` is None where the entry is no longer in its
-    stream: then there is nothing left to do but `ack` it. `last_failure` is what `retry` was given last.
+    `attempt` counts the group's deliveries of this entry, this one included; released deliveries do not count.
+    `failures` counts the failed attempts so far (`retry`), and `last_failure` is the last one. `recovered` is True if
+    `claim` took the entry over from a consumer whose lease had expired. `record` is None if the entry has left its
+    stream: then only `ack` remains. `lease` is the token of this lease (rule 6): opaque, made by the store.
     """
 
     reader: Reader
@@ -85,6 +115,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     failures: int = 0
     recovered: bool = False
     last_failure: Failure | None = None
+    lease: str = ""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -171,6 +202,20 @@ StreamItem = Entry | GroupCursor | GroupPending | DeadLetter | Scheduled | Remem
 """All that a stream consists of."""
 
 
+class Outlook(msgspec.Struct, frozen=True):
+    """The work that a reader's group has besides reading on: a snapshot.
+
+    `scheduled` and `waiting` are seconds from now until the stream's next scheduled record and the group's next
+    waiting entry are due: negative if overdue, None if there are none. `leased` is True if a consumer other than the
+    reader's holds an entry of the group. `unread` is False only if the group has certainly read all entries.
+    """
+
+    scheduled: float | None
+    waiting: float | None
+    leased: bool
+    unread: bool
+
+
 class GroupStats(msgspec.Struct, frozen=True):
     """How far a group is. Counts of entries; None means that the store cannot tell, never 0.
 
@@ -255,7 +300,14 @@ class Log(Protocol):
 
         A delay is a duration: setting a clock does not change it. The store keeps a moment as it is, and compares it
         with its own wall clock; if that moment is in the past, it appends the records at once.
-        `take_due` is what carries it out: without consumers, a scheduled event waits past its time.
+        `append_due` appends them: until it is called, a scheduled record waits past its time.
+        """
+        ...
+
+    async def append_due(self, stream: str, *, limit: int = 500) -> int:
+        """Append the stream's scheduled records that are due, in the order of their times; return how many.
+
+        At most `limit`; 0 means that none is due. Needs neither a group nor a consumer.
         """
         ...
 
@@ -286,6 +338,19 @@ class Log(Protocol):
         Stops before the first entry that a group has not finished (unread, pending or waiting),
         unless `force`. Groups named in `ignore_groups` hold nothing back. What either costs a group is counted.
         A stream without groups is trimmed as asked.
+        """
+        ...
+
+    def arrivals(self) -> AsyncGenerator[str | None, None]:
+        """Names of streams that have grown, by any process, as soon as the store knows; until it is closed.
+
+        The first item is None: the watch is in place, and a read finds all entries that were appended before. A later
+        None means that any stream may have grown (a connection was lost and made again). A name may come without
+        cause, and entries that are appended together may come as one. Names that come together are yielded without a
+        turn of the event loop between them.
+        Use one iteration at a time for each store object: it holds one connection to each server. Closing or
+        cancelling the iteration ends the watch. Raises `StoreError` if the store cannot watch, `StoreDenied` if the
+        user has no right to: then `read` with `wait`.
         """
         ...
 
@@ -320,18 +385,19 @@ class Leases(Protocol):
         """
         ...
 
-    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
-        """Lease unread entries, in order, at most `limit`; wait up to `wait` seconds for the first.
+    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
+        """Lease unread entries of one stream or several, in the order of each; wait up to `wait` seconds for the first.
 
-        A store may return fewer where they are large, so that a read takes no more memory than some tens of MiB.
-        Never cancel it: a cancelled read may leave leases that nobody knows of. Raises `NotFound`
-        where the group does not exist. Entries meant for another group are passed over.
+        The readers are one consumer in one group, all or none of them `ordered`, of different streams; else a
+        `ConfigurationError`. Returns at most `limit` entries of each stream, and fewer if they are large: a read takes
+        at most some tens of MiB of memory. Entries for another group are passed over. Raises `NotFound`, which names
+        the stream, if the group of any reader does not exist; then nothing is leased.
+        Never cancel it: a cancelled read may leave leases that no consumer knows of.
         """
         ...
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
-        """Lease waiting entries whose time has come. First appends the stream's scheduled events
-        that are due."""
+        """Lease waiting entries of the group that are due, at most `limit`. Appends nothing: see `append_due`."""
         ...
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
@@ -344,6 +410,14 @@ class Leases(Protocol):
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Renew these leases; return those that are still held."""
+        ...
+
+    async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
+        """The outlook of each reader, in their order; None if its group does not exist.
+
+        One cheap call for all groups of a process: it reads no entries, and costs a server about the same however
+        many entries wait. The readers may be of any streams, groups and consumers.
+        """
         ...
 
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
@@ -364,9 +438,10 @@ class Leases(Protocol):
         """Count a failure, and let the entry wait `delay` seconds for whoever asks first.
 
         The `failure` is kept with the entry until it is settled, in place of the one before.
-        With `keep` it stays leased to its consumer, who repeats it itself (ordered groups).
-        False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
-        group does not exist.
+        With `keep` the consumer keeps the lease and its token, and repeats the event itself (ordered groups). It goes
+        on with the same Delivery, but for `attempt` and `failures`, which are one more, and `last_failure`.
+        A failure is counted once: repeated with the same Delivery, after its answer was lost, a kept retry returns
+        True and counts nothing more. Returns False, and changes nothing, if the lease is no longer held.
         """
         ...
 
@@ -380,9 +455,8 @@ class Leases(Protocol):
     ) -> bool:
         """Move the entry to the dead letters, its fields unchanged; one move.
 
-        `attempts` are the tries that were made, where this delivery was none of them.
-        False, and nothing changed, where the lease is no longer held. Raises `NotFound` where the
-        group does not exist.
+        `attempts` are the tries that were made, if this delivery is not one of them.
+        Returns False, and changes nothing, if the lease is no longer held.
         """
         ...
 
@@ -417,6 +491,10 @@ class Inspection(Protocol):
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         """All streams, or these, by name. An unknown stream is left out."""
+        ...
+
+    async def streams(self) -> list[str]:
+        """The names of all streams, sorted. Counts nothing."""
         ...
 
     async def time(self, stream: str) -> float:

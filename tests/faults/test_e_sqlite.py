@@ -68,6 +68,7 @@ async def test_e5_every_write_begins_with_the_lock_that_it_needs(path: Path) -> 
             await store.ack([one], remember=60)
             await store.retry(two, delay=0)
             await store.dead_letter(three, reason="r")
+            await store.append_due("t")
             await store.release(await store.take_due(READER, limit=1))
             await store.redrive("t", [letter.id for letter in await store.dead_letters("t")])
             await store.seek("t", "g", "0")

@@ -40,9 +40,10 @@ async def test_f1_a_wall_clock_that_is_set_neither_ends_a_lease_nor_moves_a_retr
         clock.jump(jump)
 
         assert [] == await store.claim(second, idle=5)
-        assert [] == await store.take_due(second, limit=10)
+        assert (0, []) == (await store.append_due("t"), await store.take_due(second, limit=10))
         assert [held] == await store.extend([held])
         clock.advance(10)
+        assert 1 == await store.append_due("t")
         assert [failed.position] == [delivery.position for delivery in await store.take_due(second, limit=10)]
         assert 1 == len(await store.read(second, limit=10))
         assert [held.position] == [delivery.position for delivery in await store.claim(second, idle=5)]

@@ -56,7 +56,7 @@ async def both_come_and_one_waits(bus: EventBus, now: datetime) -> None:
     await bus.store.join("t", "g")
 
     async def both_came() -> bool:
-        await bus.store.take_due(READER, limit=10)
+        await bus.store.append_due("t")
         return 2 == len(await bus.store.scan("t"))
 
     await eventually(both_came)
@@ -128,5 +128,5 @@ async def test_a_moment_outlives_a_restart_of_the_machine_in_sqlite(tmp_path: Pa
 
 async def came(store: MemoryStore | SQLiteStore) -> list[bytes]:
     """The data in the stream after a look for what is due."""
-    await store.take_due(READER, limit=10)
+    await store.append_due("t")
     return [entry.record.data for entry in await store.scan("t") if isinstance(entry.record, Record)]

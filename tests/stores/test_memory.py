@@ -72,9 +72,10 @@ async def test_scheduled_and_waiting_entries_come_when_the_clock_says_so(store: 
     await store.schedule(STREAM, [order(2)], delay=10.0)
 
     clock.now += 9.9
-    assert [] == await store.take_due(A, limit=10)
+    assert (0, []) == (await store.append_due(STREAM), await store.take_due(A, limit=10))
     clock.now += 0.1
 
+    assert 1 == await store.append_due(STREAM)
     assert [failed.position] == [delivery.position for delivery in await store.take_due(A, limit=10)]
     assert [b"2"] == [d.record.data for d in await store.read(A, limit=10) if isinstance(d.record, Record)]
 

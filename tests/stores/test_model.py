@@ -197,6 +197,7 @@ class Stores(RuleBasedStateMachine):
 
         async def move(side: Side) -> list[Seen]:
             await side.store.schedule(STREAM, [record], delay=delay, dedup_window=window)
+            await side.store.append_due(STREAM, limit=ALL)
             return side.take(await side.store.take_due(reader, limit=ALL))
 
         self.took(self.change(move))
@@ -317,6 +318,8 @@ class Stores(RuleBasedStateMachine):
         if rarely == 0:
             for side in self.sides:
                 self.runner.run(_restore(side))
+            # A lease that was restored has no token that anyone holds.
+            self.handles.clear()
 
     # What must hold.
 

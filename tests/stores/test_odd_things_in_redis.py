@@ -137,7 +137,7 @@ async def test_what_is_scheduled_and_is_no_event_stops_none_of_those_behind_it(
 
     assert 2 == len(await store.scheduled(STREAM))
     assert 1 == len(await store.scheduled(STREAM, limit=1))
-    await store.take_due(READER, limit=10)
+    await store.append_due(STREAM)
 
     assert 5 == len(await store.scan(STREAM))
     assert 1 == len(await store.scheduled(STREAM))

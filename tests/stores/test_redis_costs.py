@@ -24,6 +24,8 @@ LOOKS: dict[str, Callable[[RedisStore], Awaitable[object]]] = {
     "stats": lambda store: store.stats([STREAM]),
     "a trim that removes nothing": lambda store: store.trim(STREAM, max_length=1),
     "a trim that has nothing to remove": lambda store: store.trim(STREAM, max_length=WAITING, max_age=3600),
+    "append_due": lambda store: store.append_due(STREAM),
+    "outlook": lambda store: store.outlook([READER, ORDERED]),
     "take_due": lambda store: store.take_due(READER, limit=100),
     "due in order": lambda store: store.take_due(ORDERED, limit=100),
     "claim": lambda store: store.claim(READER, idle=1),

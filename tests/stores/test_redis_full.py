@@ -73,6 +73,7 @@ async def test_a_full_server_hands_out_what_waits_what_fell_silent_and_what_is_s
     await store.schedule(STREAM, [order(9, id="later")], delay=0, dedup_window=60)
     fill(server)
 
+    assert 1 == await store.append_due(STREAM)
     due = await store.take_due(OTHER, limit=10)
     claimed = await store.claim(OTHER, idle=0)
     unread = await store.read(OTHER, limit=10)

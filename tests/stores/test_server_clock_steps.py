@@ -110,7 +110,7 @@ async def test_a_retry_waits_as_long_as_it_should(store: RedisStore, clock: Wall
     await eventually(lambda: came(3))
 
     async def delayed() -> bool:
-        await store.take_due(B, limit=1)
+        await store.append_due("t")
         records = [entry.record for entry in await store.scan("t", newest=True, limit=1)]
         return [b'"delayed"'] == [record.data for record in records if isinstance(record, Record)]
 

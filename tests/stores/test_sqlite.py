@@ -557,6 +557,7 @@ async def test_idle_polls_take_no_lock(path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
 
         assert [] == await store.read(READER, limit=10)
+        assert 0 == await store.append_due("order_placed")
         assert [] == await store.take_due(READER, limit=10)
         assert [] == await store.claim(READER, idle=0.0)
         other.execute("ROLLBACK")
@@ -581,9 +582,10 @@ async def test_a_restart_of_the_machine_voids_leases_and_delays_but_not_schedule
         waiting = await store.take_due(OTHER, limit=10)
         lapsed = await store.claim(OTHER, idle=30, limit=10)
         clock.advance(2999)
+        assert 0 == await store.append_due("order_placed")
         early = await store.read(OTHER, limit=10) + await store.take_due(OTHER, limit=10)
         clock.advance(2)
-        await store.take_due(OTHER, limit=10)
+        assert 1 == await store.append_due("order_placed")
         [scheduled] = await store.read(OTHER, limit=10)
 
         assert [failed.position] == [delivery.position for delivery in waiting]

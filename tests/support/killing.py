@@ -29,7 +29,7 @@ class KillingStore(FaultyStore):
             os.kill(os.getpid(), signal.SIGKILL)
         result = await act()
         # A look that found nothing is no point to die at.
-        if self.point == ("after", move) and result != []:
+        if self.point == ("after", move) and result not in ([], 0):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

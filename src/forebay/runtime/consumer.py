@@ -361,6 +361,8 @@ class Consumer:
         room = 0 if self._workers.all_hang else window - len(self.held)
         self._starved = room <= 0
         if room > 0 and not self._stop.is_set():
+            while not self._stop.is_set() and await self._store.append_due(self.reader.stream):
+                pass
             asked = boottime()
             due = await self._lease(self._store.take_due(self.reader, limit=min(room, self._at_once)))
             if due:

@@ -80,7 +80,7 @@ class Settler:
     async def _again(self, delivery: Delivery, error: BaseException, delay: float, failure: Failure) -> None:
         keep = self._options.ordered
         held = await self._persist(
-            delivery, lambda: self._store.retry(delivery, delay=delay, keep=keep, failure=failure)
+            delivery, lambda: self._store.retry(self._current(delivery), delay=delay, keep=keep, failure=failure)
         )
         if held is None:
             return
@@ -89,8 +89,9 @@ class Settler:
             self._let_go(delivery)
             self._alarm.look_in(delay)
             return
+        current = self._current(delivery)
         again = msgspec.structs.replace(
-            delivery, attempt=delivery.attempt + 1, failures=delivery.failures + 1, last_failure=failure
+            current, attempt=current.attempt + 1, failures=current.failures + 1, last_failure=failure
         )
         # The keeper goes on renewing it, under its new self, while it waits here.
         self._in_flight.held[delivery.position] = again
@@ -101,7 +102,9 @@ class Settler:
         reason, traceback, attempts = verdict.reason, verdict.traceback, verdict.attempts
         buried = await self._persist(
             delivery,
-            lambda: self._store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
+            lambda: self._store.dead_letter(
+                self._current(delivery), reason=reason, traceback=traceback, attempts=attempts
+            ),
         )
         if buried is not None:
             self._let_go(delivery)
@@ -114,6 +117,7 @@ class Settler:
         """
         if not deliveries:
             return
+        deliveries = [self._current(delivery) for delivery in deliveries]
         for delivery in deliveries:
             self._in_flight.forget(delivery)
         backoff = Backoff()
@@ -151,6 +155,10 @@ class Settler:
         self._let_go(delivery)
         self._signals.emit(LeaseLost(delivery))
         return None
+
+    def _current(self, delivery: Delivery) -> Delivery:
+        """The delivery under its newest lease: if its group was lost, it was read again while its handler runs."""
+        return self._in_flight.held.get(delivery.position, delivery)
 
     def _let_go(self, delivery: Delivery) -> None:
         self._in_flight.done(delivery)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import EllipsisType, TracebackType
@@ -20,6 +21,7 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
+    Outlook,
     Pending,
     Reader,
     RememberedId,
@@ -33,9 +35,11 @@ from forebay.store import (
 Move = Literal[
     "append",
     "schedule",
+    "append_due",
     "scan",
     "locate",
     "trim",
+    "arrivals",
     "join",
     "seek",
     "leave",
@@ -44,6 +48,7 @@ Move = Literal[
     "take_due",
     "claim",
     "extend",
+    "outlook",
     "ack",
     "handled",
     "retry",
@@ -53,6 +58,7 @@ Move = Literal[
     "redrive",
     "discard",
     "stats",
+    "streams",
     "time",
     "groups",
     "pending",
@@ -183,6 +189,9 @@ class FaultyStore:
             "schedule", lambda: self.store.schedule(stream, records, delay=delay, at=at, dedup_window=dedup_window)
         )
 
+    async def append_due(self, stream: str, *, limit: int = 500) -> int:
+        return await self._call("append_due", lambda: self.store.append_due(stream, limit=limit))
+
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:
@@ -209,6 +218,13 @@ class FaultyStore:
             ),
         )
 
+    async def arrivals(self) -> AsyncGenerator[str | None, None]:
+        async with contextlib.aclosing(self.store.arrivals()) as arrivals:
+            # Each item is a call: a fault befalls the next one.
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    yield await self._call("arrivals", lambda: anext(arrivals))
+
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
         return await self._call("join", lambda: self.store.join(stream, group, start=start))
 
@@ -221,8 +237,8 @@ class FaultyStore:
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
         return await self._call("trimmed_unread", lambda: self.store.trimmed_unread(stream, group))
 
-    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
-        return await self._call("read", lambda: self.store.read(reader, limit=limit, wait=wait))
+    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
+        return await self._call("read", lambda: self.store.read(*readers, limit=limit, wait=wait))
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         return await self._call("take_due", lambda: self.store.take_due(reader, limit=limit))
@@ -232,6 +248,9 @@ class FaultyStore:
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         return await self._call("extend", lambda: self.store.extend(deliveries))
+
+    async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
+        return await self._call("outlook", lambda: self.store.outlook(readers))
 
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
         return await self._call("ack", lambda: self.store.ack(deliveries, remember=remember))
@@ -270,6 +289,9 @@ class FaultyStore:
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         return await self._call("stats", lambda: self.store.stats(streams))
+
+    async def streams(self) -> list[str]:
+        return await self._call("streams", self.store.streams)
 
     async def time(self, stream: str) -> float:
         return await self._call("time", lambda: self.store.time(stream))

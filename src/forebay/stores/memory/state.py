@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ class Lease(msgspec.Struct, gc=False):
 
     consumer: str
     renewed: float
+    token: str
     attempt: int = 1
     failures: int = 0
     last_failure: Failure | None = None
@@ -125,14 +127,16 @@ class Group:
         """Whether another consumer has a lease, renewed after `since`."""
         return any(lease.consumer != consumer and lease.renewed > since for lease in self.leased.values())
 
-    def lease_again(self, reader: Reader, position: int, record: Record | Foreign | None, now: float) -> Delivery:
-        """Lease what was begun before, from its holder or after its wait."""
+    def lease_again(
+        self, reader: Reader, position: int, record: Record | Foreign | None, *, token: str, now: float
+    ) -> Delivery:
+        """Lease a pending entry: take it from its holder, or end its wait."""
         held = self.leased.get(position)
         before = held or self.waiting.pop(position)
-        lease = Lease(reader.consumer, now, before.attempt + 1, before.failures, before.last_failure)
+        lease = Lease(reader.consumer, now, token, before.attempt + 1, before.failures, before.last_failure)
         self.leased[position] = lease
         return Delivery(
-            reader, str(position), record, lease.attempt, lease.failures, held is not None, lease.last_failure
+            reader, str(position), record, lease.attempt, lease.failures, held is not None, lease.last_failure, token
         )
 
 
@@ -216,19 +220,27 @@ class Stream:
         self.arrivals += 1
         heapq.heappush(self.moments, (moment, self.arrivals, record))
 
-    def append_due(self, now: float, wall: float) -> None:
-        """Append what was scheduled for now or before, in the order of its time."""
-        ripe: list[tuple[float, int, Record]] = []
+    def append_due(self, now: float, wall: float, *, limit: int) -> int:
+        """Append scheduled records that are due, in the order of their times; return how many."""
+        due: list[tuple[float, int, Record]] = []
         for heap, time in ((self.scheduled, now), (self.moments, wall)):
-            while heap and heap[0][0] <= time:
-                due, arrival, record = heapq.heappop(heap)
-                ripe.append((due - time, arrival, record))
-        for _, _, record in sorted(ripe, key=lambda each: each[:2]):
+            due += ((at - time, number, record) for at, number, record in heap if at <= time)
+        chosen = heapq.nsmallest(limit, due, key=lambda each: each[:2])
+        for _, _, record in chosen:
             [position] = self.append([record], now)
             self.seen.complete(record.id, position)
-            self.notify()
+        appended = {number for _, number, _ in chosen}
+        for heap in (self.scheduled, self.moments):
+            heap[:] = [each for each in heap if each[1] not in appended]
+            heapq.heapify(heap)
+        return len(chosen)
 
-    def read(self, group: Group, reader: Reader, limit: int, now: float) -> list[Delivery]:
+    def next_scheduled(self, now: float, wall: float) -> float | None:
+        """Seconds until the next scheduled record is due; None if there are none."""
+        times = [heap[0][0] - time for heap, time in ((self.scheduled, now), (self.moments, wall)) if heap]
+        return min(times, default=None)
+
+    def read(self, group: Group, reader: Reader, *, limit: int, tokens: Iterator[str], now: float) -> list[Delivery]:
         """Lease unread entries."""
         # An ordered reader takes nothing new before what is to be repeated.
         if reader.ordered and (group.waiting or group.is_held_by_another(reader.consumer)):
@@ -238,8 +250,9 @@ class Stream:
             if len(deliveries) >= limit:
                 break
             if group.is_unread(position, kept):
-                group.leased[position] = Lease(reader.consumer, now)
-                deliveries.append(Delivery(reader, str(position), kept.record))
+                token = next(tokens)
+                group.leased[position] = Lease(reader.consumer, now, token)
+                deliveries.append(Delivery(reader, str(position), kept.record, lease=token))
             group.cursor = position
         return deliveries
 
@@ -325,15 +338,56 @@ class Held(NamedTuple):
 
 
 class State:
-    """What a store and its twins share. Every move holds the lock from its beginning to its end."""
+    """What a store and its clones share. Every move holds the lock from its beginning to its end."""
 
     def __init__(self, *, epoch: float) -> None:
         self.lock = threading.Lock()
         self.epoch = epoch
         """Unix time at the clock's 0, as it was when the state was made."""
         self.streams: dict[str, Stream] = {}
+        self.tokens = map(str, itertools.count(1))
+        """The tokens of leases."""
+        self.watches: list[Watch] = []
+        """One for each iteration of `arrivals`."""
         self.notes: dict[str, dict[str, bytes]] = {}
         """By stream; apart from the streams, as notes alone make none."""
+
+    def grew(self, name: str, stream: Stream) -> None:
+        """Wake the readers that wait for the stream, and report it to all watches."""
+        stream.notify()
+        for watch in self.watches:
+            watch.report(name)
+
+
+class Watch:
+    """The names of streams that have grown, for one iteration of `arrivals` on the current event loop."""
+
+    def __init__(self) -> None:
+        self.woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._grown: dict[str, None] = {}
+
+    def report(self, name: str) -> None:
+        """Add a name. From any thread, with the lock on the state."""
+        if not self._grown:
+            with contextlib.suppress(RuntimeError):  # its loop may have closed meanwhile
+                self._loop.call_soon_threadsafe(self.woken.set)
+        self._grown[name] = None
+
+    def take(self) -> list[str]:
+        """Take the names out, each once. With the lock on the state."""
+        names, self._grown = list(self._grown), {}
+        self.woken.clear()
+        return names
+
+
+def readers_of(deliveries: Sequence[Delivery]) -> Iterator[Reader]:
+    """The readers of the deliveries; one that follows itself comes once."""
+    reader = None
+    for delivery in deliveries:
+        if delivery.reader is not reader:
+            reader = delivery.reader
+            yield reader
 
 
 def stream_stats(name: str, stream: Stream, now: float) -> StreamStats:

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from types import EllipsisType, TracebackType
@@ -26,6 +26,7 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
+    Outlook,
     Pending,
     Reader,
     RememberedId,
@@ -33,9 +34,21 @@ from forebay.store import (
     StreamItem,
     StreamStats,
     Trimmed,
+    check_readers,
 )
 from forebay.stores.memory import transfer
-from forebay.stores.memory.state import Group, Held, Lease, State, StoredEntry, Stream, stream_stats, wake
+from forebay.stores.memory.state import (
+    Group,
+    Held,
+    Lease,
+    State,
+    StoredEntry,
+    Stream,
+    Watch,
+    readers_of,
+    stream_stats,
+    wake,
+)
 
 
 class MemoryStore:
@@ -105,13 +118,16 @@ class MemoryStore:
         if (home := self._home) is not None and running_loop() is not home.loop:
             home.check()
         with self._state.lock:
+            if not records:
+                self._find(stream)
+                return []
             log = self._make(stream)
             now = self._clock()
             if dedup_window is None and search_after is None:
                 positions = log.append(records, now)
             else:
                 positions = log.append_once(records, now, dedup_window=dedup_window, search_after=search_after)
-            log.notify()
+            self._state.grew(stream, log)
             return positions
 
     async def schedule(
@@ -124,11 +140,14 @@ class MemoryStore:
         dedup_window: float | None = None,
     ) -> None:
         with self._lock:
+            if not records:
+                self._find(stream)
+                return
             log = self._make(stream)
             now = self._clock()
             if at is not None and at.timestamp() <= self._wall():
                 log.append_once(records, now, dedup_window=dedup_window, search_after=None)
-                log.notify()
+                self._state.grew(stream, log)
                 return
             for record in records:
                 if dedup_window is not None:
@@ -140,6 +159,14 @@ class MemoryStore:
                     log.schedule(record, now + (delay or 0.0))
                 else:
                     log.schedule_at(record, at.timestamp())
+
+    async def append_due(self, stream: str, *, limit: int = 500) -> int:
+        with self._lock:
+            log = self._find(stream)
+            count = log.append_due(self._clock(), self._wall(), limit=limit)
+            if count:
+                self._state.grew(stream, log)
+            return count
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
@@ -173,6 +200,8 @@ class MemoryStore:
     ) -> Trimmed:
         with self._lock:
             log = self._find(stream)
+            for group in ignore_groups:
+                check_name("group", group)
             excess = 0 if max_length is None else len(log.entries) - max_length
             oldest = float("-inf") if max_age is None else self._clock() - max_age
             waited_for = [] if force else [group for group in log.groups.values() if group.name not in ignore_groups]
@@ -182,11 +211,11 @@ class MemoryStore:
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
         with self._lock:
+            group = check_name("group", group)
             log = self._make(stream)
             if group in log.groups:
                 return False
-            # What has left the stream by now the group does not miss.
-            group = check_name("group", group)
+            # The entries that have left the stream by now do not count as trimmed unread.
             log.groups[group] = Group(group, max(min(log.place(start), log.last), log.first - 1))
             return True
 
@@ -194,81 +223,123 @@ class MemoryStore:
         with self._lock:
             log, own = self._group(stream, group)
             own.seek(min(log.place(to), log.last), first=log.first)
-            log.notify()
+            self._state.grew(stream, log)
 
     async def leave(self, stream: str, group: str) -> None:
         with self._lock:
             log = self._find(stream)
-            log.groups.pop(group, None)
+            log.groups.pop(check_name("group", group), None)
             log.notify()
 
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
         with self._lock:
-            log = self._find(stream)
-            own = log.groups.get(group)
+            own = self._find_group(stream, group)
             if own is None:
                 return None
             count, own.missed = own.missed, 0
             return count
 
-    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+    async def arrivals(self) -> AsyncGenerator[str | None, None]:
+        watch = Watch()
+        with self._lock:
+            self._state.watches.append(watch)
+        try:
+            yield None
+            while True:
+                await watch.woken.wait()
+                with self._lock:
+                    names = watch.take()
+                for name in names:
+                    yield name
+        finally:
+            with self._state.lock:
+                self._state.watches.remove(watch)
+
+    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
+        check_readers(readers)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
             with self._lock:
-                log, group = self._group(reader.stream, reader.group)
-                deliveries = log.read(group, reader, limit, self._clock())
+                found = [self._group_of(reader) for reader in readers]
+                deliveries = [
+                    delivery
+                    for reader, (log, group) in zip(readers, found, strict=True)
+                    for delivery in log.read(group, reader, limit=limit, tokens=self._state.tokens, now=self._clock())
+                ]
                 if deliveries or loop.time() >= deadline:
                     return deliveries
                 waiter = loop.create_future()
-                log.waiters[waiter] = loop
+                for log, _ in found:
+                    log.waiters[waiter] = loop
             timer = loop.call_at(deadline, wake, waiter)
             try:
                 await waiter
             finally:
                 timer.cancel()
                 with self._lock:
-                    log.waiters.pop(waiter, None)
+                    for log, _ in found:
+                        log.waiters.pop(waiter, None)
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         with self._lock:
-            log, group = self._group(reader.stream, reader.group)
+            log, group = self._group_of(reader)
             now = self._clock()
-            log.append_due(now, self._wall())
             if reader.ordered and group.is_held_by_another(reader.consumer):
                 return []
-            waiting = group.waiting
-            ripe = [position for position, wait in waiting.items() if wait.due <= now]
-            # An ordered group takes the oldest entry first, others the one that has waited longest.
-            ripe.sort(key=lambda position: (0.0 if reader.ordered else waiting[position].due, position))
-            return [group.lease_again(reader, position, log.at(position), now) for position in ripe[:limit]]
+            due = [position for position, waiting in group.waiting.items() if waiting.due <= now]
+            chosen = sorted(due, key=lambda p: p if reader.ordered else (group.waiting[p].due, p))[:limit]
+            return [self._lease(log, group, reader, position) for position in chosen]
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
         with self._lock:
-            log, group = self._group(reader.stream, reader.group)
+            log, group = self._group_of(reader)
             now = self._clock()
-            latest = now - idle
-            if reader.ordered and group.is_held_by_another(reader.consumer, since=latest):
+            if reader.ordered and group.is_held_by_another(reader.consumer, since=now - idle):
                 return []
-            silent = [position for position, lease in group.leased.items() if lease.renewed <= latest]
-            if reader.ordered and silent:
-                silent += [position for position, wait in group.waiting.items() if wait.due <= now]
-            oldest = heapq.nsmallest(limit, silent)
-            return [group.lease_again(reader, position, log.at(position), now) for position in oldest]
+            lapsed = [position for position, lease in group.leased.items() if lease.renewed <= now - idle]
+            if reader.ordered and lapsed:
+                lapsed += [position for position, waiting in group.waiting.items() if waiting.due <= now]
+            return [self._lease(log, group, reader, position) for position in sorted(lapsed)[:limit]]
+
+    def _lease(self, log: Stream, group: Group, reader: Reader, position: int) -> Delivery:
+        token = next(self._state.tokens)
+        return group.lease_again(reader, position, log.at(position), token=token, now=self._clock())
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         with self._lock:
-            now = self._clock()
+            for reader in readers_of(deliveries):
+                self._group_of(reader)
             kept = []
             for delivery in deliveries:
                 if held := self._held(delivery):
-                    held.lease.renewed = now
+                    held.lease.renewed = self._clock()
                     kept.append(delivery)
             return kept
+
+    async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
+        with self._lock:
+            return [self._outlook_of(reader) for reader in readers]
+
+    def _outlook_of(self, reader: Reader) -> Outlook | None:
+        check_name("consumer", reader.consumer)
+        group = self._find_group(reader.stream, reader.group)
+        if group is None:
+            return None
+        log, now = self._find(reader.stream), self._clock()
+        due = min((waiting.due for waiting in group.waiting.values()), default=None)
+        return Outlook(
+            scheduled=log.next_scheduled(now, self._wall()),
+            waiting=None if due is None else due - now,
+            leased=group.is_held_by_another(reader.consumer),
+            unread=any(group.is_unread(position, kept) for position, kept in log.behind(group.cursor)),
+        )
 
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
         with self._lock:
             now = self._clock()
+            for reader in readers_of(deliveries):
+                self._check_reader(reader)
             finished = 0
             for delivery in deliveries:
                 log = self._find(delivery.reader.stream)
@@ -285,7 +356,7 @@ class MemoryStore:
 
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
         with self._lock:
-            own = self._find(stream).groups.get(group)
+            own = self._find_group(stream, group)
             now = self._clock()
             return set() if own is None else {id for id in ids if own.handled.get(id, now) is not None}
 
@@ -293,17 +364,19 @@ class MemoryStore:
         self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
     ) -> bool:
         with self._lock:
-            self._group(delivery.reader.stream, delivery.reader.group)
+            self._group_of(delivery.reader)
             held = self._held(delivery)
             if held is None:
                 return False
             now = self._clock()
             lease = held.lease
-            lease.failures += 1
-            lease.last_failure = failure
+            is_counted = lease.failures != delivery.failures
+            if not is_counted:
+                lease.failures += 1
+                lease.last_failure = failure
             if keep:
                 lease.renewed = now
-                lease.attempt += 1
+                lease.attempt += not is_counted
             else:
                 held.wait(now + delay, attempt=lease.attempt)
             return True
@@ -311,6 +384,8 @@ class MemoryStore:
     async def release(self, deliveries: Sequence[Delivery]) -> int:
         with self._lock:
             now = self._clock()
+            for reader in readers_of(deliveries):
+                self._check_reader(reader)
             released = 0
             for delivery in deliveries:
                 if held := self._held(delivery):
@@ -322,7 +397,7 @@ class MemoryStore:
         self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
     ) -> bool:
         with self._lock:
-            self._group(delivery.reader.stream, delivery.reader.group)
+            self._group_of(delivery.reader)
             held = self._held(delivery)
             if held is None:
                 return False
@@ -335,6 +410,8 @@ class MemoryStore:
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
         with self._lock:
+            if group is not None:
+                check_name("group", group)
             letters = self._find(stream).dead.values()
             found = (letter for letter in letters if letter.id > after and group in (None, letter.group))
             return list(islice(found, limit))
@@ -346,7 +423,8 @@ class MemoryStore:
             for letter in letters:
                 record = msgspec.structs.replace(letter.record, only_group=letter.group)
                 log.entries.append(StoredEntry(record, self._clock()))
-            log.notify()
+            if letters:
+                self._state.grew(stream, log)
             return len(letters)
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
@@ -361,11 +439,18 @@ class MemoryStore:
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         with self._lock:
+            for name in streams or ():
+                check_name("stream", name)
             names = self._state.streams.keys() if streams is None else self._state.streams.keys() & set(streams)
             now = self._clock()
             return [stream_stats(name, self._state.streams[name], now) for name in sorted(names)]
 
+    async def streams(self) -> list[str]:
+        with self._lock:
+            return sorted(self._state.streams)
+
     async def time(self, stream: str) -> float:
+        check_name("stream", stream)
         return self._state.epoch + self._clock()
 
     async def groups(self, stream: str) -> list[str]:
@@ -374,7 +459,9 @@ class MemoryStore:
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         with self._lock:
-            log, own = self._group(stream, group)
+            log, own = self._find(stream), self._find_group(stream, group)
+            if own is None:
+                return []
             now = self._clock()
             behind = log.place(after)
             found = []
@@ -401,7 +488,7 @@ class MemoryStore:
 
     async def notes(self, stream: str) -> dict[str, bytes]:
         with self._lock:
-            return dict(self._state.notes.get(stream, {}))
+            return dict(self._state.notes.get(check_name("stream", stream), {}))
 
     async def streams_with_notes(self) -> list[str]:
         with self._lock:
@@ -444,17 +531,17 @@ class MemoryStore:
                 return None
             kept = self._state.notes.setdefault(check_name("stream", stream), {})
             transfer.check_groups(self._find(stream), items)
-            log = self._make(stream) if items else Stream()
+            log = self._make(stream) if items else self._find(stream)
             positions = transfer.restore(log, items, now=self._clock(), epoch=self._state.epoch)
             _change(kept, notes or {})
-            log.notify()
+            self._state.grew(stream, log)
             return positions
 
     async def drop(
         self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
     ) -> bool:
         with self._lock:
-            if not self._are(stream, expected):
+            if not self._are(check_name("stream", stream), expected):
                 return False
             dropped = self._state.streams.pop(stream, None)
             if not keep_entries:
@@ -474,30 +561,45 @@ class MemoryStore:
         return all(kept.get(name) == value for name, value in (expected or {}).items())
 
     def _find(self, stream: str) -> Stream:
-        """The stream, or an empty one where there is none."""
-        return self._state.streams.get(stream) or Stream()
+        """The stream, or an empty one if it does not exist."""
+        found = self._state.streams.get(stream)
+        if found is None:
+            check_name("stream", stream)
+        return found or Stream()
 
     def _make(self, stream: str) -> Stream:
-        """The stream, made where there is none."""
+        """The stream, which is made if it does not exist."""
         found = self._state.streams.get(stream)
         if found is None:
             found = self._state.streams[check_name("stream", stream)] = Stream()
         return found
 
+    def _find_group(self, stream: str, group: str) -> Group | None:
+        found = self._find(stream).groups.get(group)
+        if found is None:
+            check_name("group", group)
+        return found
+
     def _group(self, stream: str, group: str) -> tuple[Stream, Group]:
-        log = self._find(stream)
-        found = log.groups.get(group)
+        found = self._find_group(stream, group)
         if found is None:
             raise NotFound(f"no group {group!r} on {stream!r}; join it first")
-        return log, found
+        return self._find(stream), found
+
+    def _group_of(self, reader: Reader) -> tuple[Stream, Group]:
+        check_name("consumer", reader.consumer)
+        return self._group(reader.stream, reader.group)
+
+    def _check_reader(self, reader: Reader) -> None:
+        check_name("consumer", reader.consumer)
+        self._find_group(reader.stream, reader.group)
 
     def _held(self, delivery: Delivery) -> Held | None:
-        """What this very delivery stands for, if its lease is still held."""
+        """The delivery's lease and what belongs to it; None if another lease, or none, has taken its place."""
         log = self._find(delivery.reader.stream)
         group = log.groups.get(delivery.reader.group)
         lease = group and group.leased.get(int(delivery.position))
-        # The attempt too: a consumer may have taken over from itself.
-        if group and lease and (lease.consumer, lease.attempt) == (delivery.reader.consumer, delivery.attempt):
+        if group and lease and lease.token == delivery.lease:
             return Held(delivery, log, group, lease)
         return None
 

@@ -61,7 +61,8 @@ def _restore_begun(stream: Stream, begun: GroupPending, now: float) -> None:
     position = stream.place(pending.position)
     if pending.consumer is not None:
         renewed = now - (pending.idle or 0.0)
-        group.leased[position] = Lease(pending.consumer, renewed, *history)
+        # The holder has a token of another store: the lease expires, and another consumer claims the entry.
+        group.leased[position] = Lease(pending.consumer, renewed, "restored", *history)
     else:
         group.waiting[position] = Waiting(now + (pending.due or 0.0), *history)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType, TracebackType
@@ -15,7 +15,7 @@ import hiredis
 
 from forebay.cleanup import finish
 from forebay.clock import boottime
-from forebay.errors import ConfigurationError, OutcomeUnknown, StoreUnavailable
+from forebay.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from forebay.event import Record
 from forebay.home import Home
 from forebay.payload import check_name
@@ -27,6 +27,7 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
+    Outlook,
     Pending,
     Reader,
     RememberedId,
@@ -34,6 +35,7 @@ from forebay.store import (
     StreamItem,
     StreamStats,
     Trimmed,
+    check_readers,
 )
 from forebay.stores.redis import inspection, transfer
 from forebay.stores.redis.address import Deployment, parse
@@ -288,17 +290,21 @@ class RedisStore:
         count: int | None = await self._client.run("missed", (keys.stream, own.waiting, own.progress), group)
         return count
 
-    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
+    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
+        reader = check_readers(readers)
         if limit < 1:
             return []
         deadline = time.monotonic() + wait
         while True:
-            rows = await self._read(reader, limit, wait)
-            deliveries = await self._deliver(reader, rows) if rows else []
+            deliveries = []
+            rows: list[Row] = []
+            for each in readers:
+                rows = await self._read(each, limit, wait if len(readers) == 1 else 0.0)
+                deliveries += await self._deliver(each, rows) if rows else []
             wait = deadline - time.monotonic()
             if deliveries or (not rows and wait <= 0):
                 return deliveries
-            if not rows and reader.ordered:
+            if not rows and (reader.ordered or len(readers) > 1):
                 await asyncio.sleep(min(wait, POLL))
 
     async def _read(self, reader: Reader, limit: int, wait: float) -> list[Row]:
@@ -316,18 +322,48 @@ class RedisStore:
                 reply = await self._client.call(key, *who, "STREAMS", key, ">")
         return [(position, fields, 1, 0, b"") for position, fields in reply[0][1]] if reply else []
 
+    async def append_due(self, stream: str, *, limit: int = 500) -> int:
+        keys = self._keys(stream)
+        [count] = await self._client.watch(
+            "append_due",
+            (keys.stream, keys.scheduled, keys.moments, keys.ids, keys.dead_letter),
+            max(0, min(limit, CHUNK)),
+        )
+        return int(count)
+
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         keys = self._keys(reader.stream)
         own = keys.group(reader.group)
         [rows] = await self._client.watch(
-            "due",
-            (keys.stream, keys.scheduled, keys.moments, keys.ids, own.waiting, own.attempts, keys.dead_letter),
+            "take_due",
+            (keys.stream, own.waiting, own.attempts, keys.dead_letter),
             reader.group,
             reader.consumer,
             min(limit, CHUNK),
             int(reader.ordered),
         )
         return await self._deliver(reader, rows)
+
+    async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
+        return list(await asyncio.gather(*map(self._outlook_of, readers)))
+
+    async def _outlook_of(self, reader: Reader) -> Outlook | None:
+        keys = self._keys(reader.stream)
+        own = keys.group(reader.group)
+        companions = (keys.stream, keys.scheduled, keys.moments, own.waiting)
+        [row] = await self._client.watch("outlook", companions, reader.group, reader.consumer)
+        if not row:
+            return None
+        scheduled, waiting, leased, unread = row
+        return Outlook(
+            scheduled=None if scheduled is None else int(scheduled) / 1000,
+            waiting=None if waiting is None else int(waiting) / 1000,
+            leased=bool(leased),
+            unread=bool(unread),
+        )
+
+    def arrivals(self) -> AsyncGenerator[str | None, None]:
+        raise StoreError(f"the store at {self._connected.name} cannot watch its streams; read with `wait`")
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
         keys = self._keys(reader.stream)
@@ -528,6 +564,9 @@ class RedisStore:
         names = await inspection.find_streams(self._client, self._namespace) if streams is None else streams
         found = [await inspection.stream_stats(self._client, self._keys(name), name, guessed=guessed) for name in names]
         return [stats for stats in found if stats is not None]
+
+    async def streams(self) -> list[str]:
+        return [stats.stream for stats in await self.stats()]
 
     async def time(self, stream: str) -> float:
         return await self._client.ask_time(self._keys(stream).stream) + boottime()

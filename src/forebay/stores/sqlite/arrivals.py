@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
 from forebay.errors import StoreError
 from forebay.stores.sqlite.database import Database
@@ -48,7 +48,7 @@ class Arrivals:
             async with asyncio.timeout(timeout):
                 await woken.wait()
 
-    async def names(self) -> AsyncIterator[str | None]:
+    async def names(self) -> AsyncGenerator[str | None, None]:
         """The streams that grow, until the store is closed; see `Log.arrivals`."""
         iteration = _Iteration(is_first_due=self._is_watching)
         self._iterations.append(iteration)

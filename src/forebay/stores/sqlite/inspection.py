@@ -186,6 +186,12 @@ def _readable(text: bytes | None) -> str:
     return (text or b"").decode(errors="replace")
 
 
+def streams(tx: Transaction) -> list[str]:
+    """The names of all streams of the namespace."""
+    rows = tx.rows(f"SELECT {NAME} FROM streams WHERE namespace = ? ORDER BY name", (tx.namespace,))
+    return [name for (raw,) in rows if is_name(name := as_text(raw))]
+
+
 def groups(tx: Transaction, stream: str) -> list[str]:
     """The names of a stream's groups."""
     rows = tx.rows(f"SELECT {NAME} FROM groups WHERE stream_id = ? ORDER BY name", (tx.stream(stream),))

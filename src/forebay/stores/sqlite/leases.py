@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from forebay.event import Record
 from forebay.payload import check_name
-from forebay.store import Delivery, Failure, Reader
-from forebay.stores.sqlite.log import EXPIRED_PER_CALL, IS_RIPE, launch
+from forebay.store import Delivery, Failure, Outlook, Reader
+from forebay.stores.sqlite.log import EXPIRED_PER_CALL, MOMENTS
 from forebay.stores.sqlite.rows import COLUMNS, FIELDS, PLACEHOLDERS, select, to_fields
 from forebay.stores.sqlite.transaction import Group, Transaction, parse
 
@@ -110,19 +110,49 @@ def read(tx: Transaction, reader: Reader, *, limit: int) -> list[Delivery]:
     return [Delivery(reader, str(seq), record) for seq, record in rows]
 
 
+def can_read_any(tx: Transaction, readers: Sequence[Reader]) -> bool:
+    """Whether there may be something to read for one of the readers."""
+    return any(can_read(tx, reader) for reader in readers)
+
+
+def read_all(tx: Transaction, readers: Sequence[Reader], *, limit: int) -> list[Delivery]:
+    """Lease unread entries of each reader's stream."""
+    return [delivery for reader in readers for delivery in read(tx, reader, limit=limit)]
+
+
 def can_take_due(tx: Transaction, reader: Reader) -> bool:
-    """Whether something scheduled or waiting is due."""
-    group = tx.group(reader.stream, reader.group)
-    ripe = {"stream": group.stream_id, "now": tx.now, "wall": tx.wall}
-    if tx.value(f"SELECT 1 FROM scheduled WHERE {IS_RIPE} LIMIT 1", ripe):  # noqa: S608  # constants
-        return True
-    return bool(_due(tx, reader, group, limit=1))
+    """Whether a waiting entry is due."""
+    return bool(_due(tx, reader, tx.group(reader.stream, reader.group), limit=1))
+
+
+def outlook(tx: Transaction, readers: Sequence[Reader]) -> list[Outlook | None]:
+    """The outlook of each reader; None if its group does not exist."""
+    return [_outlook_of(tx, reader) for reader in readers]
+
+
+def _outlook_of(tx: Transaction, reader: Reader) -> Outlook | None:
+    group = tx.find_group(reader.stream, reader.group)
+    if group is None:
+        return None
+    soonest = "SELECT min(due) FROM scheduled WHERE stream_id = ? AND due"
+    after = tx.value(f"{soonest} < {MOMENTS}", (group.stream_id,))
+    at = tx.value(f"{soonest} >= {MOMENTS}", (group.stream_id,))
+    times = [] if after is None else [after - tx.now]
+    times += [] if at is None else [at - MOMENTS - tx.wall]
+    waiting = tx.value(
+        "SELECT min(due) FROM pending INDEXED BY pending_by_due WHERE group_id = ? AND consumer IS NULL", (group.id,)
+    )
+    return Outlook(
+        scheduled=min(times, default=None),
+        waiting=None if waiting is None else waiting - tx.now,
+        leased=_is_held_by_another(tx, reader, group),
+        unread=tx.head(group.stream_id) > group.cursor,
+    )
 
 
 def take_due(tx: Transaction, reader: Reader, *, limit: int) -> list[Delivery]:
-    """Append what was scheduled for now, and lease what waits and is due."""
+    """Lease waiting entries that are due."""
     group = tx.group(reader.stream, reader.group)
-    launch(tx, reader.stream, group.stream_id)
     seqs = _due(tx, reader, group, limit=limit)
     return _lease(tx, reader, group, seqs[: _fitting(tx, _CHOSEN_SIZES, (json.dumps(seqs),), limit=limit)])
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from forebay.store import START, Trimmed
-from forebay.stores.sqlite.rows import COLUMNS, ID, PLACEHOLDERS, Row, insert
+from forebay.stores.sqlite.rows import COLUMNS, FIELDS, ID, PLACEHOLDERS, Row, insert
 from forebay.stores.sqlite.transaction import Transaction
 
 TRIMMED_AT_ONCE = 5_000
@@ -22,10 +22,14 @@ MOMENTS = 1e12
 _SCHEDULE = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {PLACEHOLDERS})"  # noqa: S608  # constants
 IS_RIPE = f"""
     stream_id = :stream AND (due <= :now OR (due >= {MOMENTS} AND due <= {MOMENTS} + :wall))"""
-_LAUNCH = f"""
+_DUE = f"""
+    SELECT number FROM scheduled WHERE {IS_RIPE}
+    ORDER BY CASE WHEN due < {MOMENTS} THEN due - :now ELSE at - :wall END, number LIMIT :limit"""  # noqa: S608  # constants
+_APPEND_DUE = f"""
     INSERT INTO entries (appended, stream_id, {COLUMNS})
-    SELECT :time, stream_id, {COLUMNS} FROM scheduled WHERE {IS_RIPE}
-    ORDER BY CASE WHEN due < {MOMENTS} THEN due - :now ELSE at - :wall END, number"""  # noqa: S608  # constants
+    SELECT ?, s.stream_id, {", ".join(f"s.{name}" for name in FIELDS)}
+    FROM json_each(?) chosen CROSS JOIN scheduled s ON s.number = chosen.value
+    ORDER BY chosen.key"""  # noqa: S608  # constants
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -81,7 +85,7 @@ def schedule(
     at: float | None,
     dedup_window: float | None,
 ) -> None:
-    """Keep rows until `launch` appends them, in `delay` seconds or `at` a moment of Unix time."""
+    """Keep rows until `append_due` appends them, in `delay` seconds or `at` a moment of Unix time."""
     if at is not None and at <= tx.wall:
         append_once(tx, stream, rows, dedup_window=dedup_window, search_after=None)
         return
@@ -93,13 +97,21 @@ def schedule(
     tx.connection.executemany(_SCHEDULE, [(stream_id, *times, *row) for row in rows])
 
 
-def launch(tx: Transaction, stream: str, stream_id: int) -> None:
-    """Append the scheduled events of a stream that are due, in the order of their times."""
-    ripe = {"stream": stream_id, "now": tx.now, "wall": tx.wall}
-    count = tx.run(_LAUNCH, {**ripe, "time": tx.time})
+def has_due(tx: Transaction, stream: str) -> bool:
+    """Whether a scheduled record of the stream is due."""
+    ripe = {"stream": tx.stream(stream), "now": tx.now, "wall": tx.wall}
+    return tx.value(f"SELECT 1 FROM scheduled WHERE {IS_RIPE} LIMIT 1", ripe) is not None  # noqa: S608  # constants
+
+
+def append_due(tx: Transaction, stream: str, *, limit: int) -> int:
+    """Append scheduled records of a stream that are due, in the order of their times; return how many."""
+    stream_id = tx.stream(stream)
+    ripe = {"stream": stream_id, "now": tx.now, "wall": tx.wall, "limit": max(limit, 0)}
+    chosen = json.dumps([number for (number,) in tx.rows(_DUE, ripe)])
+    count = tx.run(_APPEND_DUE, (tx.time, chosen))
     if not count:
-        return
-    tx.run(f"DELETE FROM scheduled WHERE {IS_RIPE}", ripe)  # noqa: S608  # constants
+        return 0
+    tx.run("DELETE FROM scheduled WHERE number IN (SELECT value FROM json_each(?))", (chosen,))
     last = tx.connection.last_insert_rowid()
     tx.changed[stream] = last
     tx.run(
@@ -107,6 +119,7 @@ def launch(tx: Transaction, stream: str, stream_id: int) -> None:
         " AND seen.stream_id = e.stream_id AND seen.id = e.id AND seen.seq IS NULL",
         (stream_id, last - count),
     )
+    return count
 
 
 def trim(tx: Transaction, stream: str, *, until: int, force: bool, ignore_groups: Collection[str]) -> Trimmed:

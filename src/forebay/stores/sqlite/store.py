@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType, TracebackType
@@ -23,6 +23,7 @@ from forebay.store import (
     Durability,
     Entry,
     Failure,
+    Outlook,
     Pending,
     Reader,
     RememberedId,
@@ -30,6 +31,7 @@ from forebay.store import (
     StreamItem,
     StreamStats,
     Trimmed,
+    check_readers,
 )
 from forebay.stores.sqlite import dead_letters, inspection, leases, log, notes, transfer
 from forebay.stores.sqlite.clock import Clock, MachineClock
@@ -209,16 +211,17 @@ class SQLiteStore:
         found = await self._move(move, partial(leases.has_missed, stream=stream, group=group))
         return found[0] if found else 0
 
-    async def read(self, reader: Reader, *, limit: int, wait: float = 0.0) -> list[Delivery]:
-        move: Callable[[Transaction], list[Delivery]] = partial(leases.read, reader=reader, limit=limit)
-        look = partial(leases.can_read, reader=reader)
+    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
+        reader = check_readers(readers)
+        move: Callable[[Transaction], list[Delivery]] = partial(leases.read_all, readers=readers, limit=limit)
+        look = partial(leases.can_read_any, readers=readers)
         connections = self._connections()
         found = await self._move(move, look)
         if found or wait <= 0 or self._open is not connections:
             return found
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
-        with connections.arrivals.expect([reader.stream]) as woken:
+        with connections.arrivals.expect([reader.stream for reader in readers]) as woken:
             while not (found := await self._move(move, look)) and (left := deadline - clock()) > 0:
                 await connections.arrivals.wait(woken, min(left, ORDERED_INTERVAL) if reader.ordered else left)
                 woken.clear()
@@ -226,10 +229,20 @@ class SQLiteStore:
                     break
         return found
 
+    async def append_due(self, stream: str, *, limit: int = 500) -> int:
+        look = partial(log.has_due, stream=stream)
+        return await self._move(partial(log.append_due, stream=stream, limit=limit), look) or 0
+
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         return await self._move(
             partial(leases.take_due, reader=reader, limit=limit), partial(leases.can_take_due, reader=reader)
         )
+
+    async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
+        return await self._look(partial(leases.outlook, readers=readers))
+
+    def arrivals(self) -> AsyncGenerator[str | None, None]:
+        return self._connections().arrivals.names()
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
         return await self._move(
@@ -277,6 +290,9 @@ class SQLiteStore:
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         return await self._look(partial(inspection.stats, streams=streams))
+
+    async def streams(self) -> list[str]:
+        return await self._look(inspection.streams)
 
     async def time(self, stream: str) -> float:
         return await self._look(lambda tx: tx.time + tx.shift)

@@ -139,7 +139,6 @@ class LeasesContract(Contract):
                 lambda: store.read(A, limit=1),
                 lambda: store.claim(A, idle=0.0),
                 lambda: store.seek(STREAM, GROUP, START),
-                lambda: store.pending(STREAM, GROUP),
             ):
                 with pytest.raises(NotFound):
                     await move()
@@ -155,7 +154,7 @@ class LeasesContract(Contract):
 
         assert ([1, 2], [3], []) == (numbers(first), numbers(second), await store.read(A, limit=2))
         assert positions == [delivery.position for delivery in first + second]
-        assert Delivery(A, positions[0], first[0].record, attempt=1, failures=0, recovered=False) == first[0]
+        assert Delivery(A, positions[0], first[0].record, lease=first[0].lease) == first[0]
 
     async def test_each_group_reads_everything(self, store: Store) -> None:
         await begun(store, A, 3)

@@ -138,7 +138,7 @@ class LogContract(Contract):
         assert [3] == [stats.scheduled for stats in await store.stats()]
 
         async def appended() -> bool:
-            await store.take_due(A, limit=10)
+            await store.append_due(STREAM)
             return bool(await store.scan(STREAM))
 
         await eventually(appended)
@@ -153,7 +153,7 @@ class LogContract(Contract):
         await store.schedule(STREAM, [order(2)], delay=0.0)
 
         async def both() -> bool:
-            await store.take_due(A, limit=10)
+            await store.append_due(STREAM)
             return 2 == len(await store.scan(STREAM))
 
         await eventually(both)
@@ -192,7 +192,7 @@ class LogContract(Contract):
         assert [4] == [stats.scheduled for stats in await store.stats()]
 
         async def appended() -> bool:
-            await store.take_due(A, limit=10)
+            await store.append_due(STREAM)
             return 3 == len(await store.scan(STREAM))
 
         await eventually(appended)
@@ -380,5 +380,5 @@ class LogContract(Contract):
 
 
 async def _read_after_due(store: Store) -> bool:
-    await store.take_due(A, limit=10)
+    await store.append_due(STREAM)
     return bool(await store.scan(STREAM))

@@ -118,7 +118,7 @@ class SettlingContract(Contract):
         assert await store.retry(held, delay=0.0)
 
         [again] = await other.take_due(B, limit=10)
-        assert Delivery(B, held.position, held.record, attempt=2, failures=1) == again
+        assert Delivery(B, held.position, held.record, attempt=2, failures=1, lease=again.lease) == again
         assert [] == await store.take_due(A, limit=10)
 
     async def test_a_failed_entry_waits_for_its_time(self, store: Store) -> None:
