@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Hashable
 
-FIRST = 10
+FIRST_LINES = 10
 """Lines of one kind in an interval that are written in full."""
 INTERVAL = 10.0
 """Seconds after which the lines that were left out are counted in one."""
@@ -78,7 +78,7 @@ class Storm:
         if self._clock() >= self._ends:
             self.tell()
             self._ends, self._passed = self._clock() + INTERVAL, 0
-        if self._passed < FIRST:
+        if self._passed < FIRST_LINES:
             self._passed += 1
             return True
         if not self._left_out:

@@ -472,9 +472,9 @@ async def test_what_a_worker_is_about_to_begin_is_given_back_with_the_rest(store
     await store.join("t", "g")
     await bus.publish("t", source="s", data=0)
     deliveries = await store.read(consumer.reader, limit=1)
-    consumer._in_flight.put(deliveries, sure_until=math.inf)
+    consumer._in_flight.put(deliveries, safe_until=math.inf)
     consumer._in_flight.pop()
-    consumer._in_flight.is_shaken = True
+    consumer._in_flight.leases_doubtful = True
 
     lapsed, _ = await asyncio.gather(consumer._have_lapsed(deliveries), consumer._give_back())
 

@@ -12,7 +12,7 @@ from forebay import Event, EventBus, Retry, StoreUnavailable
 from forebay.agents import BaseAgent, handles
 from forebay.signals import AgentFailed, LoopFailed, LoopRecovered, Retried, Signals
 from forebay.store import Delivery, Reader
-from forebay.storms import FIRST, INTERVAL, SILENT, Outage, Storm
+from forebay.storms import FIRST_LINES, INTERVAL, SILENT, Outage, Storm
 from forebay.testing import eventually
 from tests.support.redis_servers import Server, binaries
 
@@ -79,7 +79,7 @@ async def test_failed_tries_at_full_speed_are_counted(bus: EventBus, caplog: pyt
         await bus.run(until_idle=True)
 
     assert 300 == len(await bus.dead_letters("t"))
-    assert 2 * FIRST <= len([line for line in loud(caplog) if "KeyError" in line]) < 10 * FIRST
+    assert 2 * FIRST_LINES <= len([line for line in loud(caplog) if "KeyError" in line]) < 10 * FIRST_LINES
 
 
 def test_what_a_storm_left_out_is_told_when_its_interval_is_over() -> None:
@@ -87,12 +87,12 @@ def test_what_a_storm_left_out_is_told_when_its_interval_is_over() -> None:
     now = 0.0
     storm = Storm(lambda count, last: told.append((count, last)), clock=lambda: now)
 
-    passed = [storm.passes(f"error {number}") for number in range(FIRST + 5)]
-    assert [True] * FIRST + [False] * 5 == passed
+    passed = [storm.passes(f"error {number}") for number in range(FIRST_LINES + 5)]
+    assert [True] * FIRST_LINES + [False] * 5 == passed
     assert [] == told
     now = INTERVAL
     assert storm.passes("another")
-    assert [(5, f"error {FIRST + 4}")] == told
+    assert [(5, f"error {FIRST_LINES + 4}")] == told
     storm.tell()
     assert 1 == len(told)
 
@@ -102,7 +102,7 @@ async def test_what_the_last_interval_left_out_is_told_without_another_line(monk
     told: list[int] = []
     storm = Storm(lambda count, _: told.append(count))
 
-    for _ in range(FIRST + 7):
+    for _ in range(FIRST_LINES + 7):
         storm.passes("error")
 
     await eventually(lambda: [7] == told)
@@ -166,5 +166,5 @@ async def test_what_a_storm_left_out_is_counted_when_the_bus_is_closed(caplog: p
         before = loud(caplog)
 
     [summary] = loud(caplog)[len(before) :]
-    assert FIRST == len(before)
-    assert f"{100 - FIRST} more dead letters" in summary
+    assert FIRST_LINES == len(before)
+    assert f"{100 - FIRST_LINES} more dead letters" in summary

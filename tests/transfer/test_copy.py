@@ -64,9 +64,9 @@ async def target() -> AsyncIterator[MemoryStore]:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a stream of millions would go."""
-    monkeypatch.setattr("forebay.transfer.pages.FIRST", 2)
-    monkeypatch.setattr("forebay.transfer.pages.MOST", 7)
-    monkeypatch.setattr("forebay.transfer.marks.BLOCK", 3)
+    monkeypatch.setattr("forebay.transfer.pages.FIRST_PAGE_ITEMS", 2)
+    monkeypatch.setattr("forebay.transfer.pages.PAGE_ITEMS", 7)
+    monkeypatch.setattr("forebay.transfer.marks.MARKS_PER_NOTE", 3)
 
 
 @pytest.mark.parametrize("onto", get_args(Kind))

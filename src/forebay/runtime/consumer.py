@@ -40,15 +40,15 @@ from forebay.store import END, START, Delivery, Leases, Log, Reader
 
 LAST = 1.2
 """Seconds after the grace of the handlers for what else there is to do at the end."""
-GAPS = 5.0
+TRIMMED_CHECK_INTERVAL = 5.0
 """Seconds between looks whether somebody trimmed the stream under the group."""
 POLL = 0.5
 """Seconds between looks for due retries; also the longest that one read waits."""
-PARTS = 3
+READS_PER_WINDOW = 3
 """Reads that fill the window: one part is handled, the acks of another and the read of a third are on their way."""
-SOON = 0.05
+REFILL_DELAY = 0.05
 """Seconds after a read in which the next one waits until it is worth its while."""
-SURE = 0.8
+LEASE_SAFETY = 0.8
 """The part of a lease, from the moment before it was asked for, in which an event may be begun."""
 
 
@@ -89,8 +89,8 @@ class Consumer:
         self._history = history
         self._wait = wait
         self._in_flight = InFlight(_lane(options))
-        self._look = asyncio.Event()
-        self._alarm = Alarm(look=self._look.set, again=self._in_flight.again)
+        self._claim_wakeup = asyncio.Event()
+        self._alarm = Alarm(look=self._claim_wakeup.set, again=self._in_flight.again)
         self._settler = Settler(
             store,
             reader,
@@ -99,16 +99,16 @@ class Consumer:
             self._alarm,
             signals,
             on_settled=self._make_room,
-            on_lost=self._shake,
+            on_lost=self._doubt_leases,
         )
         self._stop = asyncio.Event()
-        self._room = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._joined = asyncio.Event()
         batch = options.batch or 1
-        self._hands = options.concurrency * batch
+        self._slots = options.concurrency * batch
         # Whole batches: else every other one would be what was left beside those in hand.
         self._largest = options.prefetch or READ_AHEAD // batch * batch or READ_AHEAD
-        self._smallest = min(self._hands, self._largest) if options.prefetch is None else options.prefetch
+        self._smallest = min(self._slots, self._largest) if options.prefetch is None else options.prefetch
         self._window = self._smallest
         self._at_once = max(AT_ONCE // batch, 1) * batch
         self._sizes = Sizes(batch=batch)
@@ -122,7 +122,7 @@ class Consumer:
         self._position: str | None = None
         # What was read together, behind the place where that read began; see `_heal`.
         self._reads: deque[tuple[str | None, list[str]]] = deque()
-        self._starved = False
+        self._claim_blocked = False
         self._empty = False
         self._unbegun_at_stop: list[Delivery] = []
         self._poison_guard = PoisonGuard(crashes_allowed(options.retry))
@@ -137,9 +137,9 @@ class Consumer:
             signals,
             limits,
             have_lapsed=self._have_lapsed,
-            on_begun=self._begun,
-            on_over=self._over,
-            on_hung=self._share,
+            on_begun=self._on_started,
+            on_over=self._on_finished,
+            on_hung=self._on_worker_hung,
         )
         # What was asked for before something was given back may stand behind it, and goes back too.
         self._giving_back = 0
@@ -177,7 +177,7 @@ class Consumer:
         """Read nothing more, finish what runs, give back the rest; `run` then returns."""
         self._alarm.close()
         self._unbegun_at_stop.extend(self._in_flight.close())
-        for event in (self._stop, self._look, self._room, self._joined):
+        for event in (self._stop, self._claim_wakeup, self._has_room, self._joined):
             event.set()
 
     async def run(self, *, grace: float = 10.0) -> None:
@@ -280,7 +280,7 @@ class Consumer:
         """Report what others removed from under the group since the last look."""
         if missed := await self._store.trimmed_unread(self.reader.stream, self.reader.group):
             self._signals.emit(TrimmedUnread(self.reader.stream, self.reader.group, missed))
-        self._gaps_at = time.monotonic() + GAPS
+        self._gaps_at = time.monotonic() + TRIMMED_CHECK_INTERVAL
 
     async def _heal(self) -> None:
         # Never at the end: what was published since the group was lost would be passed over.
@@ -300,17 +300,17 @@ class Consumer:
 
     async def _read(self) -> None:
         window = self._sizes.most(self._window, least=self._options.concurrency)
-        part = min(-(-window // PARTS), self._at_once)
+        part = min(-(-window // READS_PER_WINDOW), self._at_once)
         load = len(self.held) + self._settler.unacked
         room = window - load
-        least = part if time.monotonic() < self._read_at + SOON else 1
+        least = part if time.monotonic() < self._read_at + REFILL_DELAY else 1
         if room < least or self._workers.all_hang:
-            self._room.clear()
-            await wait_for(self._room, SOON if room > 0 else self._wait)
+            self._has_room.clear()
+            await wait_for(self._has_room, REFILL_DELAY if room > 0 else self._wait)
             self.last_read = time.monotonic()
             return
-        limit = min(room, max(part, self._hands), self._at_once)
-        asked = boottime()
+        limit = min(room, max(part, self._slots), self._at_once)
+        requested_at = boottime()
         deliveries = await self._lease(self._store.read(self.reader, limit=limit, wait=self._wait))
         self.last_read = time.monotonic()
         self._empty = not deliveries
@@ -323,7 +323,7 @@ class Consumer:
             self._load = load + len(deliveries)
             self._adapt(part, full=len(deliveries) == limit >= part)
             self._read_at = self.last_read
-            await self._take(deliveries, asked)
+            await self._take(deliveries, requested_at)
 
     def _before_what_is_held(self) -> str | None:
         """The place behind which all is read that is still in hand: else its retries would have nowhere to go."""
@@ -355,31 +355,31 @@ class Consumer:
         self._finished, self._measured_at = 0, now
 
     async def _claim(self) -> None:
-        if self._in_flight.is_shaken:
+        if self._in_flight.leases_doubtful:
             await self._give_back()
         window = self._sizes.most(self._window, least=self._options.concurrency)
         room = 0 if self._workers.all_hang else window - len(self.held)
-        self._starved = room <= 0
+        self._claim_blocked = room <= 0
         if room > 0 and not self._stop.is_set():
             while not self._stop.is_set() and await self._store.append_due(self.reader.stream):
                 pass
-            asked = boottime()
+            requested_at = boottime()
             due = await self._lease(self._store.take_due(self.reader, limit=min(room, self._at_once)))
             if due:
                 self._sizes.seen(due)
-            await self._take(due, asked)
+            await self._take(due, requested_at)
         may_claim = self._poison_guard.are_none and not self._workers.all_hang and time.monotonic() >= self._scan_at
         if may_claim and not self._stop.is_set():
-            asked = boottime()
+            requested_at = boottime()
             claimed = await self._lease(self._store.claim(self.reader, idle=self.lease, limit=1))
             if claimed:
-                await self._take_over(claimed, asked)
+                await self._take_over(claimed, requested_at)
                 return
             self._scan_at = time.monotonic() + min(1.0, self.lease / 4)
             if time.monotonic() >= self._gaps_at:
                 await self._look_for_gaps()
-        await wait_for(self._look, POLL)
-        self._look.clear()
+        await wait_for(self._claim_wakeup, POLL)
+        self._claim_wakeup.clear()
 
     async def _lease(self, move: Awaitable[list[Delivery]]) -> list[Delivery]:
         """What a move leases to this consumer."""
@@ -396,14 +396,14 @@ class Consumer:
         await self._return(deliveries)
         return []
 
-    async def _take_over(self, claimed: list[Delivery], asked: float) -> None:
+    async def _take_over(self, claimed: list[Delivery], requested_at: float) -> None:
         for delivery in claimed:
             if delivery.recovered:
                 self._signals.emit(Recovered(delivery))
                 self._poison_guard.add(delivery)
-        await self._take(claimed, asked, first=True)
+        await self._take(claimed, requested_at, first=True)
 
-    async def _take(self, deliveries: list[Delivery], asked: float, *, first: bool = False) -> None:
+    async def _take(self, deliveries: list[Delivery], requested_at: float, *, first: bool = False) -> None:
         if not deliveries:
             return
         if self._options.dedup:
@@ -414,33 +414,33 @@ class Consumer:
                 await self._return(deliveries)
                 raise
             self._deduplicator.told(deliveries, handled)
-        if self._stop.is_set() or self._giving_back or asked < self._gave_back_at:
+        if self._stop.is_set() or self._giving_back or requested_at < self._gave_back_at:
             await self._return(deliveries)
             # A store in memory never waits: whoever gives back must come to its end all the same.
             await asyncio.sleep(0)
         else:
-            self._in_flight.put(deliveries, sure_until=asked + SURE * self.lease, first=first)
+            self._in_flight.put(deliveries, safe_until=requested_at + LEASE_SAFETY * self.lease, first=first)
 
     # Leases that may have run out: the process or the machine stood still, or the store did not answer.
 
-    def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
+    def renewed(self, kept: list[Delivery], lost: list[Delivery], requested_at: float) -> None:
         """What the keeper found. Handlers that run go on: an ack may come late."""
-        self._in_flight.renewed(kept, sure_until=asked + SURE * self.lease)
+        self._in_flight.renewed(kept, safe_until=requested_at + LEASE_SAFETY * self.lease)
         lost = [delivery for delivery in lost if self.held.get(delivery.position) is delivery]
         self._in_flight.drop(lost)
         for delivery in lost:
             self._signals.emit(LeaseLost(delivery))
             if delivery.position not in self.held:
-                self._over(delivery)
+                self._on_finished(delivery)
         if lost:
-            self._shake()
+            self._doubt_leases()
 
-    def _shake(self) -> None:
+    def _doubt_leases(self) -> None:
         """A lease is lost, or left to lapse: in an ordered group, what is not begun comes after that event."""
         if self._options.ordered:
             self._rename()
-            self._in_flight.is_shaken = True
-            self._look.set()
+            self._in_flight.leases_doubtful = True
+            self._claim_wakeup.set()
 
     def _rename(self) -> None:
         """Wait, as all others do, until what stands under the old name is finished or can be claimed.
@@ -456,14 +456,14 @@ class Consumer:
         looked = boottime()
         await asyncio.sleep(0)
         # Where all that is not begun was given back meanwhile, these belong to it.
-        if all(map(self._in_flight.is_sure, deliveries)) and not self._giving_back and self._gave_back_at < looked:
+        if all(map(self._in_flight.is_safe, deliveries)) and not self._giving_back and self._gave_back_at < looked:
             return False
         await self._give_back(deliveries)
         return True
 
     async def _give_back(self, deliveries: Sequence[Delivery] = ()) -> None:
         """Give back these and all that no worker has begun."""
-        self._in_flight.is_shaken = False
+        self._in_flight.leases_doubtful = False
         for delivery in deliveries:
             self._in_flight.done(delivery)
         self._giving_back += 1
@@ -477,29 +477,29 @@ class Consumer:
     async def _return(self, deliveries: Sequence[Delivery]) -> None:
         await self._settler.release(deliveries, until=self._stop)
         for delivery in deliveries:
-            self._over(delivery)
+            self._on_finished(delivery)
 
-    async def _share(self) -> None:
+    async def _on_worker_hung(self) -> None:
         """Workers hang, or hang no more. When all do, others get what they would have begun."""
         if self._workers.all_hang:
             await self._give_back()
         else:
-            self._room.set()
-            self._look.set()
+            self._has_room.set()
+            self._claim_wakeup.set()
 
     def _make_room(self) -> None:
-        self._room.set()
-        if self._starved:
-            self._look.set()
+        self._has_room.set()
+        if self._claim_blocked:
+            self._claim_wakeup.set()
 
-    def _begun(self, delivery: Delivery) -> None:
+    def _on_started(self, delivery: Delivery) -> None:
         if self._poison_guard.begun(delivery):
-            self._look.set()
+            self._claim_wakeup.set()
 
-    def _over(self, delivery: Delivery) -> None:
+    def _on_finished(self, delivery: Delivery) -> None:
         # Of any delivery: what this consumer took over may have been its own, which a worker had begun before.
         if self._poison_guard.over(delivery):
-            self._look.set()
+            self._claim_wakeup.set()
 
 
 def _until(moment: float) -> float:

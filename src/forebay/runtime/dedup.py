@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from forebay.event import Record
 from forebay.store import Delivery
 
-MOST = 10_000
+REMEMBERED_IDS = 10_000
 """Ids that a consumer itself keeps in mind: the store learns of them with the acks."""
 
 
@@ -26,7 +26,7 @@ class Deduplicator:
         """The handler returned."""
         if (id := id_of(delivery)) is not None:
             self._handled[id] = None
-            if len(self._handled) > MOST:
+            if len(self._handled) > REMEMBERED_IDS:
                 del self._handled[next(iter(self._handled))]
 
     def is_repeated(self, delivery: Delivery) -> bool:

@@ -17,29 +17,29 @@ class InFlight:
     """Deliveries on their way to the workers.
 
     With `lane`, deliveries of one lane are handed out one after the other: the next one when the one
-    before is `done`. `held` has all that is leased and not yet settled, by position. While `is_shaken`,
+    before is `done`. `held` has all that is leased and not yet settled, by position. While `leases_doubtful`,
     no lease is sure.
     """
 
     def __init__(self, lane: Lane | None = None) -> None:
         self.held: dict[str, Delivery] = {}
-        self.is_shaken = False
-        self._sure_until: dict[str, float] = {}
+        self.leases_doubtful = False
+        self._safe_until: dict[str, float] = {}
         self._lane = lane
         self._lanes: dict[Hashable, deque[Delivery]] = {}
         self._queue: deque[Delivery] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
-    def put(self, deliveries: Iterable[Delivery], *, sure_until: float, first: bool = False) -> None:
-        """Take deliveries in, whose leases hold until `sure_until` at least, by `boottime`.
+    def put(self, deliveries: Iterable[Delivery], *, safe_until: float, first: bool = False) -> None:
+        """Take deliveries in, whose leases hold until `safe_until` at least, by `boottime`.
 
         With `first` they are handed out before what is waiting already.
         """
         for delivery in deliveries:
             known = delivery.position in self.held
             self.held[delivery.position] = delivery
-            self._sure_until[delivery.position] = sure_until
+            self._safe_until[delivery.position] = safe_until
             if known:
                 continue  # read again after its group was lost: its handler runs already, under the new lease
             if self._lane is not None:
@@ -54,15 +54,15 @@ class InFlight:
                 self._queue.append(delivery)
         self._wake()
 
-    def renewed(self, deliveries: Iterable[Delivery], *, sure_until: float) -> None:
-        """These leases hold until `sure_until` at least."""
+    def renewed(self, deliveries: Iterable[Delivery], *, safe_until: float) -> None:
+        """These leases hold until `safe_until` at least."""
         for delivery in deliveries:
             if self.held.get(delivery.position) is delivery:
-                self._sure_until[delivery.position] = sure_until
+                self._safe_until[delivery.position] = safe_until
 
-    def is_sure(self, delivery: Delivery) -> bool:
+    def is_safe(self, delivery: Delivery) -> bool:
         """Whether the lease of this delivery surely holds, and nothing speaks against beginning it."""
-        return boottime() < self._sure_until.get(delivery.position, 0.0) and not self.is_shaken
+        return boottime() < self._safe_until.get(delivery.position, 0.0) and not self.leases_doubtful
 
     def pop(self) -> Delivery | None:
         """The next delivery, if there is one."""
@@ -106,7 +106,7 @@ class InFlight:
     def done(self, delivery: Delivery) -> None:
         """The delivery is held no more; the next of its lane may go."""
         self.held.pop(delivery.position, None)
-        self._sure_until.pop(delivery.position, None)
+        self._safe_until.pop(delivery.position, None)
         if self._lane is None:
             return
         lane = self._lanes.get(key := self._lane(delivery))
@@ -119,7 +119,7 @@ class InFlight:
     def forget(self, delivery: Delivery) -> None:
         """The delivery is held no more, and its lane does not go on."""
         self.held.pop(delivery.position, None)
-        self._sure_until.pop(delivery.position, None)
+        self._safe_until.pop(delivery.position, None)
 
     def drop(self, lost: Iterable[Delivery]) -> None:
         """Hand none of these out: they are somebody else's. Those that a worker has begun stay."""

@@ -50,8 +50,8 @@ class Holder(Protocol):
         """The name of the handler that this task runs, and its event. Called from the keeper's thread."""
         ...
 
-    def renewed(self, kept: list[Delivery], lost: list[Delivery], asked: float) -> None:
-        """Some leases were renewed, asked for at `asked` by `boottime`; others were found gone."""
+    def renewed(self, kept: list[Delivery], lost: list[Delivery], requested_at: float) -> None:
+        """Some leases were renewed, asked for at `requested_at` by `boottime`; others were found gone."""
         ...
 
 
@@ -163,14 +163,14 @@ class LeaseKeeper:
 
     async def _renew(self, store: Store, aging: list[tuple[Holder, list[Delivery]]]) -> None:
         for holder, deliveries in aging:
-            asked = boottime()
+            requested_at = boottime()
             try:
                 kept = await store.extend(deliveries)
             except NotFound:
                 continue  # the group is lost; its readers make it again
             positions = {delivery.position for delivery in kept}
             lost = [delivery for delivery in deliveries if delivery.position not in positions]
-            self._tell(holder.renewed, kept, lost, asked)
+            self._tell(holder.renewed, kept, lost, requested_at)
 
     def _tell(self, listener: Callable[..., None], *news: object) -> None:
         if self._home is not None:

@@ -15,7 +15,7 @@ from forebay.policy import Retry
 READ_AHEAD = 1500
 """The most events that a consumer reads ahead unless `prefetch` says otherwise."""
 
-MOST = 10_000
+MAX_NUMBER = 10_000
 """The largest `concurrency`, `prefetch` and `batch`: a worker is a task, and what is held is in memory."""
 
 
@@ -53,8 +53,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("concurrency", "prefetch", "batch"):
             number = getattr(self, name)
             is_number = isinstance(number, int) and not isinstance(number, bool)
-            if number is not None and not (is_number and 1 <= number <= MOST):
-                raise ConfigurationError(f"{name}={number!r}: give a whole number from 1 to {MOST:,}")
+            if number is not None and not (is_number and 1 <= number <= MAX_NUMBER):
+                raise ConfigurationError(f"{name}={number!r}: give a whole number from 1 to {MAX_NUMBER:,}")
         if not isinstance(self.ordered, bool):
             raise ConfigurationError(f"ordered={self.ordered!r}: give True or False")
         if not isinstance(self.retry, Retry):

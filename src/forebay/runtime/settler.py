@@ -147,7 +147,7 @@ class Settler:
                 # A lost group is made again, and this event read again, by the reader meanwhile.
                 # The move may have happened unheard; then its repetition finds the lease gone.
                 unsure = unsure or isinstance(error, OutcomeUnknown)
-                is_ours = self._in_flight.is_sure(delivery) and not isinstance(error, NotFound)
+                is_ours = self._in_flight.is_safe(delivery) and not isinstance(error, NotFound)
                 if asyncio.get_running_loop().time() > deadline and not is_ours:
                     break
                 await asyncio.sleep(backoff.next())

@@ -22,7 +22,7 @@ from forebay.runtime.settler import Settler
 from forebay.signals import Delivered, EntryMissing, Finished, Signals, Skipped
 from forebay.store import Delivery
 
-TURN = 64
+EVENTS_PER_YIELD = 64
 """Events a worker handles before it lets the rest of the loop go on."""
 
 
@@ -112,26 +112,26 @@ class Workers:
             if batch is not None:
                 self._begun[number] = several = [delivery, *in_flight.more(batch - 1, beside=delivery)]
                 await self._handle_batch(several)
-            elif isinstance(event := self._open(delivery), Event):
-                if in_flight.is_sure(delivery) or not await self._have_lapsed(alone):
+            elif isinstance(event := self._decode(delivery), Event):
+                if in_flight.is_safe(delivery) or not await self._have_lapsed(alone):
                     await self._call(event, alone)
             elif event is not None:
                 await self._settle_dead(delivery, event)
             turns += 1
-            if not turns % TURN:
+            if not turns % EVENTS_PER_YIELD:
                 await asyncio.sleep(0)
 
     async def _handle_batch(self, deliveries: list[Delivery]) -> None:
-        opened = [(self._open(delivery), delivery) for delivery in deliveries]
+        opened = [(self._decode(delivery), delivery) for delivery in deliveries]
         for event, delivery in opened:
             if isinstance(event, GiveUp):
                 await self._settle_dead(delivery, event)
         events = [event for event, _ in opened if isinstance(event, Event)]
         deliveries = [delivery for event, delivery in opened if isinstance(event, Event)]
-        if events and (all(map(self._in_flight.is_sure, deliveries)) or not await self._have_lapsed(deliveries)):
+        if events and (all(map(self._in_flight.is_safe, deliveries)) or not await self._have_lapsed(deliveries)):
             await self._call(events, deliveries)
 
-    def _open(self, delivery: Delivery) -> Event | GiveUp | None:
+    def _decode(self, delivery: Delivery) -> Event | GiveUp | None:
         """The event to hand over; why it is dead already; or None where it was settled without a handler."""
         if delivery.recovered:
             self._on_begun(delivery)
@@ -167,7 +167,7 @@ class Workers:
             if (result := await self._handler.call(event)) is not None:
                 await completed(result)
         except BaseException as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
-            error = self._meaning(raised, deliveries)
+            error = self._classify(raised, deliveries)
         for delivery in deliveries:
             if error is not None:
                 await self._settler.failed(delivery, error)
@@ -180,9 +180,9 @@ class Workers:
             if delivery.position in self._poison_guard.positions:
                 self._on_over(delivery)
         if isinstance(error, HandlerTimeout) and error.still_running is not None:
-            await self._outlast(error.still_running)
+            await self._wait_for_thread(error.still_running)
 
-    def _meaning(self, raised: BaseException, deliveries: Sequence[Delivery]) -> BaseException:
+    def _classify(self, raised: BaseException, deliveries: Sequence[Delivery]) -> BaseException:
         """What a handler's error means for its events; raised again where the process or the consumer ends."""
         if isinstance(raised, asyncio.CancelledError):
             task = asyncio.current_task()
@@ -199,7 +199,7 @@ class Workers:
             raise raised
         return raised if isinstance(raised, Exception) else ForebayError(f"the handler raised {describe(raised)}")
 
-    async def _outlast(self, thread: asyncio.Future[Any]) -> None:
+    async def _wait_for_thread(self, thread: asyncio.Future[Any]) -> None:
         """Wait for a thread that nothing can stop: its event is settled, but its worker's place is taken."""
         self._hung += 1
         await self._on_hung()

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
-LOOK = 0.01
+LOOK_INTERVAL = 0.01
 """Seconds between two looks."""
 
 
@@ -26,4 +26,4 @@ async def eventually(
             return
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(message or f"it did not happen within {within:g} s")
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(LOOK_INTERVAL)

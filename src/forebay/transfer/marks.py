@@ -10,11 +10,11 @@ from typing import NamedTuple
 import msgspec
 
 from forebay.store import START, Store
-from forebay.transfer.pages import MOST, place
+from forebay.transfer.pages import PAGE_ITEMS, place
 
 PREFIX = "forebay.copy."
 """How the names of the notes begin that a copy keeps beside the streams of its target, while it lasts."""
-BLOCK = 1000
+MARKS_PER_NOTE = 1000
 """Marks in one note."""
 
 
@@ -76,9 +76,11 @@ class Marks:
     def notes_with(self, mark: Mark) -> dict[str, bytes | None]:
         """The notes to keep together with the page that ends there."""
         # The mark before it knows only now where its page went.
-        changed = {max(len(self._marks) - 1, 0) // BLOCK, len(self._marks) // BLOCK}
+        changed = {max(len(self._marks) - 1, 0) // MARKS_PER_NOTE, len(self._marks) // MARKS_PER_NOTE}
         return {
-            _name(number): msgspec.json.encode([*self._marks[number * BLOCK : (number + 1) * BLOCK], mark][:BLOCK])
+            _name(number): msgspec.json.encode(
+                [*self._marks[number * MARKS_PER_NOTE : (number + 1) * MARKS_PER_NOTE], mark][:MARKS_PER_NOTE]
+            )
             for number in changed
         }
 
@@ -96,8 +98,8 @@ class Marks:
                 places |= {each: Place(before.target, before.number, stands=False) for each in within}
                 continue
             mark = self._marks[page]
-            theirs = await self._source.scan(self._stream, after=before.source, until=mark.source, limit=MOST)
-            ours = await self._target.scan(self._stream, after=before.target, until=mark.target, limit=MOST)
+            theirs = await self._source.scan(self._stream, after=before.source, until=mark.source, limit=PAGE_ITEMS)
+            ours = await self._target.scan(self._stream, after=before.target, until=mark.target, limit=PAGE_ITEMS)
             standing = [place(entry.position) for entry in theirs]
             for each in within:
                 # Counted from the end: a trim of the source may have taken the first of them meanwhile.

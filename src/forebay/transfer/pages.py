@@ -13,11 +13,11 @@ from forebay.store import DeadLetter, Entry, Pending, RememberedId, Scheduled, S
 
 HOME = "forebay.copy"
 """The name under which a target keeps the notes about a copy into it."""
-MOST = 500
+PAGE_ITEMS = 500
 """Items in a page."""
 BYTES = 2 * 1024 * 1024
 """Bytes that a page is to hold; so much stands in memory, and in one call of the target."""
-FIRST = 10
+FIRST_PAGE_ITEMS = 10
 """Items in the first page, before it is known how large they are."""
 
 Part = TypeVar("Part", Entry, DeadLetter, Scheduled, RememberedId, Pending)
@@ -33,12 +33,12 @@ class Fetch(Protocol[Part]):
 
 async def pages(fetch: Fetch[Part], *, after: str, key: Callable[[Part], str]) -> AsyncIterator[list[Part]]:
     """All parts behind `after`, in pages of a sensible size; `key` is what the next page begins behind."""
-    limit = FIRST
+    limit = FIRST_PAGE_ITEMS
     while page := await fetch(after=after, limit=limit):
         yield page
         after = key(page[-1])
         size = sum(map(_size, page))
-        limit = max(1, min(MOST, 2 * limit, BYTES * len(page) // size))
+        limit = max(1, min(PAGE_ITEMS, 2 * limit, BYTES * len(page) // size))
 
 
 async def pending_of(store: Store, stream: str, group: str) -> list[Pending]:
@@ -84,7 +84,7 @@ def place(position: str) -> tuple[int, ...]:
 
 def in_chunks(items: Sequence[StreamItem]) -> list[Sequence[StreamItem]]:
     """Small items, so many at a time as one call may handle."""
-    return [items[first : first + MOST] for first in range(0, len(items), MOST)]
+    return [items[first : first + PAGE_ITEMS] for first in range(0, len(items), PAGE_ITEMS)]
 
 
 def _size(part: Entry | DeadLetter | Scheduled | RememberedId | Pending) -> int:

@@ -18,7 +18,7 @@ from forebay.stores.redis.node import Node
 
 COUNTED = 10_000
 """Entries that the server counts for a lag that it does not know; where there are more, it is None."""
-LATELY = 60.0
+RECENT_READ = 60.0
 """Seconds within which a consumer without entries has read lately."""
 
 
@@ -110,7 +110,7 @@ async def stream_stats(client: Client, keys: Keys, stream: str, *, guessed: bool
             "stats",
             (keys.stream, keys.dead_letter, keys.dead_counts, keys.scheduled, keys.moments),
             COUNTED,
-            int(LATELY * 1000),
+            int(RECENT_READ * 1000),
         )
     except StoreDamaged:
         if guessed:

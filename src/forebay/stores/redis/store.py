@@ -57,7 +57,7 @@ CHUNK = 500
 """Entries that one script call handles at most; a server does nothing else meanwhile."""
 PAGE = 1000
 """Pending entries that one `claim` looks at."""
-SWEEP = 60.0
+SWEEP_INTERVAL = 60.0
 """Seconds between looks for consumers that are gone for good."""
 FORGOTTEN_AFTER = 3600.0
 """Seconds after which a consumer is gone for good: it has read nothing since, and holds nothing."""
@@ -385,7 +385,7 @@ class RedisStore:
         )
         self._cursors[place] = cursor.decode()
         if sweep:
-            self._sweep_at[place] = time.monotonic() + SWEEP
+            self._sweep_at[place] = time.monotonic() + SWEEP_INTERVAL
         found = [*await self._deliver(reader, waited), *await self._deliver(reader, rows, recovered=True)]
         return sorted(found, key=lambda delivery: [int(part) for part in delivery.position.split("-")])
 
