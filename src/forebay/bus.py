@@ -682,7 +682,7 @@ class EventBus:
         store = await self.ready()
         await set_rule(store, stream, rule)
         groups = {group for its, group in self._context.runs.consumed() if its == stream}
-        return await enforce(store, stream, self.signals, attendance=self._pruner.attendance, at_work=groups)
+        return await enforce(store, stream, self.signals, observers=self._pruner.observers, at_work=groups)
 
     async def retention(self, event_type: EventTypeLike) -> Retention | None:
         """How long the stream keeps its events; None: for ever."""

@@ -1,7 +1,7 @@
-"""How long streams keep their events, and who sees to it.
+"""How long streams keep their events, and the background task that enforces it.
 
-The rule of a stream is a note beside it, so that it holds for every process. Whoever publishes to a stream or consumes
-it looks now and then, in the background, whether there is something to remove.
+The rule of a stream is a note beside it, so that it holds for every process. Each process that publishes to a stream
+or consumes it enforces the rule from time to time.
 """
 
 from __future__ import annotations
@@ -10,38 +10,40 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from forebay.clock import boottime
 from forebay.errors import ConfigurationError, StoreDenied, StoreFull
 from forebay.event import check_seconds
+from forebay.presence import Observer, keeps_notes
 from forebay.signals import GroupAbandoned, LoopFailed, Signals, StreamTrimmed
 from forebay.store import Store, Trimmed
 
 RULE = "retention"
 """The note with a stream's rule."""
 SILENT = "silent:"
-"""What the notes begin with that say for how many seconds a group has been silent; the group's name follows.
+"""Prefix of the notes that hold for how many seconds a group had no consumer; see `Silence`.
 
-Whoever serves the group puts the note back to 0. Everybody else adds the time for which it has seen the note unchanged
-by its own boottime. So no two clocks are compared. The number is negative once it was told that the group is gone.
+A process that serves the group sets the note to 0. Each other process adds the time for which it has seen the note
+unchanged (see `forebay.presence`), so the time counts on over restarts, and no two clocks are compared.
 """
-INTERVAL = 5.0
-"""Seconds, more or less, between two looks at a stream."""
-LONGEST_LOOK = 15.0
-"""Seconds that count as watched between two looks, if there were more."""
+INTERVAL_SECONDS = 5.0
+"""Average time between two looks at a stream."""
+LONGEST_GAP_SECONDS = 15.0
+"""Time between two looks that counts as watched, at most."""
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How long a stream keeps its events.
 
     Events older than `max_age` seconds, and the oldest beyond `max_length`, leave the stream once every
-    group has finished them. The oldest beyond `hard_length` leave it whoever has not finished them: what
-    that costs is counted and told (`StreamTrimmed`). A group without a running consumer for `group_lifetime`
-    seconds is not waited for, which is told too (`GroupAbandoned`); it keeps its place, and may come back. Only time
-    counts in which another process that publishes to the stream, or consumes it, was there to see that.
+    group has finished them. The oldest beyond `hard_length` leave it even if groups have not finished them: those are
+    counted and reported (`StreamTrimmed`). A group without a running consumer for `group_lifetime` seconds does not
+    hold events back, which is reported too (`GroupAbandoned`); it keeps its position, and may come back. Only the time
+    counts in which another process that publishes to the stream, or consumes it, was running.
     """
 
     max_age: float | None = None
@@ -53,7 +55,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.max_age is not None:
             check_seconds("max_age", self.max_age, least=1.0)
         if self.group_lifetime is not None:
-            # Who is at work says so once in a while, not all the time.
+            # A process that serves the group writes so every few seconds only.
             check_seconds("group_lifetime", self.group_lifetime, least=60.0)
         for name in ("max_length", "hard_length"):
             length: object = getattr(self, name)
@@ -78,12 +80,12 @@ async def enforce(
     stream: str,
     signals: Signals,
     *,
-    attendance: Attendance | None = None,
+    observers: Observers | None = None,
     at_work: Collection[str] = (),
 ) -> Trimmed:
-    """Remove what the stream's rule says; `at_work` are the groups that have a running consumer here.
+    """Trim the stream by its rule; `at_work` are the groups that have a running consumer in this process.
 
-    `attendance` is what earlier looks have seen of the others.
+    `observers` remember the notes that earlier calls of this process have seen.
     """
     notes = await store.notes(stream)
     rule = _rule(notes.get(RULE), stream)
@@ -91,8 +93,8 @@ async def enforce(
         return Trimmed(0, 0)
     ignore_groups: list[str] = []
     if rule.group_lifetime is not None:
-        ignore_groups = await _gone(
-            store, stream, notes, rule.group_lifetime, at_work, signals, attendance or Attendance()
+        ignore_groups = await _abandoned(
+            store, stream, notes, rule.group_lifetime, at_work, signals, observers or Observers()
         )
     removed = dropped = 0
     for length, age, force in ((rule.max_length, rule.max_age, False), (rule.hard_length, None, True)):
@@ -105,76 +107,95 @@ async def enforce(
     return Trimmed(removed, dropped)
 
 
-class Attendance:
-    """For how long this process has seen that a note does not change, by its own boottime."""
+class Observers:
+    """The observers of one process: one for the notes of each stream."""
 
-    def __init__(self, clock: Callable[[], float] = boottime) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._observers: dict[str, Observer[str]] = {}
 
-    def unchanged(self, stream: str, name: str, note: bytes) -> float:
-        """The seconds in which the note had this value at every look."""
-        now = self._clock()
-        seen = self._seen.get((stream, name))
-        if seen is None or seen.note != note:
-            seen = self._seen[stream, name] = _Seen(note, 0.0, now)
-        # A process that stood still saw nothing meanwhile.
-        seen.seconds += min(now - seen.looked_at, LONGEST_LOOK)
-        seen.looked_at = now
-        return seen.seconds
-
-    def forget(self, stream: str, name: str) -> None:
-        """Begin to count anew."""
-        self._seen.pop((stream, name), None)
+    def of(self, stream: str) -> Observer[str]:
+        """The observer of the notes of this stream."""
+        if stream not in self._observers:
+            self._observers[stream] = Observer(clock=self._clock, longest_gap=LONGEST_GAP_SECONDS)
+        return self._observers[stream]
 
 
-class _Seen(msgspec.Struct):
-    note: bytes
+class Silence(NamedTuple):
+    """How many seconds a group has been without a consumer, and whether it was reported as abandoned.
+
+    >>> Silence.parse(b"-700"), Silence(700, is_reported=True).note
+    (Silence(seconds=700.0, is_reported=True), b'-700')
+    """
+
     seconds: float
-    looked_at: float
+    is_reported: bool = False
 
+    @classmethod
+    def parse(cls, note: bytes) -> Silence | None:
+        """Read a note; None if it is not a number."""
+        if not _NUMBER.fullmatch(note):
+            return None
+        return cls(abs(float(note)), note[:1] == b"-")
 
-async def _gone(
-    store: Store,
-    stream: str,
-    notes: dict[str, bytes],
-    lifetime: float,
-    at_work: Collection[str],
-    signals: Signals,
-    attendance: Attendance,
-) -> list[str]:
-    """The groups that nobody has served for so long. A group that has no note yet gets one now."""
-    gone = []
-    for group in await store.groups(stream):
-        name = SILENT + group
-        note = notes.get(name)
-        if note is None or not _NUMBER.fullmatch(note) or (group in at_work and note != b"0"):
-            # A store without room is to be trimmed all the more.
-            with contextlib.suppress(StoreFull):
-                await store.set_note(stream, name, b"0")
-            continue
-        if group in at_work:
-            continue
-        silent, unchanged = abs(float(note)), attendance.unchanged(stream, name, note)
-        # Often enough, and not more often: this is a write.
-        if unchanged >= min(lifetime / 8, 60.0):
-            # Whatever becomes of the write, these seconds do not count twice.
-            attendance.forget(stream, name)
-            more = f"{'-' if note[:1] == b'-' else ''}{silent + unchanged:.0f}".encode()
-            with contextlib.suppress(StoreFull):
-                if not await store.set_note(stream, name, more, expected=note):
-                    continue
-                silent, note = silent + unchanged, more
-        if silent > lifetime:
-            gone.append(group)
-            # Of all processes one tells it, once.
-            if note[:1] != b"-" and await store.set_note(stream, name, b"-" + note, expected=note):
-                signals.emit(GroupAbandoned(stream, group, silent))
-    return gone
+    @property
+    def note(self) -> bytes:
+        """The text of the note: the seconds, negative once reported."""
+        return f"{'-' if self.is_reported else ''}{self.seconds:.0f}".encode()
 
 
 _NUMBER = re.compile(rb"-?\d{1,20}")
-"""What a note may say of how long a group was silent; anything else is as if it had none."""
+
+
+async def _abandoned(
+    store: Store,
+    stream: str,
+    notes: Mapping[str, bytes],
+    lifetime: float,
+    at_work: Collection[str],
+    signals: Signals,
+    observers: Observers,
+) -> list[str]:
+    """The groups that had no consumer for so long. A group without a note gets one now."""
+    abandoned = []
+    observer = observers.of(stream)
+    observer.look({name: note for name, note in notes.items() if name.startswith(SILENT)})
+    for group in await store.groups(stream):
+        name = SILENT + group
+        silence = Silence.parse(notes[name]) if name in notes else None
+        if silence is None or (group in at_work and notes[name] != b"0"):
+            # In a full store the trim is needed all the more.
+            with contextlib.suppress(StoreFull):
+                await store.set_note(stream, name, b"0")
+        elif group not in at_work:
+            silence = await _lengthen(store, stream, name, silence, observer, lifetime)
+            if silence is not None and silence.seconds > lifetime:
+                abandoned.append(group)
+                if not silence.is_reported and await _report(store, stream, name, silence):
+                    signals.emit(GroupAbandoned(stream, group, silence.seconds))
+    return abandoned
+
+
+async def _report(store: Store, stream: str, name: str, silence: Silence) -> bool:
+    """Mark the group as reported; False if another process did."""
+    with contextlib.suppress(StoreFull):
+        return await store.set_note(stream, name, silence._replace(is_reported=True).note, expected=silence.note)
+    return False
+
+
+async def _lengthen(
+    store: Store, stream: str, name: str, silence: Silence, observer: Observer[str], lifetime: float
+) -> Silence | None:
+    """Add the time that this process has seen, if it is enough to be worth a write; None if another process wrote."""
+    seen = observer.seen[name]
+    if seen.unchanged < min(lifetime / 8, 60.0):
+        return silence
+    # If the answer to the write is lost, these seconds must not count twice.
+    observer.forget(name)
+    longer = silence._replace(seconds=silence.seconds + round(seen.unchanged))
+    with contextlib.suppress(StoreFull):
+        return longer if await store.set_note(stream, name, longer.note, expected=seen.note) else None
+    return silence
 
 
 def _rule(text: bytes | None, stream: str) -> Retention | None:
@@ -187,30 +208,30 @@ def _rule(text: bytes | None, stream: str) -> Retention | None:
 
 
 class Pruner:
-    """Enforces the rules of those streams that a bus has to do with, in the background.
+    """Enforces the rules of the streams of one bus, in the background.
 
-    `published` are the streams that it published to; `consumed` gives the streams and groups that it consumes.
+    `published` are the streams that it published to; `consumed` returns the streams and groups that it consumes.
     """
 
     def __init__(self, store: Store, signals: Signals, consumed: Callable[[], Iterable[tuple[str, str]]]) -> None:
         self.published: set[str] = set()
-        self.attendance = Attendance()
+        self.observers = Observers()
         self._refused: set[str] = set()
         self._store = store
         self._signals = signals
         self._consumed = consumed
 
-    async def run(self, *, interval: float = INTERVAL) -> None:
-        """Look at each stream now and then, until cancelled."""
-        while True:
+    async def run(self, *, interval: float = INTERVAL_SECONDS) -> None:
+        """Enforce the rule of each stream about every `interval` seconds, until cancelled."""
+        while keeps_notes(self._store):
             await asyncio.sleep(random.uniform(interval / 2, interval * 1.5))
             consumed = set(self._consumed())
             for stream in (self.published | {stream for stream, _ in consumed}) - self._refused:
                 groups = {group for its, group in consumed if its == stream}
                 try:
-                    await enforce(self._store, stream, self._signals, attendance=self.attendance, at_work=groups)
+                    await enforce(self._store, stream, self._signals, observers=self.observers, at_work=groups)
                 except StoreDenied:
-                    # Whoever may only publish need not see to it; those who may, do.
+                    # A user that may only publish leaves it to processes that may trim.
                     self._refused.add(stream)
-                except Exception as error:  # noqa: BLE001  # nobody awaits this; it must not die in silence
+                except Exception as error:  # noqa: BLE001  # nothing awaits this task, so it must not end with an error
                     self._signals.emit(LoopFailed("retention", stream, "*", error, interval))

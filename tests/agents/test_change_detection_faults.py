@@ -14,7 +14,7 @@ from forebay.agents import runner
 from forebay.agents.file_watch.journal import FileJournal
 from forebay.agents.file_watch.mounts import Mounts
 from forebay.agents.file_watch.publisher import FileChangePublisher
-from forebay.agents.leadership import LeadershipLost
+from forebay.leadership import LeadershipLost
 from forebay.store import Store
 from forebay.testing import FaultyStore, eventually
 from tests.support.watching import (

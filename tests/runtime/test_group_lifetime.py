@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forebay import Event, EventBus, Retention, Trimmed
-from forebay.retention import LONGEST_LOOK, SILENT, Attendance, enforce, set_rule
+from forebay.retention import LONGEST_GAP_SECONDS, SILENT, Observers, enforce, set_rule
 from forebay.signals import GroupAbandoned, Signals
 from forebay.store import Reader, Store
 from forebay.testing import eventually
@@ -30,11 +30,11 @@ class Process:
         self._served = served
         self._signals = Signals()
         self._signals.listen(lambda signal: self.gone.append(signal.group), GroupAbandoned)
-        self._attendance = Attendance(lambda: self.now)
+        self._observers = Observers(lambda: self.now)
 
     async def look(self, passed: float = 5.0) -> Trimmed:
         self.now += passed
-        return await enforce(self._store, "t", self._signals, attendance=self._attendance, at_work=self._served)
+        return await enforce(self._store, "t", self._signals, observers=self._observers, at_work=self._served)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ async def test_a_process_that_stood_still_has_seen_nothing_meanwhile(store: Stor
         assert Trimmed(0, 0) == await observer.look(passed)
         assert Trimmed(0, 0) == await observer.look(passed)
         silent = abs(float((await store.notes("t"))[SILENT + "away"]))
-        assert silent <= 60 + LONGEST_LOOK
+        assert silent <= 60 + LONGEST_GAP_SECONDS
         await serving.look()
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from forebay import ConfigurationError, Event, EventBus, NotFound, connect
-from forebay.agents.leadership import Leadership
 from forebay.agents.state import AgentState
 from forebay.context import FORGOTTEN
 from forebay.event import to_record
+from forebay.leadership import Leadership
 from forebay.store import Store
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually

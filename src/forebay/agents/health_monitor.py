@@ -11,13 +11,13 @@ from typing import Literal
 import msgspec
 
 from forebay.agents.agent import BaseAgent
-from forebay.agents.leadership import Leadership, LeadershipLost
 from forebay.agents.roster import AgentStatus, HealthReport, agent_statuses
 from forebay.agents.state import notes_of
 from forebay.bus import EventType
 from forebay.cause import CAUSATION
 from forebay.errors import MalformedEvent
 from forebay.event import Event, check_seconds, new_id
+from forebay.leadership import Leadership, LeadershipLost
 from forebay.payload import decode, encode
 from forebay.positions import last_position
 from forebay.signals import LoopFailed

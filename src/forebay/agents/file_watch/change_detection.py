@@ -17,10 +17,10 @@ from forebay.agents.file_watch import files
 from forebay.agents.file_watch.journal import FileJournal
 from forebay.agents.file_watch.mounts import Mounts
 from forebay.agents.file_watch.publisher import FileChange, FileChangePublisher, in_thread
-from forebay.agents.leadership import Leadership
 from forebay.agents.state import notes_of
 from forebay.errors import AgentError, ConfigurationError, NotFound, StoreDamaged
 from forebay.event import check_seconds
+from forebay.leadership import Leadership
 from forebay.reason import describe
 from forebay.restarts import Backoff, Restarts
 from forebay.signals import LoopFailed

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from forebay.agents.file_watch.files import Content, below
-from forebay.agents.leadership import LeadershipLost
+from forebay.leadership import LeadershipLost
 from forebay.store import Notes
 
 BUCKETS = 256

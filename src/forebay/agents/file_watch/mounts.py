@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from forebay.agents.file_watch.files import below
-from forebay.agents.leadership import LeadershipLost
+from forebay.leadership import LeadershipLost
 from forebay.store import Notes
 
 _NOTE = "mounts"
