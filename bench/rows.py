@@ -77,7 +77,9 @@ class Row:
     @property
     def is_profiled(self) -> bool:
         """Whether results/profiles.md shows where the time goes, should this miss its bound."""
-        return self.least is not None and self.yardstick is not None and self.figure.is_sampled
+        if self.least is None or self.yardstick is None or self.yardstick.subject.source:
+            return False
+        return self.figure.is_sampled
 
     def misses(self, measured: float, *, margin: float = 0.0) -> bool:
         """Whether this breaks the bound by more than `margin`, a part of it."""

@@ -471,7 +471,7 @@ class EventBus:
 
         async def go() -> None:
             for subscription, function in self._subscriptions:
-                parts.append(await subscription.consumer(function, concurrency=concurrency, wait=wait))
+                parts.append(subscription.consumer(function, concurrency=concurrency, wait=wait))
             _require_different(parts)
             await run.go(parts, grace=grace, until=idle if until_idle else None)
 

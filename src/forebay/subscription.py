@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from forebay.context import BusContext
 from forebay.event import Event
 from forebay.payload import EventTypeLike, check_name, kind_of, type_name
-from forebay.positions import check_position, last_position, resolve
-from forebay.runtime import Handler, Middleware, Options
+from forebay.positions import check_position
+from forebay.runtime import Handler, Membership, Middleware, Options
 from forebay.runtime.supervise import TRANSIENT
-from forebay.store import END, Reader
+from forebay.store import Reader
 from forebay.typed import Item, P, T
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ class EventStreamConsumer(Generic[T]):
                 await self._context.enter()
             if not run.is_stopped:
                 with run.under_way():
-                    await run.go([await self.consumer(handler)], grace=grace)
+                    await run.go([self.consumer(handler)], grace=grace)
 
         return consume()
 
-    async def consumer(
+    def consumer(
         self,
         function: Callable[..., Any],
         *,
@@ -114,20 +114,21 @@ class EventStreamConsumer(Generic[T]):
             options = replace(options, concurrency=concurrency)
         context = self._context
         handler = self.handler(function, options, middleware=middleware)
-        history = await self.history()
-        start = await resolve(context.store, self.stream, options.start)
-        if start == END:
-            # A place that can be gone back to, should the group be lost before it has read anything.
-            start = await last_position(context.store, self.stream)
         return Consumer(
             context.store,
             Reader(self.stream, self.group, consumer_name(self._name), options.ordered),
             handler,
             options,
+            Membership(
+                context.store,
+                self.stream,
+                self.group,
+                options.start,
+                context.signals,
+                is_implicit=self._is_implicit and options.start == "earliest",
+            ),
             signals=context.signals,
             keeper=context.keeper,
-            start=start,
-            history=history,
             limits=context.limits,
             **({} if wait is None else {"wait": wait}),
         )

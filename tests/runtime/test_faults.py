@@ -468,7 +468,7 @@ async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_
 
 
 async def test_what_a_worker_is_about_to_begin_is_given_back_with_the_rest(store: FaultyStore, bus: EventBus) -> None:
-    consumer = await bus.subscribe_to_stream("t", "g", ordered=True).consumer(Seen())
+    consumer = bus.subscribe_to_stream("t", "g", ordered=True).consumer(Seen())
     await store.join("t", "g")
     await bus.publish("t", source="s", data=0)
     deliveries = await store.read(consumer.reader, limit=1)

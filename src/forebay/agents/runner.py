@@ -180,7 +180,7 @@ class AgentRunner:
         """Handle events until `stop`, or until something fails."""
         self._run = Run()
         self._consumers = [
-            await subscription.consumer(function, wait=self._wait, middleware=self._heartbeats.around)
+            subscription.consumer(function, wait=self._wait, middleware=self._heartbeats.around)
             for subscription, function in self._subscriptions
         ]
         await self._unless_stopped(self.agent.started)

@@ -2,12 +2,14 @@
 
 from forebay.runtime.handler import Handler, Middleware, handler_name
 from forebay.runtime.lease_keeper import LeaseKeeper
+from forebay.runtime.membership import Membership
 from forebay.runtime.options import Options
 from forebay.runtime.run import Run, Runnable
 
 __all__ = [
     "Handler",
     "LeaseKeeper",
+    "Membership",
     "Middleware",
     "Options",
     "Run",

@@ -28,6 +28,7 @@ from forebay.runtime.dedup import Deduplicator, id_of
 from forebay.runtime.handler import Handler
 from forebay.runtime.in_flight import InFlight, Lane
 from forebay.runtime.lease_keeper import LeaseKeeper
+from forebay.runtime.membership import Membership
 from forebay.runtime.options import READ_AHEAD, Options
 from forebay.runtime.poison import PoisonGuard
 from forebay.runtime.run import leave
@@ -35,8 +36,8 @@ from forebay.runtime.settler import Settler
 from forebay.runtime.sizes import AT_ONCE, Sizes
 from forebay.runtime.supervise import TRANSIENT, repeat, wait_for
 from forebay.runtime.workers import Workers
-from forebay.signals import GroupCreated, LeaseLost, LoopFailed, LoopRecovered, Recovered, Signals, TrimmedUnread
-from forebay.store import END, START, Delivery, Leases, Log, Reader
+from forebay.signals import LeaseLost, LoopFailed, LoopRecovered, Recovered, Signals
+from forebay.store import Delivery, Leases, Log, Reader
 
 LAST = 1.2
 """Seconds after the grace of the handlers for what else there is to do at the end."""
@@ -69,11 +70,10 @@ class Consumer:
         reader: Reader,
         handler: Handler,
         options: Options,
+        membership: Membership,
         *,
         signals: Signals,
         keeper: LeaseKeeper,
-        start: str = START,
-        history: int = 0,
         limits: Limits = LIMITS,
         wait: float = POLL,
     ) -> None:
@@ -85,8 +85,7 @@ class Consumer:
         self._options = options
         self._signals = signals
         self._keeper = keeper
-        self._start = start
-        self._history = history
+        self._membership = membership
         self._wait = wait
         self._in_flight = InFlight(_lane(options))
         self._claim_wakeup = asyncio.Event()
@@ -262,12 +261,8 @@ class Consumer:
         await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed, on_recovery=recovered)
 
     async def _join(self) -> None:
-        end = await self._last_until(END) if self._start == END else None
-        if await self._store.join(self.reader.stream, self.reader.group, start=self._start):
-            self._position = end or await self._last_until(self._start)
-            self._signals.emit(
-                GroupCreated(self.reader.stream, self.reader.group, recreated=False, history=self._history)
-            )
+        if (position := await self._membership.join()) is not None:
+            self._position = position
         await self._look_for_gaps()
         self._joined.set()
 
@@ -278,25 +273,11 @@ class Consumer:
 
     async def _look_for_gaps(self) -> None:
         """Report what others removed from under the group since the last look."""
-        if missed := await self._store.trimmed_unread(self.reader.stream, self.reader.group):
-            self._signals.emit(TrimmedUnread(self.reader.stream, self.reader.group, missed))
+        await self._membership.report_trimmed()
         self._gaps_at = time.monotonic() + TRIMMED_CHECK_INTERVAL
 
     async def _heal(self) -> None:
-        # Never at the end: what was published since the group was lost would be passed over.
-        known = self._before_what_is_held()
-        # Where the entry of that position is gone, so are the data: later entries may stand before it.
-        start = START if known is None or known != await self._last_until(known) else known
-        self._position = start
-        if await self._store.join(self.reader.stream, self.reader.group, start=start):
-            self._signals.emit(GroupCreated(self.reader.stream, self.reader.group, recreated=True))
-
-    async def _last_until(self, position: str) -> str:
-        """The position of the last entry up to this one; START if there is none."""
-        if position == START:
-            return START
-        found = await self._store.scan(self.reader.stream, until=position, limit=1, newest=True)
-        return found[0].position if found else START
+        self._position = await self._membership.rejoin(self._before_what_is_held())
 
     async def _read(self) -> None:
         window = self._sizes.most(self._window, least=self._options.concurrency)
