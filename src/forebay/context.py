@@ -18,7 +18,7 @@ from forebay.errors import ConfigurationError
 from forebay.home import Home
 from forebay.payload import Limits
 from forebay.retention import Pruner
-from forebay.runtime import LeaseKeeper, Run, Runnable
+from forebay.runtime import LeaseKeeper, Run, Runnable, Services
 from forebay.signals import LoopFailed, Signals
 from forebay.store import Store
 
@@ -84,6 +84,7 @@ class BusContext:
             lambda error: signals.emit(LoopFailed("lease", "*", "*", error, 0.0)),
             on_blocked=signals.emit,
         )
+        self.services = Services(store, signals)
         self.pruner = Pruner(store, signals, self.runs.consumed)
         self.session: Session | None = None
         self._gate = threading.Lock()
@@ -166,7 +167,7 @@ class Session:
         self.closing = asyncio.Event()
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
         # What the task holds lives as long as its loop, so this is not the context.
-        self._runs, self._keeper = context.runs, context.keeper
+        self._runs, self._keeper, self._services = context.runs, context.keeper, context.services
         self._signals, self._pruner = context.signals, context.pruner
         self.task = self.home.loop.create_task(self._live(context.store), name="forebay-bus")
         self.task.add_done_callback(self._ended)
@@ -201,6 +202,7 @@ class Session:
             return
         self._is_lost = True
         self._runs.forget()
+        self._services.drop()
         warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
 
     async def _live(self, store: Store) -> None:

@@ -196,7 +196,7 @@ _OUTAGE = (StoreUnavailable, OutcomeUnknown, StoreFull)
 
 _HEALING = ("read", "claim")
 """Loops that make a lost group again, and tell that (`GroupCreated`)."""
-_TELLING = (*_HEALING, "follow")
+_TELLING = (*_HEALING, "follow", "doorbell", "lookout")
 """Loops that tell when they work again (`LoopRecovered`)."""
 
 

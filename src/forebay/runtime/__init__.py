@@ -5,6 +5,7 @@ from forebay.runtime.lease_keeper import LeaseKeeper
 from forebay.runtime.membership import Membership
 from forebay.runtime.options import Options
 from forebay.runtime.run import Run, Runnable
+from forebay.runtime.services import Services
 
 __all__ = [
     "Handler",
@@ -14,5 +15,6 @@ __all__ = [
     "Options",
     "Run",
     "Runnable",
+    "Services",
     "handler_name",
 ]

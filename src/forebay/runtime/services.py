@@ -1,0 +1,114 @@
+"""The services that all consumers of a bus share: the doorbell and the lookout."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from forebay.cleanup import finish
+from forebay.runtime.doorbell import Doorbell
+from forebay.runtime.lookout import POLL_SECONDS, LogAndLeases, Lookout
+from forebay.runtime.work import Served, Work
+from forebay.signals import Signals
+
+BLOCKING_CONSUMERS = 4
+"""The most consumers of one stream each that wait in `read`. It has the lowest latency and needs a connection each."""
+
+
+class Services:
+    """The doorbell and the lookout of a bus. They run from the first consumer that is served to the last one."""
+
+    def __init__(self, store: LogAndLeases, signals: Signals, *, poll: float = POLL_SECONDS) -> None:
+        self._store = store
+        self._signals = signals
+        self._poll = poll
+        self._works: dict[Work, None] = {}
+        self._make()
+        self._of_many_streams = 0
+        self._tasks: dict[Callable[[], object], asyncio.Task[None]] = {}
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether a consumer waits for entries in `read`, and not for `Work.unread`. Asked before each read.
+
+        False while the doorbell is being set up.
+        """
+        return self._doorbell.is_refused or not self._needs_doorbell
+
+    @property
+    def polled_at(self) -> float | None:
+        """The time of the lookout's last answer from the store, on `time.monotonic`; None before the first one.
+
+        The sign of life of a consumer that has nothing to read.
+        """
+        return self._lookout.polled_at
+
+    @asynccontextmanager
+    async def serving(self, consumer: Served) -> AsyncIterator[Work]:
+        """Find the work of this consumer while the block runs.
+
+        Its groups must exist: a group that does not is reported as lost. The store is asked for due entries and leases
+        of others at once.
+        """
+        work = Work(consumer)
+        self._add(work)
+        try:
+            yield work
+        finally:
+            self._remove(work)
+            if not self._works and self._tasks:
+                tasks, self._tasks = list(self._tasks.values()), {}
+                await finish(_end(tasks))
+
+    def drop(self) -> None:
+        """Forget all consumers: their event loop is gone."""
+        for work in list(self._works):
+            self._remove(work)
+        self._tasks.clear()
+
+    @property
+    def _needs_doorbell(self) -> bool:
+        return self._of_many_streams > 0 or len(self._works) > BLOCKING_CONSUMERS
+
+    def _make(self) -> None:
+        self._doorbell = Doorbell(self._store, self._signals)
+        self._lookout = Lookout(self._store, self._signals, poll=self._poll)
+
+    def _add(self, work: Work) -> None:
+        if not self._works:
+            # The event loop may have changed, and so may the user's right to watch.
+            self._make()
+        self._works[work] = None
+        self._of_many_streams += len(work.streams) > 1
+        self._lookout.add(work)
+        self._doorbell.add(work)
+        self._start(self._lookout.run)
+        if self._needs_doorbell and not self._doorbell.is_refused:
+            self._start(self._doorbell.run)
+
+    def _remove(self, work: Work) -> None:
+        if work in self._works:
+            del self._works[work]
+            self._of_many_streams -= len(work.streams) > 1
+            self._lookout.remove(work)
+            self._doorbell.remove(work)
+
+    def _start(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._tasks.get(service)
+        if task is None or task.done():
+            self._tasks[service] = asyncio.create_task(self._run(service), name="forebay-services")
+
+    async def _run(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await service()
+        except Exception as error:  # noqa: BLE001  # nothing awaits this task: the consumers raise its error
+            for work in self._works:
+                work.fail(error)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

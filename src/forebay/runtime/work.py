@@ -1,0 +1,60 @@
+"""The work that the shared services of a bus have found for one consumer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from forebay.store import Reader
+
+
+class Served(Protocol):
+    """A consumer, as the shared services see it. `lease` is in seconds."""
+
+    @property
+    def lease(self) -> float: ...
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """One for each of its streams, under the consumer name that it uses now."""
+        ...
+
+
+class Work:
+    """The streams of one consumer that have work for it. `changed` is set whenever one is added, and at the beginning.
+
+    - `unread`: streams that may have unread entries, for `read`: at first all of them. Without meaning while
+      `Services.is_blocking`.
+    - `due`: streams with waiting entries that are due, for `take_due`.
+    - `claimable`: streams with leases that may have run out, for `claim`.
+    - `lost`: streams on which the group no longer exists, for `join`.
+    - `error`: an error that does not pass. The consumer stops and raises it.
+
+    The consumer clears `changed` before it looks at the sets. It removes a stream before it asks the store, and adds it
+    again if the store found something: the next call may find more, and an addition in the meantime is kept.
+    """
+
+    __slots__ = ("changed", "claimable", "consumer", "due", "error", "lost", "streams", "unread")
+
+    def __init__(self, consumer: Served) -> None:
+        self.consumer = consumer
+        self.streams = tuple(reader.stream for reader in consumer.readers)
+        self.unread = set(self.streams)
+        self.due = set[str]()
+        self.claimable = set[str]()
+        self.lost = set[str]()
+        self.error: BaseException | None = None
+        self.changed = asyncio.Event()
+        self.changed.set()
+
+    def add(self, streams: set[str], stream: str) -> None:
+        """Add a stream to one of the sets."""
+        if stream not in streams:
+            streams.add(stream)
+            self.changed.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Report an error that does not pass; the first one counts."""
+        self.error = self.error or error
+        self.changed.set()
