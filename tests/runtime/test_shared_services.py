@@ -13,7 +13,7 @@ from forebay.errors import StoreDamaged
 from forebay.event import Record, to_record
 from forebay.runtime.lookout import Lookout
 from forebay.runtime.services import BLOCKING_CONSUMERS, Services
-from forebay.runtime.work import Work
+from forebay.runtime.wakeups import Wakeups
 from forebay.signals import LoopFailed, LoopRecovered, Signals
 from forebay.store import Outlook, Reader
 from forebay.stores.memory import MemoryStore
@@ -93,7 +93,7 @@ class Serving:
         self._store = store
         self._stack = stack
 
-    async def serve(self, *consumers: Consumer) -> list[Work]:
+    async def serve(self, *consumers: Consumer) -> list[Wakeups]:
         return [
             await self._stack.enter_async_context(self.services.serving(await joined(self._store, each)))
             for each in consumers
@@ -135,13 +135,13 @@ async def test_a_consumer_of_several_streams_is_served_by_the_watch(stack: Async
     store = Store()
     serving = Serving(store, stack)
 
-    [work] = await serving.serve(Consumer("a", "b"))
+    [wakeups] = await serving.serve(Consumer("a", "b"))
 
     assert not serving.services.is_blocking
     await eventually(lambda: store.watches == 1)
-    work.unread.clear()
+    wakeups.unread.clear()
     await store.append("b", [record("b")])
-    await eventually(lambda: work.unread == {"b"})
+    await eventually(lambda: wakeups.unread == {"b"})
 
 
 async def test_an_event_wakes_each_group_of_its_stream_and_no_other_consumer(stack: AsyncExitStack) -> None:
@@ -150,32 +150,32 @@ async def test_an_event_wakes_each_group_of_its_stream_and_no_other_consumer(sta
     consumers = [*many(), Consumer("a", group="g"), Consumer("a", group="h")]
     *others, first, second = await serving.serve(*consumers)
     await eventually(lambda: store.watches)
-    for work in (*others, first, second):
-        work.unread.clear()
-        work.changed.clear()
+    for wakeups in (*others, first, second):
+        wakeups.unread.clear()
+        wakeups.changed.clear()
 
     await store.append("a", [record()])
 
     await asyncio.wait_for(asyncio.gather(first.changed.wait(), second.changed.wait()), 10)
     assert (first.unread, second.unread) == ({"a"}, {"a"})
-    assert not any(work.changed.is_set() for work in others)
+    assert not any(wakeups.changed.is_set() for wakeups in others)
 
 
 async def test_all_consumers_read_once_more_when_the_watch_is_made_again(stack: AsyncExitStack) -> None:
     store = Store()
     serving = Serving(store, stack)
-    works = await serving.serve(*many())
+    consumers = await serving.serve(*many())
     await eventually(lambda: store.watches == 1)
 
     store.errors["arrivals"] = StoreUnavailable("the server is gone")
     await store.append("s0", [record()])
     await eventually(lambda: serving.heard)
-    for work in works:
-        work.unread.clear()
+    for wakeups in consumers:
+        wakeups.unread.clear()
     await store.append("s1", [record()])
     del store.errors["arrivals"]
 
-    await eventually(lambda: all(work.unread for work in works))
+    await eventually(lambda: all(wakeups.unread for wakeups in consumers))
     assert not serving.services.is_blocking
     assert isinstance(serving.heard[0], LoopFailed)
     assert LoopRecovered("doorbell", "*", "*") in serving.heard
@@ -186,13 +186,13 @@ async def test_consumers_wait_in_their_reads_where_the_store_refuses_to_watch(st
     store.errors["arrivals"] = denied = StoreDenied("no right to CLIENT TRACKING")
     serving = Serving(store, stack)
 
-    works = await serving.serve(*many())
-    for work in works:
-        work.unread.clear()
-        work.changed.clear()
+    consumers = await serving.serve(*many())
+    for wakeups in consumers:
+        wakeups.unread.clear()
+        wakeups.changed.clear()
 
     await eventually(lambda: serving.services.is_blocking)
-    assert all(work.changed.is_set() for work in works)
+    assert all(wakeups.changed.is_set() for wakeups in consumers)
     assert serving.heard == [LoopFailed("doorbell", "*", "*", denied, 0.0)]
 
 
@@ -203,7 +203,7 @@ async def test_the_watch_ends_with_the_last_consumer_and_begins_again_with_the_n
 
     for number in (1, 2):
         async with services.serving(await joined(store, Consumer("a", "b"))):
-            await eventually(lambda number=number: store.watches == number)  # type: ignore[misc]  # it is called at once
+            await eventually(lambda number=number: store.watches == number)
 
         assert asyncio.all_tasks() == tasks
 
@@ -213,9 +213,9 @@ async def test_services_serve_on_another_event_loop_after_the_first_one_is_gone(
     services = Services(store, Signals(), poll=0.01)
 
     async def serve() -> None:
-        async with services.serving(await joined(store, Consumer("a", "b"))) as work:
-            work.unread.clear()
-            await eventually(lambda: work.unread == {"a", "b"})
+        async with services.serving(await joined(store, Consumer("a", "b"))) as wakeups:
+            wakeups.unread.clear()
+            await eventually(lambda: wakeups.unread == {"a", "b"})
 
     await asyncio.to_thread(asyncio.run, serve())
     await asyncio.to_thread(asyncio.run, serve())
@@ -223,8 +223,8 @@ async def test_services_serve_on_another_event_loop_after_the_first_one_is_gone(
 
 async def test_one_question_a_look_is_all_that_idle_consumers_cost(stack: AsyncExitStack) -> None:
     store = Store()
-    works = await Serving(store, stack).serve(*many(100))
-    readers = {work.consumer.readers[0] for work in works}
+    consumers = await Serving(store, stack).serve(*many(100))
+    readers = {wakeups.consumer.readers[0] for wakeups in consumers}
 
     await eventually(lambda: any(len(asked) == 100 for asked in store.asked))
     before = len(store.asked)
@@ -232,7 +232,7 @@ async def test_one_question_a_look_is_all_that_idle_consumers_cost(stack: AsyncE
 
     assert all(set(asked) == readers for asked in store.asked[before:])
     assert store.appended == []
-    assert not any(work.due or work.claimable or work.lost for work in works)
+    assert not any(wakeups.due or wakeups.claimable or wakeups.lost for wakeups in consumers)
 
 
 async def test_scheduled_records_are_appended_when_they_are_due(stack: AsyncExitStack) -> None:
@@ -254,7 +254,7 @@ async def test_a_record_that_is_due_before_the_next_look_is_appended_at_its_mome
     clock = Clock()
     store = Store(clock)
     lookout = Lookout(store, Signals(), poll=3600)
-    lookout.add(Work(await joined(store, Consumer("a"))))
+    lookout.add(Wakeups(await joined(store, Consumer("a"))))
     await store.schedule("a", [record()], delay=0.01)
     running = asyncio.create_task(lookout.run())
     await eventually(lambda: store.asked)
@@ -269,50 +269,50 @@ async def test_a_record_that_is_due_before_the_next_look_is_appended_at_its_mome
 async def test_a_consumer_is_woken_for_a_waiting_entry_when_it_is_due(stack: AsyncExitStack) -> None:
     clock = Clock()
     store = Store(clock)
-    [work, other] = await Serving(store, stack).serve(Consumer("a"), Consumer("b"))
+    [wakeups, other] = await Serving(store, stack).serve(Consumer("a"), Consumer("b"))
     await store.append("a", [record()])
-    [delivery] = await store.read(work.consumer.readers[0], limit=1)
+    [delivery] = await store.read(wakeups.consumer.readers[0], limit=1)
     await store.retry(delivery, delay=60)
     looks = len(store.asked)
     await eventually(lambda: len(store.asked) > looks + 3)
-    assert work.due == set()
+    assert wakeups.due == set()
 
     clock.now += 60
 
-    await eventually(lambda: work.due == {"a"})
+    await eventually(lambda: wakeups.due == {"a"})
     assert other.due == set()
 
 
 async def test_a_consumer_claims_while_another_one_holds_entries_of_its_group(stack: AsyncExitStack) -> None:
     store = Store()
-    [work] = await Serving(store, stack).serve(Consumer("a", lease=0.2))
-    work.claimable.clear()
+    [wakeups] = await Serving(store, stack).serve(Consumer("a", lease=0.2))
+    wakeups.claimable.clear()
     await store.append("a", [record()])
     [held] = await store.read(Reader("a", "g", "another"), limit=1)
 
-    await eventually(lambda: work.claimable == {"a"})
+    await eventually(lambda: wakeups.claimable == {"a"})
 
-    work.claimable.clear()
-    await eventually(lambda: work.claimable == {"a"})
+    wakeups.claimable.clear()
+    await eventually(lambda: wakeups.claimable == {"a"})
     assert await store.ack([held]) == 1
 
 
 async def test_a_lease_whose_answer_was_lost_is_claimed_within_a_lease(stack: AsyncExitStack) -> None:
     store = Store()
-    [work] = await Serving(store, stack).serve(Consumer("a", lease=0.2))
+    [wakeups] = await Serving(store, stack).serve(Consumer("a", lease=0.2))
     await store.append("a", [record()])
-    await store.read(work.consumer.readers[0], limit=1)
+    await store.read(wakeups.consumer.readers[0], limit=1)
 
-    await eventually(lambda: work.claimable == {"a"}, within=5)
+    await eventually(lambda: wakeups.claimable == {"a"}, within=5)
 
 
 async def test_a_consumer_learns_that_its_group_is_lost(stack: AsyncExitStack) -> None:
     store = Store()
-    [work, other] = await Serving(store, stack).serve(Consumer("a"), Consumer("b"))
+    [wakeups, other] = await Serving(store, stack).serve(Consumer("a"), Consumer("b"))
 
     await store.leave("a", "g")
 
-    await eventually(lambda: work.lost == {"a"})
+    await eventually(lambda: wakeups.lost == {"a"})
     assert other.lost == set()
 
 
@@ -320,48 +320,48 @@ async def test_unread_entries_are_found_though_nothing_has_arrived(stack: AsyncE
     store = Store()
     serving = Serving(store, stack)
     await store.append("s0", [record()])
-    [work, *_] = await serving.serve(*many())
-    await store.ack(await store.read(work.consumer.readers[0], limit=1))
+    [wakeups, *_] = await serving.serve(*many())
+    await store.ack(await store.read(wakeups.consumer.readers[0], limit=1))
     looks = len(store.asked)
     await eventually(lambda: len(store.asked) > looks + 3)
-    work.unread.clear()
+    wakeups.unread.clear()
 
     await store.seek("s0", "g", "0")
 
-    await eventually(lambda: work.unread == {"s0"})
+    await eventually(lambda: wakeups.unread == {"s0"})
 
 
 async def test_an_ordered_consumer_is_not_woken_for_entries_that_it_may_not_read_yet(stack: AsyncExitStack) -> None:
     store = Store()
     serving = Serving(store, stack)
-    [work, *_] = await serving.serve(Consumer("a", ordered=True), *many())
+    [wakeups, *_] = await serving.serve(Consumer("a", ordered=True), *many())
     await store.append("a", [record(), record()])
     [held] = await store.read(Reader("a", "g", "another", ordered=True), limit=1)
     await eventually(lambda: store.watches)
     looks = len(store.asked)
     await eventually(lambda: len(store.asked) > looks + 3)
-    work.unread.clear()
+    wakeups.unread.clear()
     looks = len(store.asked)
     await eventually(lambda: len(store.asked) > looks + 3)
-    assert work.unread == set()
+    assert wakeups.unread == set()
 
     await store.ack([held])
 
-    await eventually(lambda: work.unread == {"a"})
+    await eventually(lambda: wakeups.unread == {"a"})
 
 
 async def test_the_look_goes_on_after_an_outage(stack: AsyncExitStack) -> None:
     store = Store()
     serving = Serving(store, stack)
-    [work] = await serving.serve(Consumer("a"))
+    [wakeups] = await serving.serve(Consumer("a"))
     store.errors["outlook"] = StoreUnavailable("the server is gone")
     await eventually(lambda: serving.heard)
     await store.leave("a", "g")
     del store.errors["outlook"]
 
-    await eventually(lambda: work.lost == {"a"})
+    await eventually(lambda: wakeups.lost == {"a"})
     assert LoopRecovered("lookout", "*", "*") in serving.heard
-    assert work.error is None
+    assert wakeups.error is None
 
 
 @pytest.mark.parametrize("move", ["a", "append_due a"], ids=["look", "append"])
@@ -381,6 +381,6 @@ async def test_a_damaged_stream_ends_its_own_consumer_alone(stack: AsyncExitStac
 async def test_a_bug_in_a_service_ends_the_consumers_with_its_error(stack: AsyncExitStack) -> None:
     store = Store()
     store.errors["outlook"] = bug = ValueError("a bug")
-    [work] = await Serving(store, stack).serve(Consumer("a"))
+    [wakeups] = await Serving(store, stack).serve(Consumer("a"))
 
-    await eventually(lambda: work.error is bug)
+    await eventually(lambda: wakeups.error is bug)

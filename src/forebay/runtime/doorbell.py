@@ -1,6 +1,6 @@
 """One watch of the store for all consumers of a process: it wakes those whose streams have grown.
 
-store.arrivals ---> Doorbell ---> Work.unread of each consumer of the stream ---> store.read, without waiting
+store.arrivals ---> Doorbell ---> Wakeups.unread of each consumer of the stream ---> store.read, without waiting
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import asyncio
 from contextlib import aclosing
 
 from forebay.errors import StoreError
-from forebay.runtime.supervise import TRANSIENT, Backoff
-from forebay.runtime.work import Work
+from forebay.restarts import Backoff
+from forebay.runtime.supervise import TRANSIENT
+from forebay.runtime.wakeups import Wakeups
 from forebay.signals import LoopFailed, LoopRecovered, Signals
 from forebay.store import Log
 
@@ -29,20 +30,20 @@ class Doorbell:
         self.is_refused = False
         self._store = store
         self._signals = signals
-        self._works: dict[str, list[Work]] = {}
+        self._consumers: dict[str, list[Wakeups]] = {}
 
-    def add(self, work: Work) -> None:
-        """Wake this consumer from now on. Its streams are in `Work.unread` from the beginning."""
-        for stream in work.streams:
-            self._works.setdefault(stream, []).append(work)
+    def add(self, wakeups: Wakeups) -> None:
+        """Wake this consumer from now on. Its streams are in `Wakeups.unread` from the beginning."""
+        for stream in wakeups.streams:
+            self._consumers.setdefault(stream, []).append(wakeups)
 
-    def remove(self, work: Work) -> None:
+    def remove(self, wakeups: Wakeups) -> None:
         """Stop waking this consumer."""
-        for stream in work.streams:
-            works = self._works[stream]
-            works.remove(work)
-            if not works:
-                del self._works[stream]
+        for stream in wakeups.streams:
+            consumers = self._consumers[stream]
+            consumers.remove(wakeups)
+            if not consumers:
+                del self._consumers[stream]
 
     async def run(self) -> None:
         """Watch until cancelled, until the store is closed, or until it refuses. Restart after a transient error.
@@ -73,6 +74,6 @@ class Doorbell:
                 return
 
     def _ring(self, stream: str | None) -> None:
-        for name in (stream,) if stream is not None else list(self._works):
-            for work in self._works.get(name, ()):
-                work.add(work.unread, name)
+        for name in (stream,) if stream is not None else list(self._consumers):
+            for wakeups in self._consumers.get(name, ()):
+                wakeups.add(wakeups.unread, name)

@@ -1,6 +1,6 @@
 """One query of the store for all consumers of a process: it finds due and leased entries, and lost groups.
 
-store.outlook ---> Lookout ---> Work.due, claimable, lost, unread of each consumer
+store.outlook ---> Lookout ---> Wakeups.due, claimable, lost, unread of each consumer
                       +-------> store.append_due
 """
 
@@ -15,8 +15,9 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from forebay.errors import StoreError
-from forebay.runtime.supervise import TRANSIENT, Backoff, wait_for
-from forebay.runtime.work import Work
+from forebay.restarts import Backoff
+from forebay.runtime.supervise import TRANSIENT, wait_for
+from forebay.runtime.wakeups import Wakeups
 from forebay.signals import LoopFailed, LoopRecovered, Signals
 from forebay.store import Leases, Log, Outlook, Reader
 
@@ -35,10 +36,10 @@ class LogAndLeases(Log, Leases, Protocol):
 
 
 class Lookout:
-    """Polls the store every half second for the work besides unread entries, with one query for all consumers.
+    """Polls the store every half second for work besides unread entries, with one query for all consumers.
 
-    Work that becomes due before the next poll is found at its moment. If nothing is due, leased or lost, a poll costs
-    that query and nothing else. `polled_at` is the time of the last answer, on `time.monotonic`.
+    Entries that become due before the next poll are found at their moment. If nothing is due, leased or lost, a poll
+    costs that query and nothing else. `polled_at` is the time of the last answer, on `time.monotonic`.
     """
 
     def __init__(self, store: LogAndLeases, signals: Signals, *, poll: float = POLL_SECONDS) -> None:
@@ -46,22 +47,22 @@ class Lookout:
         self._store = store
         self._signals = signals
         self._poll = poll
-        self._claims: dict[Work, ClaimTimes] = {}
-        self._new: list[Work] = []
+        self._claims: dict[Wakeups, ClaimTimes] = {}
+        self._new: list[Wakeups] = []
         self._added = asyncio.Event()
         self._poll_at = 0.0
-        self._moments: list[tuple[float, int, str, Work | None]] = []
+        self._moments: list[tuple[float, int, str, Wakeups | None]] = []
         self._numbers = itertools.count()
 
-    def add(self, work: Work) -> None:
+    def add(self, wakeups: Wakeups) -> None:
         """Include this consumer, and poll for it at once. Its groups must exist, or they are reported as lost."""
-        self._claims[work] = ClaimTimes(work.consumer.lease, asyncio.get_running_loop().time())
-        self._new.append(work)
+        self._claims[wakeups] = ClaimTimes(wakeups.consumer.lease, asyncio.get_running_loop().time())
+        self._new.append(wakeups)
         self._added.set()
 
-    def remove(self, work: Work) -> None:
+    def remove(self, wakeups: Wakeups) -> None:
         """Leave this consumer out."""
-        del self._claims[work]
+        del self._claims[wakeups]
 
     async def run(self) -> None:
         """Poll until cancelled. Back off after a transient error."""
@@ -86,77 +87,77 @@ class Lookout:
         """Poll for all consumers if it is time to, else for new ones; then handle the moments that have come."""
         self._added.clear()
         now = asyncio.get_running_loop().time()
-        works = [work for work in self._new if work in self._claims]
+        consumers = [wakeups for wakeups in self._new if wakeups in self._claims]
         self._new.clear()
         if now >= self._poll_at:
-            works = list(self._claims)
+            consumers = list(self._claims)
             self._moments.clear()
             self._poll_at = now + self._poll
-        if works:
-            await self._query(works)
+        if consumers:
+            await self._query(consumers)
         await self._handle_moments()
 
     def _seconds_to_wait(self) -> float:
         until = min(self._poll_at, self._moments[0][0]) if self._moments else self._poll_at
         return until - asyncio.get_running_loop().time()
 
-    async def _query(self, works: Sequence[Work]) -> None:
+    async def _query(self, consumers: Sequence[Wakeups]) -> None:
         """Ask the store for the outlook of these consumers."""
-        asked = [(work, reader) for work in works for reader in work.consumer.readers]
+        asked = [(wakeups, reader) for wakeups in consumers for reader in wakeups.consumer.readers]
         try:
             outlooks = await self._store.outlook([reader for _, reader in asked])
         except TRANSIENT:
             raise
         except StoreError as error:
-            if len(works) == 1:
-                works[0].fail(error)
+            if len(consumers) == 1:
+                consumers[0].fail(error)
                 return
             # One stream may be the cause.
-            for work in works:
-                await self._query([work])
+            for wakeups in consumers:
+                await self._query([wakeups])
             return
         self.polled_at = time.monotonic()
-        self._sort(works, [(work, reader, outlook) for (work, reader), outlook in zip(asked, outlooks, strict=True)])
+        self._sort(consumers, [(*pair, outlook) for pair, outlook in zip(asked, outlooks, strict=True)])
 
-    def _sort(self, works: Sequence[Work], found: Sequence[tuple[Work, Reader, Outlook | None]]) -> None:
-        """Add what was found to the work of each consumer, now or at its moment."""
+    def _sort(self, consumers: Sequence[Wakeups], found: Sequence[tuple[Wakeups, Reader, Outlook | None]]) -> None:
+        """Add what was found to the wakeups of each consumer, now or at its moment."""
         now = asyncio.get_running_loop().time()
         scheduled = dict[str, float]()
-        leased = dict[Work, list[str]]()
-        for work, reader, outlook in found:
+        leased = dict[Wakeups, list[str]]()
+        for wakeups, reader, outlook in found:
             if outlook is None:
-                work.add(work.lost, reader.stream)
+                wakeups.add(wakeups.lost, reader.stream)
                 continue
             if outlook.scheduled is not None:
                 scheduled[reader.stream] = outlook.scheduled
             if outlook.waiting is not None:
-                self._add_moment(now, outlook.waiting, reader.stream, work)
+                self._add_moment(now, outlook.waiting, reader.stream, wakeups)
             if outlook.leased:
-                leased.setdefault(work, []).append(reader.stream)
+                leased.setdefault(wakeups, []).append(reader.stream)
             if outlook.unread and _may_read(reader, outlook):
-                work.add(work.unread, reader.stream)
+                wakeups.add(wakeups.unread, reader.stream)
         for stream, seconds in scheduled.items():
             self._add_moment(now, seconds, stream, None)
-        for work in works:
-            if (times := self._claims.get(work)) is not None:
-                for stream in times.streams(work.streams, leased.get(work, ()), now):
-                    work.add(work.claimable, stream)
+        for wakeups in consumers:
+            if (times := self._claims.get(wakeups)) is not None:
+                for stream in times.streams(wakeups.streams, leased.get(wakeups, ()), now):
+                    wakeups.add(wakeups.claimable, stream)
 
-    def _add_moment(self, now: float, seconds: float, stream: str, work: Work | None) -> None:
+    def _add_moment(self, now: float, seconds: float, stream: str, wakeups: Wakeups | None) -> None:
         moment = now + seconds + MARGIN_SECONDS if seconds > 0 else now
         if moment < self._poll_at:
-            heapq.heappush(self._moments, (moment, next(self._numbers), stream, work))
+            heapq.heappush(self._moments, (moment, next(self._numbers), stream, wakeups))
 
     async def _handle_moments(self) -> None:
         """Wake consumers whose waiting entries have become due, and append the scheduled records that have."""
         now = asyncio.get_running_loop().time()
         scheduled = dict[str, None]()
         while self._moments and self._moments[0][0] <= now:
-            _, _, stream, work = heapq.heappop(self._moments)
-            if work is None:
+            _, _, stream, wakeups = heapq.heappop(self._moments)
+            if wakeups is None:
                 scheduled[stream] = None
             else:
-                work.add(work.due, stream)
+                wakeups.add(wakeups.due, stream)
         # The next poll finds the rest overdue.
         while scheduled and asyncio.get_running_loop().time() < self._poll_at:
             scheduled = dict.fromkeys(await self._append_due(list(scheduled)))
@@ -169,9 +170,9 @@ class Lookout:
             if isinstance(result, TRANSIENT):
                 raise result
             if isinstance(result, BaseException):
-                for work in self._claims:
-                    if stream in work.streams:
-                        work.fail(result)
+                for wakeups in self._claims:
+                    if stream in wakeups.streams:
+                        wakeups.fail(result)
         return [stream for stream, result in results.items() if isinstance(result, int) and result > 0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from forebay.cleanup import finish
 from forebay.runtime.doorbell import Doorbell
 from forebay.runtime.lookout import POLL_SECONDS, LogAndLeases, Lookout
-from forebay.runtime.work import Served, Work
+from forebay.runtime.wakeups import Served, Wakeups
 from forebay.signals import Signals
 
 BLOCKING_CONSUMERS = 4
@@ -24,14 +24,14 @@ class Services:
         self._store = store
         self._signals = signals
         self._poll = poll
-        self._works: dict[Work, None] = {}
+        self._consumers: dict[Wakeups, None] = {}
         self._make()
         self._of_many_streams = 0
         self._tasks: dict[Callable[[], object], asyncio.Task[None]] = {}
 
     @property
     def is_blocking(self) -> bool:
-        """Whether a consumer waits for entries in `read`, and not for `Work.unread`. Asked before each read.
+        """Whether a consumer waits for entries in `read`, and not for `Wakeups.unread`. Asked before each read.
 
         False while the doorbell is being set up.
         """
@@ -46,54 +46,54 @@ class Services:
         return self._lookout.polled_at
 
     @asynccontextmanager
-    async def serving(self, consumer: Served) -> AsyncIterator[Work]:
-        """Find the work of this consumer while the block runs.
+    async def serving(self, consumer: Served) -> AsyncIterator[Wakeups]:
+        """Find work for this consumer while the block runs.
 
         Its groups must exist: a group that does not is reported as lost. The store is asked for due entries and leases
         of others at once.
         """
-        work = Work(consumer)
-        self._add(work)
+        wakeups = Wakeups(consumer)
+        self._add(wakeups)
         try:
-            yield work
+            yield wakeups
         finally:
-            self._remove(work)
-            if not self._works and self._tasks:
+            self._remove(wakeups)
+            if not self._consumers and self._tasks:
                 tasks, self._tasks = list(self._tasks.values()), {}
                 await finish(_end(tasks))
 
     def drop(self) -> None:
         """Forget all consumers: their event loop is gone."""
-        for work in list(self._works):
-            self._remove(work)
+        for wakeups in list(self._consumers):
+            self._remove(wakeups)
         self._tasks.clear()
 
     @property
     def _needs_doorbell(self) -> bool:
-        return self._of_many_streams > 0 or len(self._works) > BLOCKING_CONSUMERS
+        return self._of_many_streams > 0 or len(self._consumers) > BLOCKING_CONSUMERS
 
     def _make(self) -> None:
         self._doorbell = Doorbell(self._store, self._signals)
         self._lookout = Lookout(self._store, self._signals, poll=self._poll)
 
-    def _add(self, work: Work) -> None:
-        if not self._works:
+    def _add(self, wakeups: Wakeups) -> None:
+        if not self._consumers:
             # The event loop may have changed, and so may the user's right to watch.
             self._make()
-        self._works[work] = None
-        self._of_many_streams += len(work.streams) > 1
-        self._lookout.add(work)
-        self._doorbell.add(work)
+        self._consumers[wakeups] = None
+        self._of_many_streams += len(wakeups.streams) > 1
+        self._lookout.add(wakeups)
+        self._doorbell.add(wakeups)
         self._start(self._lookout.run)
         if self._needs_doorbell and not self._doorbell.is_refused:
             self._start(self._doorbell.run)
 
-    def _remove(self, work: Work) -> None:
-        if work in self._works:
-            del self._works[work]
-            self._of_many_streams -= len(work.streams) > 1
-            self._lookout.remove(work)
-            self._doorbell.remove(work)
+    def _remove(self, wakeups: Wakeups) -> None:
+        if wakeups in self._consumers:
+            del self._consumers[wakeups]
+            self._of_many_streams -= len(wakeups.streams) > 1
+            self._lookout.remove(wakeups)
+            self._doorbell.remove(wakeups)
 
     def _start(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = self._tasks.get(service)
@@ -104,8 +104,8 @@ class Services:
         try:
             await service()
         except Exception as error:  # noqa: BLE001  # nothing awaits this task: the consumers raise its error
-            for work in self._works:
-                work.fail(error)
+            for wakeups in self._consumers:
+                wakeups.fail(error)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

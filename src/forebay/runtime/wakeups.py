@@ -1,4 +1,4 @@
-"""The work that the shared services of a bus have found for one consumer."""
+"""The reasons to wake one consumer, found by the shared services of its bus."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Served(Protocol):
         ...
 
 
-class Work:
-    """The streams of one consumer that have work for it. `changed` is set whenever one is added, and at the beginning.
+class Wakeups:
+    """The streams of a consumer that have work for it. `changed` is set whenever one is added, and at the beginning.
 
     - `unread`: streams that may have unread entries, for `read`: at first all of them. Without meaning while
       `Services.is_blocking`.
