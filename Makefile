@@ -3,10 +3,13 @@ BIN := .venv/bin
 PEERS := $(patsubst bench/peers/on_%.txt,.venv-peers/%/made,$(wildcard bench/peers/on_*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format bench chaos chaos-long matrix lowest clean
+.PHONY: help demo test slow check format changelog coverage bench chaos chaos-long matrix lowest pythons sdist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The tests that show most in a minute: for other Pythons, other versions and an unpacked source distribution.
+QUICK := tests/test_public.py tests/test_original_names.py tests/cli/test_frame.py tests/guide tests/stores/test_contract.py
 
 demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
 	@$(BIN)/forebay demo
@@ -20,17 +23,28 @@ test: .venv/dev ## run the tests
 slow: .venv/dev ## run the tests that take minutes
 	$(BIN)/pytest -m slow
 
-check: .venv/dev ## check format, lint, types, layers and the cost of an event, then run the tests
+check: .venv/dev ## check format, lint, types, layers, changelog and the cost of an event, then run the tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/towncrier build --draft --version next > /dev/null || $(BIN)/towncrier build --draft --version next
+	@! git log --no-merges --format=%s main..HEAD 2>/dev/null | grep -E '.{73}|^(wip|fixup!|squash!)'
 	$(BIN)/python -m bench.instructions
 	$(PYTEST)
 
 format: .venv/dev ## put the code in its one format, and mend what can be mended
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+changelog: .venv/dev ## print the changes since the last release, as CHANGELOG.md will show them
+	@$(BIN)/towncrier build --draft --version next 2>/dev/null
+
+coverage: .venv/dev ## run the tests and report which lines and branches none of them takes
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 bench: .venv/bench $(PEERS) ## measure forebay beside yardsticks and peers (ten minutes): bench/results
 	$(BIN)/python -m bench --to bench/results
@@ -45,10 +59,28 @@ matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
 lowest: .venv-lowest/made ## run the quick tests on the lowest versions that pyproject.toml allows
-	.venv-lowest/bin/pytest --numprocesses 2 tests/test_public.py tests/cli tests/guide tests/stores/test_contract.py
+	.venv-lowest/bin/pytest --numprocesses 4 --dist worksteal $(QUICK)
+
+pythons: .venv/dev $(addprefix python-,3.11 3.12 3.13) ## run the quick tests on each other Python that this machine has
+
+python-%:
+	@for python in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do \
+	    $$python -c '' 2>/dev/null || continue; \
+	    if $(BIN)/python -c 'import sys; sys.exit(not sys.version.startswith("$*."))'; then echo "make pythons: .venv has Python $*"; exit; fi; \
+	    exec $(MAKE) --no-print-directory quick-$* PYTHON=$$python; \
+	done; echo "make pythons: there is no Python $* on this machine, so no test ran on it"
+
+quick-%: .venv-%/made
+	.venv-$*/bin/pytest --numprocesses 4 --dist worksteal $(QUICK)
+
+sdist: .venv/dev ## build the source distribution and run the quick tests from it, unpacked
+	rm -rf build/sdist && mkdir -p build/sdist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --sdist --outdir build/sdist .
+	cd build/sdist && tar -xzf *.tar.gz --strip-components=1 && PYTHONPATH=src ../../$(BIN)/pytest $(QUICK) tests/test_package.py
 
 clean: ## remove everything that the other targets made
-	rm -rf .venv .venv-lowest .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest .venv-3.* .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml when what that file asks for is installed.
@@ -80,6 +112,13 @@ clean: ## remove everything that the other targets made
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(PYTHON) tests/support/lowest.py > $(@D)/lowest.txt
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(@D)/lowest.txt
+	@touch $@
+
+.PRECIOUS: .venv-3.%/made
+.venv-3.%/made: pyproject.toml
+	@echo "setting up $(@D)"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 # What forebay is measured beside lives apart: nobody else needs it, and one asks for another redis than the next.

@@ -32,7 +32,7 @@ _PATTERNS = {name: re.compile(r"\b(?:" + pattern.replace(" ", r"\s+") + r")\b") 
 
 GROUPS = {
     "library": ["src"],
-    "documents": ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs", "chaos/README.md", "bench/README.md"],
+    "documents": ["*.md", "docs", "changes", "chaos/README.md", "bench/README.md"],
     "programs": ["tests", "chaos", "bench", "examples"],
 }
 """The files that are counted together. Of programs only docstrings and comments count, of the library messages too."""
@@ -74,8 +74,8 @@ class Hit:
 def texts(group: str) -> Iterator[Text]:
     """Read all prose of a group of files."""
     for name in GROUPS[group]:
-        top = ROOT / name
-        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+        tops = ROOT.glob(name)
+        for path in sorted(path for top in tops for path in ([top] if top.is_file() else top.rglob("*"))):
             if path.suffix == ".py":
                 yield from _python(path, messages=group == "library")
             elif path.suffix in {".lua", ".sql"}:

@@ -60,6 +60,17 @@ def test_every_dependency_of_a_user_names_its_lowest_version() -> None:
 def test_a_source_distribution_holds_what_its_tests_need() -> None:
     included = tomllib.loads(PYPROJECT)["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
 
-    for name in ("src", "tests", "docs", "bench", "examples", "Makefile", "README.md", "pyproject.toml"):
+    for name in (
+        "src",
+        "tests",
+        "chaos",
+        "changes",
+        "docs",
+        "bench",
+        "examples",
+        "Makefile",
+        "README.md",
+        "pyproject.toml",
+    ):
         assert (ROOT / name).exists()
         assert f"/{name}" in included or name.endswith((".md", ".toml"))

@@ -45,12 +45,12 @@ def pyright(folder: Path, *files: str) -> set[tuple[str, int]]:
 
 @pytest.mark.parametrize("check", [mypy, pytest.param(pyright, marks=needs_pyright)])
 def test_right_programs_are_accepted_and_each_mistake_is_found_in_wrong_ones(tmp_path: Path, check: Check) -> None:
-    (tmp_path / "accepted.py").write_text((HERE / "accepted.py").read_text())
+    (tmp_path / "api.py").write_text((HERE / "api.py").read_text())
     text = (HERE / "rejected.txt").read_text()
     (tmp_path / "rejected.py").write_text(text)
     marked = {number for number, line in enumerate(text.splitlines(), 1) if line.endswith("# wrong")}
 
-    found = check(tmp_path, "accepted.py", "rejected.py")
+    found = check(tmp_path, "api.py", "rejected.py")
 
     assert 20 < len(marked)
     assert {("rejected.py", number) for number in marked} == found
