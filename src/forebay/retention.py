@@ -225,9 +225,11 @@ class Pruner:
         """Enforce the rule of each stream about every `interval` seconds, until cancelled."""
         while keeps_notes(self._store):
             await asyncio.sleep(random.uniform(interval / 2, interval * 1.5))
-            consumed = set(self._consumed())
-            for stream in (self.published | {stream for stream, _ in consumed}) - self._refused:
-                groups = {group for its, group in consumed if its == stream}
+            consumed = dict[str, set[str]]()
+            for stream, group in self._consumed():
+                consumed.setdefault(stream, set()).add(group)
+            for stream in (self.published | consumed.keys()) - self._refused:
+                groups = consumed.get(stream, set())
                 try:
                     await enforce(self._store, stream, self._signals, observers=self.observers, at_work=groups)
                 except StoreDenied:
