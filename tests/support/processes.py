@@ -145,7 +145,7 @@ async def consume(
     """Handle until SIGTERM; each event takes `busy` seconds, and `poison` as its data kills the process."""
     note = History(history).writer()
     bus = EventBus(url, namespace=namespace)
-    bus.signals.listen(lambda signal: note("dead", signal.delivery.record.id), DeadLettered)
+    bus.signals.listen(lambda signal: note("dead", str(getattr(signal.delivery.record, "id", ""))), DeadLettered)
 
     @bus.on(stream, group=group, lease=lease, concurrency=concurrency, retry=retry)
     async def handle(event: Event) -> None:
