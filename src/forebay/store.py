@@ -440,8 +440,9 @@ class Leases(Protocol):
         The `failure` is kept with the entry until it is settled, in place of the one before.
         With `keep` the consumer keeps the lease and its token, and repeats the event itself (ordered groups). It goes
         on with the same Delivery, but for `attempt` and `failures`, which are one more, and `last_failure`.
-        A failure is counted once: repeated with the same Delivery, after its answer was lost, a kept retry returns
-        True and counts nothing more. Returns False, and changes nothing, if the lease is no longer held.
+        A failure is counted once: if the lease has counted more than the `failures` of the Delivery, an answer was
+        lost, and the move counts nothing more and keeps the failure that is kept; all else it does, and returns True.
+        Returns False, and changes nothing, if the lease is no longer held.
         """
         ...
 

@@ -12,12 +12,16 @@ from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing.contract import Fields, Plant, StoreContract
+from forebay.testing.contract.arrivals import ArrivalsContract
+from forebay.testing.contract.fencing import FencingContract
+from forebay.testing.contract.several_streams import SeveralStreamsContract
 from forebay.testing.contract.trimmed_unread import TrimmedUnreadContract
+from forebay.testing.contract.unknown_names import UnknownNamesContract
 from tests.support import foreign
 from tests.support.redis_servers import Server, binaries, version
 
 
-class TestMemory(StoreContract):
+class TestMemory(ArrivalsContract, FencingContract, SeveralStreamsContract, UnknownNamesContract, StoreContract):
     @pytest.fixture
     async def store(self) -> AsyncIterator[MemoryStore]:
         async with MemoryStore() as store:
@@ -31,7 +35,7 @@ class TestMemory(StoreContract):
         return plant
 
 
-class TestSQLite(StoreContract):
+class TestSQLite(ArrivalsContract, SeveralStreamsContract, StoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SQLiteStore]:
         async with SQLiteStore(tmp_path / "events.db", synchronous="normal") as store:

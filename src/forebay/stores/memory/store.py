@@ -516,6 +516,8 @@ class MemoryStore:
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[RememberedId]:
         with self._lock:
+            if group is not None:
+                check_name("group", group)
             return transfer.remembered(self._find(stream), group=group, after=after, limit=limit, now=self._clock())
 
     async def restore(

@@ -24,6 +24,9 @@ from forebay.testing.contract.inspection import InspectionContract
 from forebay.testing.contract.leases import LeasesContract
 from forebay.testing.contract.log import LogContract
 from forebay.testing.contract.notes import NotesContract
+from forebay.testing.contract.ordered import OrderedContract
+from forebay.testing.contract.outlook import OutlookContract
+from forebay.testing.contract.scheduling import SchedulingContract
 from forebay.testing.contract.settling import SettlingContract
 from forebay.testing.contract.texts import TextsContract
 from forebay.testing.contract.transfer import TransferContract
@@ -34,7 +37,10 @@ __all__ = ["Fields", "Plant", "StoreContract"]
 
 class StoreContract(
     LogContract,
+    SchedulingContract,
     LeasesContract,
+    OrderedContract,
+    OutlookContract,
     SettlingContract,
     DeadLettersContract,
     InspectionContract,
