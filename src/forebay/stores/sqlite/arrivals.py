@@ -24,7 +24,6 @@ class Arrivals:
         self._heads: dict[str, int] = {}
         self._waiting = 0
         self._is_watching = False
-        self._is_finished = False
         self._watcher = Watcher(database, namespace, self._on_growth, self._on_error)
 
     @contextlib.contextmanager
@@ -50,12 +49,12 @@ class Arrivals:
 
     async def names(self) -> AsyncGenerator[str | None, None]:
         """The streams that grow, until the store is closed; see `Log.arrivals`."""
-        iteration = _Iteration(is_first_due=self._is_watching)
+        iteration = _Iteration(is_watching=self._is_watching)
         self._iterations.append(iteration)
         try:
             with self._watched():
-                while not self._is_finished:
-                    for name in await iteration.take():
+                while names := await iteration.take():
+                    for name in names:
                         yield name
         finally:
             self._iterations.remove(iteration)
@@ -67,9 +66,10 @@ class Arrivals:
 
     def finish(self) -> None:
         """Wake all readers, end all iterations, and let the watcher end."""
-        self._is_finished = True
         self.stop()
-        self._notify_all()
+        self._wake_all_readers()
+        for iteration in self._iterations:
+            iteration.end()
 
     def stop(self) -> None:
         """Let the watcher end. From any thread."""
@@ -94,16 +94,18 @@ class Arrivals:
         if growth.is_unknown:
             self._is_watching = True
             self._heads = growth.heads
-            self._notify_all()
+            self._wake_all_readers()
+            for iteration in self._iterations:
+                iteration.add(None)
             return
         self._notify(self._raise_heads(growth.heads))
 
     def _on_error(self, error: StoreError) -> None:
         """Readers get the error from their own moves, iterations from here."""
         self._is_watching = False
+        self._wake_all_readers()
         for iteration in self._iterations:
-            iteration.fail(error)
-        self._notify_all()
+            iteration.end(error)
 
     def _raise_heads(self, heads: dict[str, int]) -> dict[str, int]:
         """The streams that have grown: a commit of this store object is reported by its writer and by the watcher."""
@@ -118,43 +120,43 @@ class Arrivals:
             for iteration in self._iterations:
                 iteration.add(stream)
 
-    def _notify_all(self) -> None:
+    def _wake_all_readers(self) -> None:
         for waiters in self._waiters.values():
             for woken in waiters:
                 woken.set()
-        for iteration in self._iterations:
-            iteration.add(None)
 
 
 class _Iteration:
     """The names for one iteration over `arrivals`, each once until it is taken. None, any stream, is the first."""
 
-    def __init__(self, *, is_first_due: bool) -> None:
-        self._names: dict[str | None, None] = {None: None} if is_first_due else {}
-        self._is_first = not is_first_due
+    def __init__(self, *, is_watching: bool) -> None:
+        self._names: dict[str | None, None] = {}
+        self._is_begun = False
+        self._is_ended = False
         self._error: StoreError | None = None
         self._woken = asyncio.Event()
-        if is_first_due:
-            self._woken.set()
+        if is_watching:
+            self.add(None)
 
     def add(self, name: str | None) -> None:
-        """Add a name. Until the first None names are left out: what it stands for includes them."""
-        if self._is_first and name is not None:
-            return
-        self._is_first = False
-        self._names[name] = None
-        self._woken.set()
+        """Add a name. Names before the first None are left out: it stands for them, too."""
+        if self._is_begun or name is None:
+            self._is_begun = True
+            self._names[name] = None
+            self._woken.set()
 
-    def fail(self, error: StoreError) -> None:
-        """End the iteration with this error."""
+    def end(self, error: StoreError | None = None) -> None:
+        """End the iteration, with this error if there is one."""
+        self._is_ended = True
         self._error = error
         self._woken.set()
 
     async def take(self) -> list[str | None]:
-        """Wait for names, and take them."""
+        """Wait for names, and take them; an empty list ends the iteration."""
         await self._woken.wait()
-        self._woken.clear()
         if self._error is not None:
             raise self._error
         names, self._names = list(self._names), {}
+        if not self._is_ended:
+            self._woken.clear()
         return names
