@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import json
 import os
@@ -41,6 +40,7 @@ from forebay.stores.sqlite.rows import _step, select
 from forebay.stores.sqlite.schema import VERSION
 from forebay.testing import eventually
 from tests.support import sqlite_roles
+from tests.support.failing_sync import FailingSync
 from tests.support.processes import Process
 
 READER = Reader("order_placed", "billing", "worker-1")
@@ -510,32 +510,6 @@ async def test_after_a_failed_flush_the_outcome_is_unknown_and_can_be_found_out(
         failing.close()
 
 
-class FailingSync(apsw.VFS):
-    """The default file system, whose flushes fail while `on`."""
-
-    def __init__(self) -> None:
-        self.on = False
-        super().__init__("failing-sync", "unix", makedefault=True)
-
-    def close(self) -> None:
-        gc.collect()
-        self.unregister()
-
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802  # SQLite's name
-        return FailingSyncFile(self, name, flags)
-
-
-class FailingSyncFile(apsw.VFSFile):
-    def __init__(self, vfs: FailingSync, name: Any, flags: list[int]) -> None:
-        self._vfs = vfs
-        super().__init__("unix", name, flags)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802  # SQLite's name
-        if self._vfs.on:
-            raise apsw.IOError("the disk is broken")
-        super().xSync(flags)
-
-
 async def test_a_file_that_stays_locked_is_unavailable_after_busy_timeout(path: Path) -> None:
     """Row A5 of docs/faults.md."""
     async with SQLiteStore(path, busy_timeout=0.05) as store:
@@ -796,7 +770,7 @@ async def test_the_end_of_a_stream_is_where_it_is_at_the_moment_of_the_call(stor
 
     assert ["2"] == [one.position for one in await store.read(Reader("order_placed", "late", "x"), limit=10)]
     assert [] == await store.scan("order_placed", after=END)
-    with pytest.raises(ConfigurationError, match="'12-0' is no position"):
+    with pytest.raises(ConfigurationError, match="'12-0' is not a position"):
         await store.seek("order_placed", "late", "12-0")
 
 

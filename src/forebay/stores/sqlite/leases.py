@@ -1,51 +1,77 @@
 """The moves of groups and consumers: join, read, claim, settle. Each runs inside a transaction.
 
-What is called `can_...` is a look beforehand, without a transaction: it spares idle consumers the
-lock that all writers share. The move itself checks again.
+`can_...` and `has_...` are queries before a move, without a transaction: if they return False, an idle consumer does
+not take the lock that all writers share. The move itself checks again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
 
 from forebay.event import Record
-from forebay.payload import check_name
 from forebay.store import Delivery, Failure, Outlook, Reader
 from forebay.stores.sqlite.log import EXPIRED_PER_CALL, MOMENTS
 from forebay.stores.sqlite.rows import COLUMNS, FIELDS, PLACEHOLDERS, select, to_fields
 from forebay.stores.sqlite.transaction import Group, Transaction, parse
 
-_BURY = f"""
+_DEAD_LETTER = f"""
     INSERT INTO dead (stream_id, group_name, seq, attempts, error, traceback, failed_at, {COLUMNS})
     SELECT g.stream_id, g.name, p.seq, coalesce(?, p.attempt), ?, ?, ?, {", ".join(f"e.{name}" for name in FIELDS)}
     FROM pending p JOIN groups g ON g.id = p.group_id LEFT JOIN entries e ON e.seq = p.seq
-    WHERE p.group_id = ? AND p.seq = ?"""  # noqa: S608  # constants
-_BURY_COPY = f"UPDATE dead SET ({COLUMNS}) = ({PLACEHOLDERS}) WHERE number = ?"  # noqa: S608  # constants
+    WHERE p.group_id = ? AND p.seq = ? AND p.consumer = ? AND p.lease = ?"""  # noqa: S608  # constants
+_FILL_DEAD_LETTER = f"UPDATE dead SET ({COLUMNS}) = ({PLACEHOLDERS}) WHERE number = ?"  # noqa: S608  # constants
 
 READ_BYTES = 16 * 1024 * 1024
-"""Bytes of data that one read or `take_due` leases at most, though one entry at any rate."""
+"""Bytes of data that one read or `take_due` leases at most; of each stream it leases one entry at least."""
 _UNREAD = "WHERE e.stream_id = ? AND e.seq > ? AND (e.only_group IS NULL OR e.only_group = ?) ORDER BY e.seq LIMIT ?"
-# The length of a text is in its row's head: nothing of the text itself is read for it.
+# The header of a row has the length of a text: `octet_length` does not read the text itself.
 _UNREAD_SIZES = f"""
     SELECT e.seq AS place, octet_length(e.data) AS size FROM entries e INDEXED BY entries_by_stream {_UNREAD}"""  # noqa: S608  # constants
 _CHOSEN_SIZES = """
     SELECT c.key AS place, octet_length(e.data) AS size FROM json_each(?) c LEFT JOIN entries e ON e.seq = c.value"""
+_OUTLOOK = f"""
+    SELECT json_group_array(json_array(
+        g.id,
+        (SELECT min(due) FROM scheduled WHERE stream_id = s.id AND due < {MOMENTS}),
+        (SELECT min(due) FROM scheduled WHERE stream_id = s.id AND due >= {MOMENTS}),
+        (SELECT min(due) FROM pending INDEXED BY pending_by_due WHERE group_id = g.id AND consumer IS NULL),
+        EXISTS (SELECT 1 FROM pending WHERE group_id = g.id AND consumer <> r.value ->> 2),
+        EXISTS (SELECT 1 FROM entries INDEXED BY entries_by_stream WHERE stream_id = s.id AND seq > g.cursor)))
+    FROM json_each(?) r
+    LEFT JOIN streams s ON s.namespace = ? AND s.name = r.value ->> 0
+    LEFT JOIN groups g ON g.stream_id = s.id AND g.name = r.value ->> 1"""  # noqa: S608  # constants
+# A retry that is repeated, as its answer was lost, finds its failure counted.
+_COUNT_FAILURE = """
+    failures = failures + (failures = :failures),
+    error = iif(failures = :failures, :error, error),
+    traceback = iif(failures = :failures, :traceback, traceback)"""
+_LEASED = "WHERE group_id = :group AND seq = :seq AND consumer = :consumer AND lease = :lease"
+_RETRY = f"UPDATE pending SET {_COUNT_FAILURE}, consumer = NULL, leased_at = NULL, lease = NULL, due = :due {_LEASED}"  # noqa: S608  # constants
+_KEPT_RETRY = f"""
+    UPDATE pending SET {_COUNT_FAILURE}, attempt = attempt + (failures = :failures), leased_at = :now {_LEASED}"""  # noqa: S608  # constants
+_HELD = """
+    SELECT json_group_array(c.key)
+    FROM json_each(?) c CROSS JOIN pending p ON p.group_id = ? AND p.seq = c.value ->> 0
+    WHERE p.consumer = ? AND p.lease = c.value ->> 1"""
 
 
 def join(tx: Transaction, stream: str, group: str, *, start: str) -> bool:
-    """Make a group; False where it exists."""
+    """Make a group; False if it exists."""
     stream_id = tx.make_stream(stream)
     return bool(
         tx.run(
             "INSERT OR IGNORE INTO groups (stream_id, name, cursor) VALUES (?, ?, ?)",
-            (stream_id, check_name("group", group), tx.cursor(start, stream_id)),
+            (stream_id, group, tx.cursor(start, stream_id)),
         )
     )
 
 
 def seek(tx: Transaction, stream: str, group: str, to: str) -> None:
-    """Set a group's cursor; what it has begun behind it is unread again."""
+    """Set a group's cursor; pending entries after it are unread again."""
     found = tx.group(stream, group)
     place = tx.cursor(to, found.stream_id)
     tx.run("UPDATE groups SET cursor = ? WHERE id = ?", (place, found.id))
@@ -54,7 +80,7 @@ def seek(tx: Transaction, stream: str, group: str, to: str) -> None:
 
 
 def leave(tx: Transaction, stream: str, group: str) -> None:
-    """Remove a group, if it exists, with all it holds but its dead letters."""
+    """Remove a group, if it exists, with its pending entries and remembered ids. Its dead letters stay."""
     found = tx.find_group(stream, group)
     if found is not None:
         tx.run("DELETE FROM pending WHERE group_id = ?", (found.id,))
@@ -63,13 +89,13 @@ def leave(tx: Transaction, stream: str, group: str) -> None:
 
 
 def has_missed(tx: Transaction, stream: str, group: str) -> bool:
-    """Whether there is something to tell, or no such group."""
+    """Whether entries were trimmed unread since the last call, or the group does not exist."""
     found = tx.find_group(stream, group)
     return found is None or bool(tx.value("SELECT missed FROM groups WHERE id = ?", (found.id,)))
 
 
 def trimmed_unread(tx: Transaction, stream: str, group: str) -> list[int | None]:
-    """How many entries left the stream before the group had read them, told once; None without the group."""
+    """The number of entries that left the stream before the group read them, each counted once; None: no such group."""
     found = tx.find_group(stream, group)
     if found is None:
         return [None]
@@ -78,46 +104,54 @@ def trimmed_unread(tx: Transaction, stream: str, group: str) -> list[int | None]
     return [count]
 
 
-def can_read(tx: Transaction, reader: Reader) -> bool:
-    """Whether there may be something to read."""
+def can_read(tx: Transaction, readers: Sequence[Reader]) -> bool:
+    """Whether one of the readers may find unread entries. Each one's group is looked up."""
+    found = [_can_read(tx, reader) for reader in readers]
+    return any(found)
+
+
+def _can_read(tx: Transaction, reader: Reader) -> bool:
     group = tx.group(reader.stream, reader.group)
-    behind = tx.value(
+    unread = tx.value(
         "SELECT 1 FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ? LIMIT 1",
         (group.stream_id, group.cursor),
     )
-    return behind is not None and not (reader.ordered and _must_wait(tx, reader, group))
+    return unread is not None and not (reader.ordered and _must_wait(tx, reader, group))
 
 
-def read(tx: Transaction, reader: Reader, *, limit: int) -> list[Delivery]:
-    """Lease unread entries."""
+def read(tx: Transaction, readers: Sequence[Reader], *, limit: int) -> list[Delivery]:
+    """Lease unread entries of each reader's stream."""
+    deliveries: list[Delivery] = []
+    room = READ_BYTES
+    for reader in readers:
+        found = _read(tx, reader, limit=limit, room=room)
+        deliveries += found
+        if len(readers) > 1:
+            room -= sum(len(delivery.record.data) for delivery in found if isinstance(delivery.record, Record))
+    return deliveries
+
+
+def _read(tx: Transaction, reader: Reader, *, limit: int, room: int) -> list[Delivery]:
     group = tx.group(reader.stream, reader.group)
     if limit < 1 or (reader.ordered and _must_wait(tx, reader, group)):
         return []
-    limit = _fitting(tx, _UNREAD_SIZES, (group.stream_id, group.cursor, reader.group, limit), limit=limit)
+    limit = _fitting(tx, _UNREAD_SIZES, (group.stream_id, group.cursor, reader.group, limit), limit=limit, room=room)
     rows = select(
         tx.connection,
         ["e.seq"],
         f"FROM entries e INDEXED BY entries_by_stream {_UNREAD}",
         (group.stream_id, group.cursor, reader.group, limit),
     )
+    lease = tx.new_lease()
     tx.run(
-        "INSERT INTO pending (group_id, seq, consumer, attempt, failures, leased_at)"
-        " SELECT ?, value, ?, 1, 0, ? FROM json_each(?)",
-        (group.id, reader.consumer, tx.now, json.dumps([seq for seq, _ in rows])),
+        "INSERT INTO pending (group_id, seq, consumer, attempt, failures, leased_at, lease)"
+        " SELECT ?, value, ?, 1, 0, ?, ? FROM json_each(?)",
+        (group.id, reader.consumer, tx.now, lease, json.dumps([seq for seq, _ in rows])),
     )
     cursor = rows[-1][0] if len(rows) == limit else max(tx.head(group.stream_id), group.cursor)
     tx.run("UPDATE groups SET cursor = ? WHERE id = ?", (cursor, group.id))
-    return [Delivery(reader, str(seq), record) for seq, record in rows]
-
-
-def can_read_any(tx: Transaction, readers: Sequence[Reader]) -> bool:
-    """Whether there may be something to read for one of the readers."""
-    return any(can_read(tx, reader) for reader in readers)
-
-
-def read_all(tx: Transaction, readers: Sequence[Reader], *, limit: int) -> list[Delivery]:
-    """Lease unread entries of each reader's stream."""
-    return [delivery for reader in readers for delivery in read(tx, reader, limit=limit)]
+    token = str(lease)
+    return [Delivery(reader, str(seq), record, lease=token) for seq, record in rows]
 
 
 def can_take_due(tx: Transaction, reader: Reader) -> bool:
@@ -127,42 +161,34 @@ def can_take_due(tx: Transaction, reader: Reader) -> bool:
 
 def outlook(tx: Transaction, readers: Sequence[Reader]) -> list[Outlook | None]:
     """The outlook of each reader; None if its group does not exist."""
-    return [_outlook_of(tx, reader) for reader in readers]
+    asked = json.dumps([(reader.stream, reader.group, reader.consumer) for reader in readers])
+    rows: list[tuple[Any, ...]] = msgspec.json.decode(tx.value(_OUTLOOK, (asked, tx.namespace)))
+    return [None if row[0] is None else _to_outlook(tx, *row[1:]) for row in rows]
 
 
-def _outlook_of(tx: Transaction, reader: Reader) -> Outlook | None:
-    group = tx.find_group(reader.stream, reader.group)
-    if group is None:
-        return None
-    soonest = "SELECT min(due) FROM scheduled WHERE stream_id = ? AND due"
-    after = tx.value(f"{soonest} < {MOMENTS}", (group.stream_id,))
-    at = tx.value(f"{soonest} >= {MOMENTS}", (group.stream_id,))
-    times = [] if after is None else [after - tx.now]
-    times += [] if at is None else [at - MOMENTS - tx.wall]
-    waiting = tx.value(
-        "SELECT min(due) FROM pending INDEXED BY pending_by_due WHERE group_id = ? AND consumer IS NULL", (group.id,)
-    )
-    return Outlook(
-        scheduled=min(times, default=None),
-        waiting=None if waiting is None else waiting - tx.now,
-        leased=_is_held_by_another(tx, reader, group),
-        unread=tx.head(group.stream_id) > group.cursor,
-    )
+def _to_outlook(
+    tx: Transaction, after: float | None, at: float | None, due: float | None, is_held: int, is_unread: int
+) -> Outlook:
+    delays = [] if after is None else [after - tx.now]
+    delays += [] if at is None else [at - MOMENTS - tx.wall]
+    waiting = None if due is None else due - tx.now
+    return Outlook(min(delays, default=None), waiting, bool(is_held), bool(is_unread))
 
 
 def take_due(tx: Transaction, reader: Reader, *, limit: int) -> list[Delivery]:
     """Lease waiting entries that are due."""
     group = tx.group(reader.stream, reader.group)
     seqs = _due(tx, reader, group, limit=limit)
-    return _lease(tx, reader, group, seqs[: _fitting(tx, _CHOSEN_SIZES, (json.dumps(seqs),), limit=limit)])
+    fitting = _fitting(tx, _CHOSEN_SIZES, (json.dumps(seqs),), limit=limit, room=READ_BYTES)
+    return _lease(tx, reader, group, seqs[:fitting])
 
 
-def _fitting(tx: Transaction, sizes: str, bindings: Sequence[object], *, limit: int) -> int:
-    """The limit; where the entries with these sizes hold more than READ_BYTES, how many do not, at least 1."""
+def _fitting(tx: Transaction, sizes: str, bindings: Sequence[object], *, limit: int, room: int) -> int:
+    """The number of entries with these sizes that hold at most `room` bytes, at least 1; the limit if all do."""
     [(count, fitting)] = tx.rows(
         "SELECT count(*), count(*) FILTER (WHERE coalesce(total, 0) <= ?)"  # noqa: S608  # constants
         f" FROM (SELECT sum(size) OVER (ORDER BY place) AS total FROM ({sizes}))",
-        (READ_BYTES, *bindings),
+        (room, *bindings),
     )
     return limit if fitting == count else max(fitting, 1)
 
@@ -176,12 +202,12 @@ def _due(tx: Transaction, reader: Reader, group: Group, *, limit: int, whoever_h
 
 
 def can_claim(tx: Transaction, reader: Reader, *, idle: float) -> bool:
-    """Whether a lease ran out."""
+    """Whether a lease has expired."""
     return bool(_lapsed(tx, reader, tx.group(reader.stream, reader.group), idle=idle, limit=1))
 
 
 def claim(tx: Transaction, reader: Reader, *, idle: float, limit: int) -> list[Delivery]:
-    """Lease what silent consumers hold."""
+    """Take over expired leases of other consumers."""
     group = tx.group(reader.stream, reader.group)
     lapsed = _lapsed(tx, reader, group, idle=idle, limit=limit)
     if reader.ordered and lapsed:
@@ -191,7 +217,7 @@ def claim(tx: Transaction, reader: Reader, *, idle: float, limit: int) -> list[D
 
 
 def _lapsed(tx: Transaction, reader: Reader, group: Group, *, idle: float, limit: int) -> list[int]:
-    # Leases from before the machine was started (0) have run out, however short it has been up.
+    # Leases from before the start of the machine (0) have expired, however short it has been up.
     latest = max(tx.now - idle, 0.0)
     if reader.ordered and _is_held_by_another(tx, reader, group, after=latest):
         return []
@@ -202,7 +228,7 @@ def _lapsed(tx: Transaction, reader: Reader, group: Group, *, idle: float, limit
 
 
 def _must_wait(tx: Transaction, reader: Reader, group: Group) -> bool:
-    """Whether an ordered reader may read nothing new: another one holds something, or earlier entries wait."""
+    """Whether an ordered reader may read nothing new: another consumer has a lease, or an earlier entry waits."""
     waiting = "SELECT 1 FROM pending INDEXED BY pending_by_due WHERE group_id = ? AND consumer IS NULL LIMIT 1"
     return tx.value(waiting, (group.id,)) is not None or _is_held_by_another(tx, reader, group)
 
@@ -222,10 +248,11 @@ def _lease(tx: Transaction, reader: Reader, group: Group, seqs: list[int]) -> li
         " AND seq IN (SELECT value FROM json_each(?))",
         (group.id, chosen),
     )
+    lease = tx.new_lease()
     tx.run(
-        "UPDATE pending SET consumer = ?, attempt = attempt + 1, leased_at = ?, due = NULL"
+        "UPDATE pending SET consumer = ?, attempt = attempt + 1, leased_at = ?, lease = ?, due = NULL"
         " WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?))",
-        (reader.consumer, tx.now, group.id, chosen),
+        (reader.consumer, tx.now, lease, group.id, chosen),
     )
     rows = select(
         tx.connection,
@@ -236,7 +263,14 @@ def _lease(tx: Transaction, reader: Reader, group: Group, seqs: list[int]) -> li
     )
     return [
         Delivery(
-            reader, str(seq), None if gone is None else record, attempt, failures, seq in silent, failure(error, frames)
+            reader,
+            str(seq),
+            None if gone is None else record,
+            attempt,
+            failures,
+            seq in silent,
+            failure(error, frames),
+            str(lease),
         )
         for seq, attempt, failures, error, frames, gone, record in rows
     ]
@@ -244,18 +278,20 @@ def _lease(tx: Transaction, reader: Reader, group: Group, seqs: list[int]) -> li
 
 def extend(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
     """Renew leases; return those still held."""
-    renewed: set[tuple[Reader, str]] = set()
-    for reader, group_id, seqs in _held(tx, deliveries):
+    renewed: set[tuple[Reader, str, str]] = set()
+    for reader, own in _by_reader(deliveries):
+        group = tx.group(reader.stream, reader.group)
+        held = _held(tx, group, reader, own)
         tx.run(
             "UPDATE pending SET leased_at = ? WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?))",
-            (tx.now, group_id, json.dumps(seqs)),
+            (tx.now, group.id, _seqs(held)),
         )
-        renewed |= {(reader, str(seq)) for seq in seqs}
-    return [delivery for delivery in deliveries if (delivery.reader, delivery.position) in renewed]
+        renewed |= {(reader, delivery.position, delivery.lease) for delivery in held}
+    return [each for each in deliveries if (each.reader, each.position, each.lease) in renewed]
 
 
 def ack(tx: Transaction, deliveries: Sequence[Delivery], *, remember: float | None) -> int:
-    """Finish entries, whoever holds them; return how many were pending."""
+    """Finish entries, whichever consumer holds them; return how many were pending."""
     finished = 0
     for reader, own in _by_reader(deliveries):
         group = tx.find_group(reader.stream, reader.group)
@@ -271,7 +307,7 @@ def ack(tx: Transaction, deliveries: Sequence[Delivery], *, remember: float | No
 def _finish(tx: Transaction, group_id: int, seqs: list[int]) -> int:
     first, last = min(seqs), max(seqs)
     if last - first < len(seqs) == len(set(seqs)):
-        # Without a gap, as most often: one range, which takes a quarter of the time.
+        # Mostly there is no gap: one range takes a quarter of the time.
         return tx.run("DELETE FROM pending WHERE group_id = ? AND seq BETWEEN ? AND ?", (group_id, first, last))
     return tx.run(
         "DELETE FROM pending WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?))",
@@ -292,73 +328,72 @@ def _remember(tx: Transaction, group_id: int, ids: list[str], span: float) -> No
 
 
 def failure(error: str | None, traceback: str | None) -> Failure | None:
-    """The failure in these two columns of `pending`."""
+    """The failure in these two columns of `pending`; None if there is none."""
     return None if error is None else Failure(error, traceback or "")
 
 
 def retry(tx: Transaction, delivery: Delivery, *, delay: float, keep: bool, failure: Failure | None) -> bool:
-    """Count a failure; let the entry wait, or its holder keep it. False where it is no longer held."""
-    tx.group(delivery.reader.stream, delivery.reader.group)
-    what = (None, None) if failure is None else (failure.error, failure.traceback)
-    for _, group_id, seqs in _held(tx, [delivery]):
-        if keep:
-            tx.run(
-                "UPDATE pending SET failures = failures + 1, error = ?, traceback = ?, attempt = attempt + 1,"
-                " leased_at = ? WHERE group_id = ? AND seq = ?",
-                (*what, tx.now, group_id, seqs[0]),
-            )
-        else:
-            tx.run(
-                "UPDATE pending SET failures = failures + 1, error = ?, traceback = ?, consumer = NULL,"
-                " leased_at = NULL, due = ? WHERE group_id = ? AND seq = ?",
-                (*what, tx.now + delay, group_id, seqs[0]),
-            )
-        return True
-    return False
+    """Count a failure, once for each Delivery, and let the entry wait; False if the lease is gone.
+
+    With `keep` the consumer keeps the lease, and the next attempt is counted, too.
+    """
+    group = tx.group(delivery.reader.stream, delivery.reader.group)
+    values = {
+        "group": group.id,
+        "seq": parse(delivery.position),
+        "consumer": delivery.reader.consumer,
+        "lease": delivery.lease,
+        "failures": delivery.failures,
+        "error": failure and failure.error,
+        "traceback": failure and failure.traceback,
+        "now": tx.now,
+        "due": tx.now + delay,
+    }
+    return bool(tx.run(_KEPT_RETRY if keep else _RETRY, values))
 
 
 def release(tx: Transaction, deliveries: Sequence[Delivery]) -> int:
     """Give entries back as if they had never been delivered; return how many were held."""
     released = 0
-    for _, group_id, seqs in _held(tx, deliveries):
+    for reader, own in _by_reader(deliveries):
+        group = tx.find_group(reader.stream, reader.group)
+        if group is None:
+            continue
         released += tx.run(
-            "UPDATE pending SET consumer = NULL, leased_at = NULL, due = ?, attempt = attempt - 1"
+            "UPDATE pending SET consumer = NULL, leased_at = NULL, lease = NULL, due = ?, attempt = attempt - 1"
             " WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?))",
-            (tx.now, group_id, json.dumps(seqs)),
+            (tx.now, group.id, _seqs(_held(tx, group, reader, own))),
         )
     return released
 
 
 def dead_letter(tx: Transaction, delivery: Delivery, *, reason: str, traceback: str, attempts: int | None) -> bool:
-    """Copy the entry to the dead letters and finish it. False where it is no longer held."""
-    tx.group(delivery.reader.stream, delivery.reader.group)
-    for _, group_id, seqs in _held(tx, [delivery]):
-        place = (group_id, seqs[0])
-        tx.run(_BURY, (attempts, reason, traceback, tx.wall, *place))
-        if tx.value("SELECT 1 FROM entries WHERE seq = ?", (seqs[0],)) is None:
-            # A forced trim took the entry away under its handler, who still has a copy.
-            tx.run(_BURY_COPY, (*to_fields(delivery.record), tx.connection.last_insert_rowid()))
-        tx.run("DELETE FROM pending WHERE group_id = ? AND seq = ?", place)
-        return True
-    return False
+    """Copy the entry to the dead letters and finish it; False if the lease is gone."""
+    group = tx.group(delivery.reader.stream, delivery.reader.group)
+    seq = parse(delivery.position)
+    lease = (group.id, seq, delivery.reader.consumer, delivery.lease)
+    if not tx.run(_DEAD_LETTER, (attempts, reason, traceback, tx.wall, *lease)):
+        return False
+    if tx.value("SELECT 1 FROM entries WHERE seq = ?", (seq,)) is None:
+        # A forced trim has removed the entry; its handler still has a copy.
+        tx.run(_FILL_DEAD_LETTER, (*to_fields(delivery.record), tx.connection.last_insert_rowid()))
+    tx.run("DELETE FROM pending WHERE group_id = ? AND seq = ?", (group.id, seq))
+    return True
 
 
-def _held(tx: Transaction, deliveries: Sequence[Delivery]) -> Iterable[tuple[Reader, int, list[int]]]:
-    """Per reader: its group's id, and those of the positions that it still holds."""
-    for reader, own in _by_reader(deliveries):
-        group = tx.find_group(reader.stream, reader.group)
-        if group is None:
-            continue
-        held = tx.column(
-            "SELECT seq FROM pending WHERE group_id = ? AND seq IN (SELECT value FROM json_each(?)) AND consumer = ?",
-            (group.id, json.dumps([parse(delivery.position) for delivery in own]), reader.consumer),
-        )
-        if held:
-            yield reader, group.id, held
+def _held(tx: Transaction, group: Group, reader: Reader, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Those of the reader's deliveries whose lease it still holds."""
+    leases = json.dumps([(parse(delivery.position), delivery.lease) for delivery in deliveries])
+    held: list[int] = msgspec.json.decode(tx.value(_HELD, (leases, group.id, reader.consumer)))
+    return [deliveries[index] for index in held]
+
+
+def _seqs(deliveries: Sequence[Delivery]) -> str:
+    return json.dumps([parse(delivery.position) for delivery in deliveries])
 
 
 def _by_reader(deliveries: Sequence[Delivery]) -> Iterable[tuple[Reader, Sequence[Delivery]]]:
-    # Most often all are of one and the same reader, which is seen faster than readers are told apart.
+    # Mostly all have the same reader object, and to find that out is faster than to group them.
     if deliveries and not [1 for delivery in deliveries if delivery.reader is not deliveries[0].reader]:
         return [(deliveries[0].reader, deliveries)]
     found: dict[Reader, list[Delivery]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import EllipsisType
 
-from forebay.payload import check_name, is_name
+from forebay.payload import is_name
 from forebay.stores.sqlite.rows import NAME, as_text
 from forebay.stores.sqlite.transaction import Transaction
 
@@ -46,7 +46,7 @@ def set_note(
     tx: Transaction, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None
 ) -> bool:
     """Set or remove a note; False if its value is not the expected one."""
-    place = (tx.namespace, check_name("stream", stream), name)
+    place = (tx.namespace, stream, name)
     if expected is not ... and _value(tx, stream, name) != expected:
         return False
     if value is None:

@@ -10,7 +10,7 @@ import apsw
 
 from forebay.errors import ConfigurationError, StoreDamaged
 
-VERSION = 5
+VERSION = 6
 """The version of the file format. `schema-N.sql` upgrades a file of version N - 1 to version N."""
 
 Schema = dict[tuple[str, str], object]

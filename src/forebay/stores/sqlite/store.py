@@ -38,6 +38,7 @@ from forebay.stores.sqlite.clock import Clock, MachineClock
 from forebay.stores.sqlite.connections import Connections
 from forebay.stores.sqlite.database import Database, Synchronous, normalise
 from forebay.stores.sqlite.log import Append
+from forebay.stores.sqlite.names import Names
 from forebay.stores.sqlite.rows import to_row
 from forebay.stores.sqlite.transaction import Transaction
 from forebay.stores.sqlite.writer import Look
@@ -80,6 +81,7 @@ class SQLiteStore:
         self._any_file_system = any_file_system
         self._read_only = read_only
         self._clock = clock or MachineClock()
+        self._names = Names()
         self._open: Connections | None = None
         self._counted: dict[tuple[str, int | None], inspection.Counted | None] = {}
 
@@ -131,6 +133,7 @@ class SQLiteStore:
         dedup_window: float | None = None,
         search_after: str | None = None,
     ) -> list[str]:
+        self._names.check(stream)
         if not records:
             return []
         rows = list(map(to_row, records))
@@ -151,6 +154,7 @@ class SQLiteStore:
         at: datetime | None = None,
         dedup_window: float | None = None,
     ) -> None:
+        self._names.check(stream)
         rows = [to_row(record) for record in records]
         moment = None if at is None else at.timestamp()
         await self._move(
@@ -160,11 +164,13 @@ class SQLiteStore:
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:
+        self._names.check(stream)
         return await self._look(
             partial(inspection.scan, stream=stream, after=after, until=until, limit=limit, newest=newest)
         )
 
     async def locate(self, stream: str, moment: datetime) -> str:
+        self._names.check(stream)
         aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         return str(await self._look(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
 
@@ -177,6 +183,8 @@ class SQLiteStore:
         force: bool = False,
         ignore_groups: Collection[str] = (),
     ) -> Trimmed:
+        self._names.check(stream)
+        self._names.check_groups(ignore_groups)
         place = (stream, max_length)
         limit = partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age)
         until, self._counted[place] = await self._look(partial(limit, known=self._counted.get(place)))
@@ -198,23 +206,28 @@ class SQLiteStore:
     # What consumers do.
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
+        self._names.check(stream, group)
         return await self._move(partial(leases.join, stream=stream, group=group, start=start))
 
     async def seek(self, stream: str, group: str, to: str) -> None:
+        self._names.check(stream, group)
         await self._move(partial(leases.seek, stream=stream, group=group, to=to))
 
     async def leave(self, stream: str, group: str) -> None:
+        self._names.check(stream, group)
         await self._move(partial(leases.leave, stream=stream, group=group))
 
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
+        self._names.check(stream, group)
         move: Callable[[Transaction], list[int | None]] = partial(leases.trimmed_unread, stream=stream, group=group)
         found = await self._move(move, partial(leases.has_missed, stream=stream, group=group))
         return found[0] if found else 0
 
     async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
         reader = check_readers(readers)
-        move: Callable[[Transaction], list[Delivery]] = partial(leases.read_all, readers=readers, limit=limit)
-        look = partial(leases.can_read_any, readers=readers)
+        self._names.check_readers(readers)
+        move: Callable[[Transaction], list[Delivery]] = partial(leases.read, readers=readers, limit=limit)
+        look = partial(leases.can_read, readers=readers)
         connections = self._connections()
         found = await self._move(move, look)
         if found or wait <= 0 or self._open is not connections:
@@ -230,46 +243,56 @@ class SQLiteStore:
         return found
 
     async def append_due(self, stream: str, *, limit: int = 500) -> int:
+        self._names.check(stream)
         look = partial(log.has_due, stream=stream)
         return await self._move(partial(log.append_due, stream=stream, limit=limit), look) or 0
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
+        self._names.check_readers([reader])
         return await self._move(
             partial(leases.take_due, reader=reader, limit=limit), partial(leases.can_take_due, reader=reader)
         )
 
     async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
+        self._names.check_readers(readers)
         return await self._look(partial(leases.outlook, readers=readers))
 
     def arrivals(self) -> AsyncGenerator[str | None, None]:
         return self._connections().arrivals.names()
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
+        self._names.check_readers([reader])
         return await self._move(
             partial(leases.claim, reader=reader, idle=idle, limit=limit),
             partial(leases.can_claim, reader=reader, idle=idle),
         )
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        self._names.check_deliveries(deliveries)
         return await self._move(partial(leases.extend, deliveries=deliveries))
 
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
+        self._names.check_deliveries(deliveries)
         return await self._move(partial(leases.ack, deliveries=deliveries, remember=remember))
 
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+        self._names.check(stream, group)
         return await self._look(partial(inspection.handled, stream=stream, group=group, ids=ids))
 
     async def retry(
         self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
     ) -> bool:
+        self._names.check_deliveries([delivery])
         return await self._move(partial(leases.retry, delivery=delivery, delay=delay, keep=keep, failure=failure))
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
+        self._names.check_deliveries(deliveries)
         return await self._move(partial(leases.release, deliveries=deliveries))
 
     async def dead_letter(
         self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
     ) -> bool:
+        self._names.check_deliveries([delivery])
         move = partial(leases.dead_letter, delivery=delivery, reason=reason, traceback=traceback, attempts=attempts)
         return await self._move(move)
 
@@ -278,29 +301,37 @@ class SQLiteStore:
     async def dead_letters(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
+        self._names.check(stream, group)
         return await self._look(partial(inspection.dead_letters, stream=stream, group=group, after=after, limit=limit))
 
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
+        self._names.check(stream)
         return await self._move(partial(dead_letters.redrive, stream=stream, ids=ids))
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
+        self._names.check(stream)
         return await self._move(partial(dead_letters.discard, stream=stream, ids=ids))
 
     # What operators ask.
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
+        for stream in streams or ():
+            self._names.check(stream)
         return await self._look(partial(inspection.stats, streams=streams))
 
     async def streams(self) -> list[str]:
         return await self._look(inspection.streams)
 
     async def time(self, stream: str) -> float:
+        self._names.check(stream)
         return await self._look(lambda tx: tx.time + tx.shift)
 
     async def groups(self, stream: str) -> list[str]:
+        self._names.check(stream)
         return await self._look(partial(inspection.groups, stream=stream))
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
+        self._names.check(stream, group)
         return await self._look(partial(inspection.pending, stream=stream, group=group, after=after, limit=limit))
 
     async def strays(self) -> list[str]:
@@ -321,6 +352,7 @@ class SQLiteStore:
     # Notes.
 
     async def notes(self, stream: str) -> dict[str, bytes]:
+        self._names.check(stream)
         return await self._look(partial(notes.notes, stream=stream))
 
     async def streams_with_notes(self) -> list[str]:
@@ -329,16 +361,19 @@ class SQLiteStore:
     async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
+        self._names.check(stream)
         return await self._move(partial(notes.set_note, stream=stream, name=name, value=value, expected=expected))
 
     # From one store to another.
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
+        self._names.check(stream)
         return await self._look(partial(transfer.scheduled, stream=stream, after=after, limit=limit))
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[RememberedId]:
+        self._names.check(stream, group)
         return await self._look(partial(transfer.remembered, stream=stream, group=group, after=after, limit=limit))
 
     async def restore(
@@ -349,12 +384,14 @@ class SQLiteStore:
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,
     ) -> list[str] | None:
+        self._names.check(stream)
         move = partial(transfer.restore, stream=stream, items=items, notes=notes or {}, expected=expected or {})
         return await self._move(move)
 
     async def drop(
         self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
     ) -> bool:
+        self._names.check(stream)
         move = partial(transfer.drop, stream=stream, keep_entries=keep_entries, expected=expected or {})
         return await self._move(move)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -72,6 +74,8 @@ class Writer:
         self._line = line
         self._is_suspect = False
         self._unsure: Unsure | None = None
+        # From a random number on, so that no other writer makes the same.
+        self._leases = itertools.count(secrets.randbits(62))
         self._namespace = namespace
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -261,7 +265,8 @@ class Writer:
 
     def _transaction(self, connection: apsw.Connection) -> Transaction:
         clock = self._database.clock
-        return Transaction(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch)
+        epoch = self._database.epoch
+        return Transaction(connection, self._namespace, clock.now(), clock.wall(), epoch, self._leases)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         # SQLite itself has rolled back after some errors, such as a full disk.
