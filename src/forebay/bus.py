@@ -658,9 +658,13 @@ class EventBus:
         return sum([await move(stream, chosen[i : i + PAGE]) for i in range(0, len(chosen), PAGE)])
 
     async def stats(self, *event_types: EventTypeLike) -> list[StreamStats]:
-        """Streams with their groups: these, or all. Counts that the store cannot tell are None."""
+        """Return the counts of these streams, or of all, with their groups. Counts that the store cannot tell are None.
+
+        `GroupStats.consumers` are the running consumers of the group, in all processes, also the idle ones. Those
+        of a killed process count until it has been silent for 30 seconds.
+        """
         streams = [type_name(event_type) for event_type in event_types] if event_types else None
-        return await (await self.ready()).stats(streams)
+        return await self._context.announcer.count(await (await self.ready()).stats(streams))
 
     async def retain(
         self,

@@ -13,6 +13,7 @@ import threading
 import warnings
 from weakref import WeakSet
 
+from forebay.announcer import Announcer
 from forebay.cleanup import done, finish
 from forebay.errors import ConfigurationError
 from forebay.home import Home
@@ -85,6 +86,7 @@ class BusContext:
             on_blocked=signals.emit,
         )
         self.services = Services(store, signals)
+        self.announcer = Announcer(store, signals)
         self.pruner = Pruner(store, signals, self.runs.consumed)
         self.session: Session | None = None
         self._gate = threading.Lock()
@@ -168,7 +170,7 @@ class Session:
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
         # What the task holds lives as long as its loop, so this is not the context.
         self._runs, self._keeper, self._services = context.runs, context.keeper, context.services
-        self._signals, self._pruner = context.signals, context.pruner
+        self._signals, self._pruner, self._announcer = context.signals, context.pruner, context.announcer
         self.task = self.home.loop.create_task(self._live(context.store), name="forebay-bus")
         self.task.add_done_callback(self._ended)
 
@@ -203,6 +205,7 @@ class Session:
         self._is_lost = True
         self._runs.forget()
         self._services.drop()
+        self._announcer.drop()
         warnings.warn(FORGOTTEN, ResourceWarning, stacklevel=2)
 
     async def _live(self, store: Store) -> None:
@@ -236,5 +239,6 @@ class Session:
         finally:
             pruning.cancel()
             await asyncio.wait([pruning])
+            await self._announcer.close()
             self.loop = None
             await store.__aexit__(None, None, None)

@@ -221,7 +221,7 @@ class GroupStats(msgspec.Struct, frozen=True):
 
     `pending` includes the `waiting`. `oldest` is the age, in seconds since it was appended, of the
     oldest pending entry. `position` is the last entry handed out. `consumers` counts those that
-    hold something now or, where the store keeps track, have read lately.
+    hold something now or, if the store keeps track, have read lately. `EventBus.stats` counts the running ones instead.
     """
 
     group: str

@@ -129,6 +129,7 @@ class EventStreamConsumer(Generic[T]):
             ),
             signals=context.signals,
             keeper=context.keeper,
+            announcer=context.announcer,
             limits=context.limits,
             **({} if wait is None else {"wait": wait}),
         )

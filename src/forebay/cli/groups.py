@@ -27,12 +27,13 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
     pending    events delivered and not finished, those waiting for another attempt included
     oldest     age of the oldest event among them
     dead       events that the group gave up on
-    consumers  on SQLite those that hold something now, so an idle one is not counted; on Redis those that
-               have read lately, so one that has just ended may be counted. For agents, see agents status
+    consumers  running consumers, in all processes; those of a killed process count for 30 seconds
     """
 
     async def look() -> list[tuple[str, GroupStats]]:
-        found = await bus.stats() if type is None else [await require_stream(bus.store, type_name(type))]
+        found = await (bus.stats() if type is None else bus.stats(type))
+        if not found and type is not None:
+            await require_stream(bus.store, type_name(type))
         return [(stream.stream, group) for stream in found for group in stream.groups]
 
     await watch(output, COLUMNS, look, every=every, json=_as_json, empty=f"no groups in {whereabouts(bus)}")

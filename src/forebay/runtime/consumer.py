@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from forebay.announcer import Announcer
 from forebay.cleanup import finish
 from forebay.clock import boottime
 from forebay.errors import ForebayError, OutcomeUnknown
@@ -74,6 +75,7 @@ class Consumer:
         *,
         signals: Signals,
         keeper: LeaseKeeper,
+        announcer: Announcer | None = None,
         limits: Limits = LIMITS,
         wait: float = POLL,
     ) -> None:
@@ -85,6 +87,7 @@ class Consumer:
         self._options = options
         self._signals = signals
         self._keeper = keeper
+        self._announcer = announcer
         self._membership = membership
         self._wait = wait
         self._in_flight = InFlight(_lane(options))
@@ -186,6 +189,8 @@ class Consumer:
         (denied, damaged, a bug) stops the consumer in the same orderly way, and is raised.
         """
         self._keeper.add(self)
+        if self._announcer is not None:
+            self._announcer.add(self.groups)
         acks = asyncio.create_task(self._settler.flush(), name="forebay-acks")
         stopping = asyncio.create_task(self._stop.wait())
         workers = self._workers.start(stopping, is_torn_down=lambda: acks.cancelling() > 0)
@@ -217,6 +222,8 @@ class Consumer:
             self._handler.close()
             for task in own:
                 task.cancel()
+            if self._announcer is not None:
+                self._announcer.remove(self.groups)
             await self._keeper.remove(self)
 
     async def _drain(

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from forebay.announcer import STREAM as PRESENCE
 from forebay.event import Foreign, Record
 from forebay.store import DeadLetter, Entry, Pending, RememberedId, Scheduled, Store, StreamItem, StreamStats
 
@@ -66,7 +67,7 @@ async def streams_of(store: Store) -> list[StreamStats]:
 
 async def noted_of(store: Store, streams: Iterable[StreamStats] = ()) -> list[str]:
     """Whatever else has notes than these streams: programs keep them under names of their own."""
-    known = {HOME, *(stats.stream for stats in streams)}
+    known = {HOME, PRESENCE, *(stats.stream for stats in streams)}
     return [name for name in await store.streams_with_notes() if name not in known]
 
 
