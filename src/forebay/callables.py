@@ -1,4 +1,4 @@
-"""Callables that users hand over: what a call returned is awaited, generators are refused, names are found."""
+"""Users' callables: await the result of a call, refuse generators, find names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from forebay.errors import ConfigurationError
 
 _LAZY = (map, filter, contextlib.ContextDecorator, contextlib.AsyncContextDecorator)
-"""What does nothing until somebody asks for its items, or enters it. `@contextmanager` makes the latter."""
+"""Results that do nothing until they are iterated or entered. `@contextmanager` makes the latter."""
 _MAIN = ("__main__", "__mp_main__")
 """The module that a process was started with, in this process and in those that `multiprocessing` starts."""
 
@@ -25,8 +25,8 @@ async def completed(result: object) -> object:
     """The final value of a call that returned `result`.
 
     An awaitable is awaited, and so is an awaitable that it returns: a decorator may have hidden that the
-    function is async. Raises `ConfigurationError` for what has run nothing yet: a generator, a `map`, a context
-    manager made of a generator function.
+    function is async. Raises `ConfigurationError` for a result that has run nothing yet: a generator, a `map`, a
+    context manager made of a generator function.
     """
     while result is not None:
         if inspect.isawaitable(result):
@@ -39,7 +39,7 @@ async def completed(result: object) -> object:
             )
         elif isinstance(result, _LAZY):
             raise ConfigurationError(
-                f"what came back is a {type(result).__name__.lstrip('_')}, of which nothing has run; do the work itself"
+                f"the call returned a {type(result).__name__.lstrip('_')}, of which nothing has run; do the work itself"
             )
         else:
             break
@@ -47,7 +47,7 @@ async def completed(result: object) -> object:
 
 
 def discard(result: object) -> None:
-    """Drop what a call returned that is not waited for any more."""
+    """Drop the result of a call that its caller no longer waits for."""
     if inspect.iscoroutine(result):
         result.close()
     elif isinstance(result, (asyncio.Future, concurrent.futures.Future)):
@@ -55,12 +55,12 @@ def discard(result: object) -> None:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call of `function` is declared to return a coroutine."""
+    """True if a call of `function` is declared to return a coroutine."""
     return any(map(inspect.iscoroutinefunction, _called(function)))
 
 
 def refuse_generator(what: str, function: Callable[..., Any]) -> None:
-    """Raise `ConfigurationError` where a call of `function` would only make a generator."""
+    """Raise `ConfigurationError` if a call of `function` would only make a generator."""
     if any(
         (inspect.isgeneratorfunction(f) and not _is_coroutine(f)) or inspect.isasyncgenfunction(f)
         for f in _called(function)
@@ -80,7 +80,7 @@ def name_of(function: Callable[..., Any]) -> str:
 def module_of(thing: Any) -> str | None:
     """The name by which the module of a function or class is imported, however the process was started.
 
-    None where it has none: in an interactive session, a notebook, or the text behind `python -c`.
+    None if it has none: in an interactive session, a notebook, or the text of `python -c`.
     """
     module: str | None = getattr(thing, "__module__", None)
     if module not in _MAIN:
@@ -129,6 +129,6 @@ def _called(function: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
 
 
 def _is_coroutine(function: Callable[..., Any]) -> bool:
-    """Whether a generator function is a coroutine in the manner of `types.coroutine`."""
+    """True if a generator function is a coroutine in the manner of `types.coroutine`."""
     code = getattr(function, "__code__", None)
     return code is not None and bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)

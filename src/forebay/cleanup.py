@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 async def finish(cleanup: Coroutine[Any, Any, Result]) -> Result:
     """Run a clean-up in a task of its own, wait until it is done, and return its result.
 
-    A cancellation of the caller does not end the wait. It is raised when the clean-up is done: once, also where there
+    A cancellation of the caller does not end the wait. It is raised when the clean-up is done: once, even if there
     were several (a second Ctrl-C, `asyncio.timeout`, a cancel scope of anyio that repeats it).
     """
     task = asyncio.ensure_future(cleanup)

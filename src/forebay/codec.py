@@ -19,7 +19,7 @@ _MASK = b"**********"
 
 
 def is_payload_class(kind: object) -> bool:
-    """Whether `kind` is a class whose objects are published as themselves."""
+    """True if `kind` is a class whose objects are published as themselves."""
     return isinstance(kind, type) and (
         issubclass(kind, msgspec.Struct)
         or dataclasses.is_dataclass(kind)
@@ -32,7 +32,7 @@ def is_payload_class(kind: object) -> bool:
 def codec(kind: Any) -> Codec | PydanticCodec:
     """The codec of a class, or of any other type that msgspec or pydantic can read from JSON.
 
-    Raises `ConfigurationError` where objects of the type could be written and never be read.
+    Raises `ConfigurationError` if objects of the type could be written and never be read.
     """
     try:
         return PydanticCodec(kind) if _is_pydantic(kind) else Codec(kind)
@@ -57,7 +57,7 @@ class Codec:
         self.read = msgspec.json.Decoder(kind, dec_hook=_read_model).decode
 
     def write(self, value: Any) -> bytes:
-        """The JSON text of an object; `InvalidEvent` where it could not be read back."""
+        """The JSON text of an object; `InvalidEvent` if it could not be read back."""
         text = encode_json(value)
         again = _read_back(self, text)
         # Other words for the same value (a date given as a string) are the same from the second reading on.
@@ -90,11 +90,11 @@ class PydanticCodec:
         return self._adapter.validate_json(text, **self._options)
 
     def write(self, value: Any) -> bytes:
-        """The JSON text of an object; `InvalidEvent` where it could not be read back."""
+        """The JSON text of an object; `InvalidEvent` if it could not be read back."""
         return encode_json(self.builtins(value))
 
     def builtins(self, value: Any) -> Any:
-        """What `write` writes, as dicts and lists."""
+        """The object as `write` writes it, in dicts and lists."""
         written = self._dump(value, "json")
         text = encode_json(written)
         again = _read_back(self, text)
@@ -104,7 +104,7 @@ class PydanticCodec:
         ):
             raise InvalidEvent(
                 f"this {type_text(self._kind)} reads back as another value: look at its secrets, at fields with an"
-                " alias for writing only, and at validators that change what they have made"
+                " alias for writing only, and at validators that change their own results"
             )
         return written
 
@@ -182,7 +182,7 @@ def _problems(root: Any) -> Iterator[str]:
 
 
 def _is_builtin(kind: Any) -> bool:
-    """Whether a value that JSON has is an instance of the class as it is."""
+    """True if a value that JSON has is an instance of the class as it is."""
     try:
         return any(issubclass(each, kind) for each in (dict, list, str, int, float, bool, type(None)))
     except TypeError:

@@ -74,14 +74,14 @@ class PublishUnknown(ForebayError):
 class TransferRefused(ForebayError):
     """A copy between stores that cannot go on: the target holds something else, or the source was changed.
 
-    What was copied so far is whole; the message says what to do before the copy is run again.
+    The streams copied so far are whole; the message says how to continue.
     """
 
 
 class HandlerTimeout(ForebayError, TimeoutError):
     """A handler ran longer than its `timeout` in seconds. It counts as a failed attempt.
 
-    `still_running` is the thread's future where the handler is a plain function: nothing can stop it.
+    `still_running` is the thread's future if the handler is a plain function: nothing can stop it.
     """
 
     def __init__(self, message: str, still_running: Future[Any] | None = None) -> None:
@@ -111,14 +111,14 @@ class StoreDenied(StoreError, PermissionError):
 
 
 class StoreDamaged(StoreError):
-    """The store holds something that forebay did not put there in this form."""
+    """The store holds data that forebay did not write in this form."""
 
 
 class OutcomeUnknown(StoreError):
     """The connection broke, or a flush failed, after a move was sent: it may have happened.
 
     `search_after` is a position from before the move, from which a search for its events can start;
-    None where the move was not an append.
+    None if the move was not an append.
     """
 
     def __init__(self, message: str, search_after: str | None = None) -> None:

@@ -20,7 +20,7 @@ from forebay.payload import LIMITS, Limits, decode, encode, plain
 from forebay.reason import one_line
 
 _ANY_SIZE = Limits(max_bytes=sys.maxsize, max_depth=sys.maxsize)
-"""For what was read already, under the limits of its bus."""
+"""For payloads that were read already, under the limits of their bus."""
 _UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -30,10 +30,10 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     `id` is unique in its stream (a UUIDv7 unless the publisher chose one). `data` is the decoded
     JSON. `timestamp` is when it was published, aware, in UTC. `key` orders and groups related
     events. `headers` map strings to strings. `attempt` counts the deliveries to this group, from 1.
-    `position` is the place in the stream.
+    `position` is its position in the stream.
 
     It also answers as the mapping of texts that a Redis client reads from the stream: `type`, `source`, `data`
-    (JSON), `timestamp` (RFC 3339) and `id`, and, where the event has them, `key` and `headers` (JSON). A type
+    (JSON), `timestamp` (RFC 3339) and `id`, and, if the event has them, `key` and `headers` (JSON). A type
     read in this way equals the enum members that have its text as their value; see `TypeName`.
 
     >>> event = Event("7", "tests_run", "ci", {"failed": 0}, datetime(2026, 1, 1, tzinfo=UTC))
@@ -52,7 +52,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     position: str = ""
 
     def __getitem__(self, field: str) -> str:
-        """The text of a field on the wire; `KeyError` where the event has no such field."""
+        """The text of a field on the wire; `KeyError` if the event has no such field."""
         if field not in self.keys():
             raise KeyError(field)
         if field == "type":
@@ -63,7 +63,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return encode(value, _ANY_SIZE).decode() if field in ("data", "headers") else str(value)
 
     def get(self, field: str, default: Any = None) -> Any:
-        """The text of a field on the wire, or `default` where the event has no such field."""
+        """The text of a field on the wire, or `default` if the event has no such field."""
         return self[field] if field in self.keys() else default
 
     def keys(self) -> list[str]:
@@ -217,7 +217,7 @@ def to_record(
 ) -> Record:
     """The record of a new event, stamped with the time now.
 
-    Raises `InvalidEvent` where no store would keep it faithfully.
+    Raises `InvalidEvent` if no store would keep it faithfully.
     """
     if source.__class__ is not str or len(source) > 256 or not source.isascii():
         source = check_text("source", source, 256)
@@ -246,7 +246,7 @@ def to_records(
     headers: Mapping[str, str] | None = None,
     limits: Limits = LIMITS,
 ) -> list[Record]:
-    """The records of new events of one moment: what is alike in all of them is checked and made once."""
+    """The records of new events of one moment: their common fields are checked and made once."""
     type = plain("type", type)
     source = check_text("source", source, 256)
     now = time.time_ns() // 1000
@@ -263,7 +263,7 @@ def to_records(
 def to_event(
     record: Record | Foreign, *, position: str = "", attempt: int = 1, limits: Limits = LIMITS, kind: Any = Any
 ) -> Event:
-    """The event in a record, its data decoded as `kind`; `MalformedEvent` says what is wrong with it."""
+    """The event in a record, its data decoded as `kind`; `MalformedEvent` names the fault."""
     if isinstance(record, Foreign):
         names = ", ".join(repr(name[:40])[2:-1] for name, _ in record.fields[:8]) or "none"
         raise MalformedEvent(
@@ -295,7 +295,7 @@ def parse_time(text: str) -> datetime:
 
 
 def check_text(what: str, text: object, longest: int) -> str:
-    """`text` as a plain string; refuses what is not a string, too long, or not UTF-8."""
+    """`text` as a plain string. Raises `InvalidEvent` if it is not a string, is too long, or is not UTF-8."""
     if not isinstance(text, str):
         raise InvalidEvent(f"{what} must be a string, not {type(text).__name__}")
     text = str.__str__(text)
@@ -318,7 +318,7 @@ def check_seconds(what: str, seconds: object, *, least: float = 0.0) -> float:
 
 
 def check_limit(what: str, limit: object) -> None:
-    """Refuse what is neither None nor a whole number from 0."""
+    """Raise `ConfigurationError` unless `limit` is None or a whole number from 0."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise ConfigurationError(f"{what}={limit!r}: give a whole number from 0, or None for all")
 

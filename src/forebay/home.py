@@ -1,10 +1,10 @@
-"""The event loop, of one process, that something open belongs to."""
+"""The event loop, and the process, to which an open bus or store belongs."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from asyncio import _get_running_loop as running_loop  # None where no loop runs; the public one raises then
+from asyncio import _get_running_loop as running_loop  # None if no loop runs; the public one raises then
 from typing import cast
 from weakref import WeakSet
 
@@ -16,8 +16,8 @@ __all__ = ["Home", "running_loop"]
 class Home:
     """The running loop and this process, at the moment when it is made.
 
-    Outside of an event loop that is a `ConfigurationError`. `loop` is no loop that could run in a fork of the process,
-    so to compare it with the running one is all that there is to check.
+    Raises `ConfigurationError` outside of an event loop. In a fork of the process `loop` is replaced by an object that
+    is not a loop, so a comparison with the running loop is the whole check.
     """
 
     def __init__(self, what: str) -> None:
@@ -31,12 +31,12 @@ class Home:
 
     @property
     def is_here(self) -> bool:
-        """Whether this is its loop, in its process."""
+        """True on its loop, in its process."""
         return running_loop() is self.loop
 
     @property
     def is_lost(self) -> bool:
-        """Whether its loop was closed, in this process: nothing can be awaited there any more."""
+        """True if its loop was closed, in this process: nothing can be awaited on it any more."""
         return self.loop is not _ANOTHER_PROCESS and self.loop.is_closed()
 
     def check(self) -> None:
@@ -54,7 +54,7 @@ class Home:
         )
 
     def forked(self) -> ConfigurationError | None:
-        """The error that says that this process is a fork of the one where it was opened; None where it is not."""
+        """The error to raise if this process is a fork of the one that opened it; else None."""
         if self.loop is not _ANOTHER_PROCESS:
             return None
         return ConfigurationError(
@@ -72,5 +72,5 @@ def _forget_loops() -> None:
         home.loop = _ANOTHER_PROCESS
 
 
-if hasattr(os, "register_at_fork"):  # where there are forks
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_forget_loops)

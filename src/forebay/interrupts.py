@@ -1,7 +1,7 @@
-"""The process's signals, borrowed for a time: SIGTERM, SIGINT and SIGHUP.
+"""Handle the process's signals for a time: SIGTERM, SIGINT and SIGHUP.
 
-Whoever handled them before is called too, and handles them again afterwards, whether that is a web server, a notebook,
-asyncio or another bus. A signal that is ignored stays ignored (nohup).
+The handlers that were installed before are called too, and are restored afterwards: those of a web server, a notebook,
+asyncio or another bus. An ignored signal stays ignored (nohup).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _Handler = Callable[[int, FrameType | None], Any] | int
 
 
 class Interrupts:
-    """Calls the first callback on the loop at the first signal, the next one at the next; then it lets go.
+    """Calls the first callback on the loop at the first signal, the next one at the next, then restores the handlers.
 
-    With `alone`, only these: for a command whose process belongs to nobody else.
+    With `alone`, the former handlers are not called: for a command, which owns its process.
     """
 
     def __init__(self, callbacks: Sequence[Callable[[], None]], *, alone: bool) -> None:
@@ -34,17 +34,17 @@ class Interrupts:
         self._links: list[Link] = []
 
     def take(self) -> None:
-        """Begin to listen, where that is possible: in the main thread, to what is not ignored."""
+        """Install the handlers, for signals that are not ignored. Does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
-            with contextlib.suppress(OSError, ValueError):  # there is no such thing here, as in a subinterpreter
+            with contextlib.suppress(OSError, ValueError):  # not possible here, as in a subinterpreter
                 # None: a handler that is not Python's, which could not be put back.
                 if (before := signal.getsignal(number)) not in (None, signal.SIG_IGN):
                     self._links.append(Link(self, number, before))
 
     def let_go(self) -> None:
-        """Put back what handled the signals before."""
+        """Restore the former handlers."""
         while self._links:
             self._links.pop().remove()
 
@@ -63,9 +63,9 @@ class Interrupts:
             self._cancelled += self._task.cancelling() - before
 
     def absorb(self) -> bool:
-        """Whether this task was cancelled by nothing but a signal's former handler, as asyncio.run's does.
+        """True if only a signal's former handler cancelled this task, as asyncio.run's does.
 
-        Then it is cancelled no more: the signal has done its work.
+        Then the cancellation is taken back: the signal has done its work.
         """
         if self._task is None or not self._cancelled:
             return False
@@ -78,8 +78,8 @@ class Interrupts:
 class Link:
     """A handler in the chain of those that were installed one after the other.
 
-    One that is in the middle of the chain cannot be taken out: it passes signals on, and is taken out when
-    that above it is.
+    A link in the middle of the chain cannot be removed: it passes signals on, and is removed together with the link
+    above it.
     """
 
     def __init__(self, owner: Interrupts, number: int, before: Any) -> None:
@@ -90,12 +90,12 @@ class Link:
 
     @property
     def is_default(self) -> bool:
-        """Whether nobody else has ever handled the signal: the default would end the process."""
+        """True if the former handler is the default one, which would end the process."""
         return living(self.before) in (signal.SIG_DFL, signal.default_int_handler)
 
     @property
     def is_over(self) -> bool:
-        """Whether it only passes signals on."""
+        """True if it only passes signals on."""
         return self._owner is None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -105,7 +105,7 @@ class Link:
             self.call_before(frame)
 
     def call_before(self, frame: FrameType | None) -> None:
-        """Do what the signal did before."""
+        """Call the former handler."""
         before = living(self.before)
         if callable(before):
             before(self._number, frame)
@@ -114,7 +114,7 @@ class Link:
             signal.raise_signal(self._number)
 
     def remove(self) -> None:
-        """Take it out of the chain, with those below it that are over."""
+        """Remove it from the chain, with the links below it that are over."""
         self._owner = None
         current = signal.getsignal(self._number)
         if isinstance(current, Link):
@@ -122,7 +122,7 @@ class Link:
 
 
 def living(handler: Any) -> Any:
-    """The handler, or where it only passes signals on, the one that it passes them to."""
+    """The handler, or, if it only passes signals on, the handler that it passes them to."""
     while isinstance(handler, Link) and handler.is_over:
         handler = handler.before
     return handler
@@ -130,10 +130,10 @@ def living(handler: Any) -> Any:
 
 @contextlib.contextmanager
 def interrupted_by_signals(*callbacks: Callable[[], None], alone: bool = False) -> Iterator[Interrupts]:
-    """Let the first SIGTERM, SIGINT or SIGHUP call the first callback, and so on; one more acts as if nobody listened.
+    """Let the first SIGTERM, SIGINT or SIGHUP call the first callback, and so on; one more acts as without them.
 
-    Handlers that were there before are called too, unless `alone`, and are put back at the end. Only in the main
-    thread, where signals arrive; elsewhere nothing is touched.
+    The former handlers are called too, unless `alone`, and are restored at the end. Only in the main thread, where
+    signals arrive; in others nothing is changed.
     """
     interrupts = Interrupts(callbacks, alone=alone)
     interrupts.take()
@@ -145,10 +145,10 @@ def interrupted_by_signals(*callbacks: Callable[[], None], alone: bool = False) 
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first signal call `stop`, which is to end what runs in here in an orderly way.
+    """Let the first signal call `stop`, which ends the body in an orderly way.
 
-    Where a handler that was there before cancels this task besides, as asyncio.run's own does at SIGINT, that counts as
-    the same stop, and is not raised.
+    If a former handler cancels this task as well, as asyncio.run's does at SIGINT, that counts as the same stop, and is
+    not raised.
     """
     with interrupted_by_signals(stop) as interrupts:
         try:

@@ -108,7 +108,7 @@ class _Lines:
     def flush(self) -> None:
         """Write the counts of the lines that were left out so far."""
         for storm in self._storms.values():
-            storm.tell()
+            storm.report()
 
     def retried(self, signal: Retried) -> None:
         what = describe(signal.error)
@@ -148,7 +148,7 @@ class _Lines:
                                 describe(signal.error))  # fmt: skip
             logger.log(level, "%s %s loop failed: %s%s", *arguments)
         elif self._outage.failed(
-            (signal.loop, signal.stream, signal.group), signal.delay, tells=signal.loop in _TELLING
+            (signal.loop, signal.stream, signal.group), signal.delay, reports=signal.loop in _TELLING
         ):
             logger.warning("%s %s loop failed: %s%s; until it works all loops try on, told at DEBUG", *arguments)
         else:

@@ -21,7 +21,7 @@ EventTypeLike = str | Enum | type
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a payload may be. Checked at publish and again when an entry is read."""
+    """The limits of a payload, checked at publish and again when an entry is read."""
 
     max_bytes: int = 1024 * 1024
     """Length of the JSON text in bytes; headers count for themselves under the same limit."""
@@ -53,7 +53,7 @@ def check_name(what: str, name: object) -> str:
 
 
 def is_name(name: str | None) -> TypeGuard[str]:
-    """Whether it can name a type or a group. Other programs may call theirs as they like."""
+    """True if it can name a type or a group. Other programs may use other names."""
     return name is not None and _NAME.fullmatch(name) is not None
 
 
@@ -100,14 +100,14 @@ def _name_of_class(kind: type) -> str:
     name = _CAMEL.sub("_", kind.__name__).lower()
     if not is_name(name):
         raise ConfigurationError(
-            f"the class {kind.__name__} gives no name for an event type, as {name!r} is none: name it in the class, as"
-            ' in `event_type: ClassVar[str] = "order_placed"`'
+            f"the class {kind.__name__} gives no name for an event type, as {name!r} is not one: name it in the class,"
+            ' as in `event_type: ClassVar[str] = "order_placed"`'
         )
     return name
 
 
 def kind_of(event_type: object) -> Any:
-    """The class that the data of events of this type is decoded as; `Any` where it is named by a string."""
+    """The class that the data of events of this type is decoded as; `Any` if it is named by a string."""
     return event_type if is_payload_class(event_type) else Any
 
 
@@ -147,9 +147,9 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
 
 
 def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
-    """The payload in a JSON text, as `kind`; `MalformedEvent` says what is wrong with it.
+    """The payload in a JSON text, as `kind`; `MalformedEvent` names the fault.
 
-    Any error that the class raises means that the data does not fit. Raises `ConfigurationError` where no
+    Any error that the class raises means that the data does not fit. Raises `ConfigurationError` if no
     data ever could.
     """
     if isinstance(text, str):

@@ -11,7 +11,7 @@ import msgspec
 LONGEST = 500
 """Characters of a reason."""
 _LONGEST_PART = LONGEST // 2
-"""Characters of an error that is told together with its cause."""
+"""Characters of an error that is reported together with its cause."""
 _SHORTEST_VALUE = 3
 """Characters from which on a value of a payload is hidden: shorter ones are as likely words of the message."""
 _PREFIX = 40
@@ -40,7 +40,7 @@ def describe(error: BaseException) -> str:
     """
     try:
         return _described(error)
-    except Exception:  # noqa: BLE001  # an exception's own attributes may be what is broken
+    except Exception:  # noqa: BLE001  # an exception's own attributes may be broken
         return one_line(f"{type(error).__name__}: (it cannot be read)")
 
 
@@ -50,10 +50,10 @@ def _described(error: BaseException) -> str:
     cause = first.__cause__ or error.__cause__
     others = f" (the first of {len(members)} errors)" if len(members) > 1 else ""
     if cause is None or type(first).__module__ == "forebay.errors":
-        # forebay's own messages are whole sentences, which say the cause where it matters.
+        # forebay's own messages are whole sentences, which name the cause if it matters.
         return one_line(_named(first), LONGEST - len(others)) + others
-    told = one_line(_named(first), _LONGEST_PART)
-    return one_line(f"{told}; caused by {_named(next(leaves(cause)))}", LONGEST - len(others)) + others
+    own = one_line(_named(first), _LONGEST_PART)
+    return one_line(f"{own}; caused by {_named(next(leaves(cause)))}", LONGEST - len(others)) + others
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -93,7 +93,7 @@ def _message(error: BaseException) -> str:
             return _pydantic_message(error)
         text = str(error)
         return _QUOTED_BY_MSGSPEC.sub(r"\1", text) if isinstance(error, msgspec.ValidationError) else text
-    except Exception:  # noqa: BLE001  # an exception's own __str__ may be what is broken
+    except Exception:  # noqa: BLE001  # an exception's own __str__ may be broken
         return "(its message cannot be read)"
 
 
@@ -107,10 +107,10 @@ def _is_pydantic(error: BaseException) -> bool:
 
 def _pydantic_message(error: Any) -> str:
     faults = error.errors(include_url=False, include_context=False)
-    told = [_pydantic_fault(each) for each in faults[:_FIRST_FAULTS]]
+    parts = [_pydantic_fault(each) for each in faults[:_FIRST_FAULTS]]
     if len(faults) > _FIRST_FAULTS:
-        told.append(f"and {len(faults) - _FIRST_FAULTS} more")
-    return "; ".join(told)
+        parts.append(f"and {len(faults) - _FIRST_FAULTS} more")
+    return "; ".join(parts)
 
 
 def _pydantic_fault(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Where another thread is at this moment."""
+"""The stack of another thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 def stack_of(thread: int) -> TracebackType | None:
-    """The stack of the thread with this identifier, as a traceback; None where it has ended."""
+    """The stack of the thread with this identifier, as a traceback; None if it has ended."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001  # documented, for debuggers
     stack = None
     while frame is not None:

@@ -1,7 +1,7 @@
 """Threads that do not keep the process from ending, and do not end with the main thread.
 
-Python shuts its own executors when the main thread ends, also where an event loop runs on in another one; and at the
-end of the process it waits for their threads, so that one that hangs hangs it.
+Python shuts its own executors down when the main thread ends, even if an event loop still runs in another thread. At
+the end of the process it waits for their threads, so a thread that hangs keeps the process from ending.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ class Threads:
         return ended
 
     def stack(self, ended: Ended) -> TracebackType | None:
-        """Where a call that still runs is now."""
+        """The stack of a call that still runs."""
         thread = self._at_work.get(ended)
         return None if thread is None else stack_of(thread)
 
     async def call(self, call: Callable[[], Result]) -> Result:
-        """What the call returns, or raises."""
+        """Await the call: return its result, or raise its error."""
         return cast("Result", (await self.run(call)).value())
 
     def close(self) -> None:
-        """Let idle threads go; running ones end when they have done all that was asked for."""
+        """End idle threads now, and running ones after the calls that were made."""
         for _ in self._threads:
             self._calls.put(None)
         self._threads = []
@@ -92,7 +92,7 @@ class Threads:
 
 
 async def in_thread(call: Callable[[], Result]) -> Result:
-    """What the call returns, or raises, in a thread of its own."""
+    """Await the call in a thread of its own: return its result, or raise its error."""
     threads = Threads(1, name="forebay-thread")
     try:
         return await threads.call(call)
@@ -110,10 +110,10 @@ def _work(calls: queue.SimpleQueue[tuple[Call, Ended] | None], at_work: dict[End
             outcome = Outcome(error=raised)
         del at_work[ended]
         with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
-            ended.get_loop().call_soon_threadsafe(_tell, ended, outcome)
+            ended.get_loop().call_soon_threadsafe(_set_outcome, ended, outcome)
         del call, ended, outcome, job
 
 
-def _tell(ended: Ended, outcome: Outcome) -> None:
+def _set_outcome(ended: Ended, outcome: Outcome) -> None:
     if not ended.done():
         ended.set_result(outcome)

@@ -1,6 +1,6 @@
-"""The types by which a checker sees whether a handler fits what it is registered for.
+"""Types by which a type checker compares a handler with its registration.
 
-Nothing here exists at run time but as annotations; `runtime/annotations.py` looks at the same then.
+They are annotations only; at run time `runtime/annotations.py` makes the same checks.
 """
 
 from __future__ import annotations

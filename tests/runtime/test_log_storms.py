@@ -93,7 +93,7 @@ def test_what_a_storm_left_out_is_told_when_its_interval_is_over() -> None:
     now = INTERVAL
     assert storm.passes("another")
     assert [(5, f"error {FIRST_LINES + 4}")] == told
-    storm.tell()
+    storm.report()
     assert 1 == len(told)
 
 
@@ -115,7 +115,7 @@ def test_an_outage_ends_with_the_last_loop_and_forgets_those_that_fell_silent() 
 
     assert outage.failed("read", 1.0)
     assert not outage.failed("claim", 1.0)
-    assert not outage.failed("heartbeat", 1.0, tells=False)
+    assert not outage.failed("heartbeat", 1.0, reports=False)
     now = 5.0
     assert outage.worked("read") is None
     assert outage.is_on
@@ -123,7 +123,7 @@ def test_an_outage_ends_with_the_last_loop_and_forgets_those_that_fell_silent() 
     assert not outage.is_on
 
     assert outage.failed("read", 1.0)
-    assert not outage.failed("heartbeat", 1.0, tells=False)
+    assert not outage.failed("heartbeat", 1.0, reports=False)
     now += 3.0
     assert (3.0, 2) == outage.worked("read")
     assert not outage.is_on

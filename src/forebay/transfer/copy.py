@@ -1,11 +1,11 @@
 """Copying all streams of a store into an empty one, in a way that a kill between any two lines does not harm.
 
-    claim the target  -->  entries, page by page  -->  groups and what is theirs  -->  say that it is done
+    claim the target  -->  entries, page by page  -->  groups and their state  -->  mark it as done
                                ^      |
-                               +------+  until it is told to switch
+                               +------+  until the switch
 
-Each page of entries is one move together with a mark of how far it reaches. What belongs to the groups is
-small: it is dropped and loaded anew, however far an earlier copy came with it.
+Each page of entries is one move together with a mark of how far it reaches. The state of the groups is
+small: it is dropped and loaded anew, also after an earlier, unfinished copy.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ NEW_STREAMS = 2.0
 
 
 class Copied(msgspec.Struct, frozen=True):
-    """What a copy brought over, by the streams of the source; `already` is True where an earlier one had done it."""
+    """The streams of the source that were copied; `already` is True if an earlier copy had done it."""
 
     streams: tuple[StreamStats, ...]
     already: bool = False
 
 
 class _Ticket(msgspec.Struct, frozen=True):
-    """What the target knows about the copy into it."""
+    """The note in the target about the copy into it."""
 
     origin: str
     since: datetime
     run: str
-    """Whoever may write: the run that began last."""
+    """The run that may write: the one that began last."""
     state: str | None = None
     """The state that the source was in when the copy was done."""
 
@@ -82,9 +82,9 @@ async def copy(
     """Copy all streams of `source` into `target`, which is empty or holds an unfinished copy of this very source.
 
     `origin` names the source in the target, and in messages. With `switch`, go on copying new entries until
-    it is set, over outages of both stores, of which `on_outage` hears. `progress` hears how many entries are
-    copied, and of how many. With `dry_run` only look at both. Raises `TransferRefused` where the target holds
-    something else, or where the source was changed meanwhile; run again, it goes on.
+    it is set, also over outages of both stores, which are reported to `on_outage`. `progress` is called with the number
+    of entries copied, and the number of all. With `dry_run` nothing is written. Raises `TransferRefused` if the target
+    holds something else, or if the source was changed meanwhile; a second run continues.
     """
     if progress is not None:
         refuse_generator("progress", progress)
@@ -110,7 +110,7 @@ async def copy(
     await work.copy_notes(await noted_of(source, found))
     now = await streams_of(source)
     if _state(now) != _state(found):
-        raise TransferRefused(_what_changed(found, now))
+        raise TransferRefused(_changes(found, now))
     await work.drop_others(found)
     done = msgspec.structs.replace(mine, state=_state(found))
     if not await target.set_note(HOME, TICKET, msgspec.json.encode(done), expected=msgspec.json.encode(mine)):
@@ -166,7 +166,7 @@ class _Copy:
         self._marks: dict[str, Marks] = {}
 
     async def copy_entries(self, streams: Sequence[StreamStats]) -> None:
-        """Copy the entries that are behind those copied before."""
+        """Copy the entries after those copied before."""
         for stats in streams:
             if stats.stream not in self._marks:
                 await self._begin(stats.stream)
@@ -182,7 +182,7 @@ class _Copy:
                 await self._report(streams)
 
     def check_source(self, streams: Sequence[StreamStats]) -> None:
-        """Refuse a source that has lost what was copied, by these new counts: later entries may stand before it."""
+        """Refuse a source that has lost copied entries, by these new counts: later entries may have lower positions."""
         for stats in streams:
             reached = self._marks[stats.stream].reached.source if stats.stream in self._marks else START
             if stats.last is not None and place(stats.last) < place(reached):
@@ -215,7 +215,7 @@ class _Copy:
                 backoff.reset()
             except TRANSIENT as transient:
                 error = transient
-                # What the target has of this page is in doubt: its own marks say how far it is.
+                # The target may have this page or not: read its own marks again.
                 self._marks.clear()
             if is_out != (error is not None) and on_outage is not None:
                 await completed(on_outage(error))
@@ -319,21 +319,21 @@ def _at(places: Mapping[str, Place], part: Part) -> Part:
 
 
 def _state(streams: Sequence[StreamStats]) -> str:
-    """What changes whenever something is published to the streams, or done with them."""
+    """A checksum that changes whenever the streams change."""
     return hashlib.sha256(msgspec.json.encode([_lasting(stats) for stats in streams])).hexdigest()
 
 
 def _lasting(stats: StreamStats) -> object:
-    """A stream at a glance, without what passes by itself."""
+    """The figures of a stream that do not change with time alone."""
     groups = [(each.group, each.position, each.pending, each.waiting, each.dead) for each in stats.groups]
     return (stats.stream, stats.length, stats.scheduled, stats.dead, stats.first, stats.last, groups)
 
 
-def _what_changed(before: Sequence[StreamStats], now: Sequence[StreamStats]) -> str:
+def _changes(before: Sequence[StreamStats], now: Sequence[StreamStats]) -> str:
     known = {stats.stream: _lasting(stats) for stats in before}
     changed = [stats.stream for stats in now if known.pop(stats.stream, None) != _lasting(stats)]
     names = ", ".join([*changed, *known][:4])
     return (
         f"the source was changed while it was copied ({names}): stop its publishers and consumers and run the copy"
-        " again, which goes on where it was; or let it follow until they are stopped"
+        " again, which then continues; or let it follow until they are stopped"
     )

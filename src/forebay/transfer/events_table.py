@@ -71,7 +71,7 @@ class EventsTable(MemoryStore):
             record = Record(type, _text(row.source), _text(row.data).encode(), timestamp, id=f"quickfix-{row.id}")
             entries.append(Entry("", record, moment))
         positions = await self.restore(type, entries) or []
-        # Behind the last row that was touched all are unread; before it, those that are not processed wait.
+        # After the last row that was tried all are unread; up to it, the rows that are not processed wait.
         begun = max((n for n, row in enumerate(rows, 1) if row.processed or row.retry_count), default=0)
         items: list[StreamItem] = []
         for group in self._groups:
@@ -102,7 +102,7 @@ def is_events_table(path: Path) -> bool:
 
 
 def _read(path: Path, *, only_state: bool = False) -> tuple[list[Row], tuple[Any, ...]]:
-    """The rows, and what tells whether they were changed; of one moment."""
+    """The rows, and a state that changes with them, both of one moment."""
     try:
         with closing(_open(path)) as connection, connection:
             [state] = connection.execute(_STATE).fetchall()

@@ -1,4 +1,4 @@
-"""How far a stream is copied, and where in the target each of its positions went."""
+"""The progress of a copy, and the position in the target of each position in the source."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from forebay.store import START, Store
 from forebay.transfer.pages import PAGE_ITEMS, place
 
 PREFIX = "forebay.copy."
-"""How the names of the notes begin that a copy keeps beside the streams of its target, while it lasts."""
+"""Prefix of the notes that a copy keeps beside the streams of its target, until it is done."""
 MARKS_PER_NOTE = 1000
 """Marks in one note."""
 
 
 class Mark(NamedTuple):
-    """The end of a page of entries, on both sides, and how many entries stand up to there.
+    """The end of a page of entries, on both sides, and the number of entries up to it.
 
-    Where the page went is known only once it is there.
+    `target` is known only after the page was restored.
     """
 
     source: str
@@ -30,9 +30,9 @@ class Mark(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A position in the target, and how many entries stand up to there.
+    """A position in the target, and the number of entries up to it.
 
-    `stands` is whether the entry that had the position in the source is still there.
+    `stands` is True if the entry that had the position in the source is still there.
     """
 
     position: str
@@ -43,8 +43,8 @@ class Place(NamedTuple):
 class Marks:
     """The ends of all pages of a stream that were copied, in order.
 
-    Each is kept by the move that restores its page, so that whoever goes on after a kill begins
-    just there: no entry twice, and none left out.
+    Each is stored by the move that restores its page, so that a run after a kill continues at the last page: no entry
+    is copied twice, and none is left out.
     """
 
     def __init__(self, source: Store, target: Store, stream: str, marks: list[Mark]) -> None:
@@ -63,19 +63,19 @@ class Marks:
                 break
             marks += msgspec.json.decode(block, type=list[Mark])
         if marks:
-            # The last one could not say where its page would go. Nothing came behind it.
+            # The last mark was stored before the position of its page was known. It is the last page.
             newest = await target.scan(stream, limit=1, newest=True)
             marks[-1] = marks[-1]._replace(target=newest[0].position if newest else START)
         return cls(source, target, stream, marks)
 
     @property
     def reached(self) -> Mark:
-        """How far the source is copied."""
+        """The end of the last page that was copied."""
         return self._marks[-1] if self._marks else Mark(START, 0, START)
 
     def notes_with(self, mark: Mark) -> dict[str, bytes | None]:
         """The notes to keep together with the page that ends there."""
-        # The mark before it knows only now where its page went.
+        # The position of the page before is known only now.
         changed = {max(len(self._marks) - 1, 0) // MARKS_PER_NOTE, len(self._marks) // MARKS_PER_NOTE}
         return {
             _name(number): msgspec.json.encode(
@@ -85,11 +85,11 @@ class Marks:
         }
 
     def add(self, mark: Mark) -> None:
-        """Such a page was restored, and its mark is complete."""
+        """Add the complete mark of a page that was restored."""
         self._marks.append(mark)
 
     async def translate(self, positions: Iterable[str]) -> dict[str, Place]:
-        """Where positions of the source are in the target: the entries behind them are the same on both sides."""
+        """The positions in the target for these in the source: the same entries come after them on both sides."""
         ends = [place(mark.source) for mark in self._marks]
         places: dict[str, Place] = {}
         for page, within in groupby(sorted(set(positions), key=place), lambda each: bisect_left(ends, place(each))):
@@ -103,9 +103,9 @@ class Marks:
             standing = [place(entry.position) for entry in theirs]
             for each in within:
                 # Counted from the end: a trim of the source may have taken the first of them meanwhile.
-                behind = sum(other > place(each) for other in standing)
-                last = ours[len(ours) - behind - 1].position if behind < len(ours) else before.target
-                places[each] = Place(last, mark.number - behind, stands=place(each) in standing)
+                after = sum(other > place(each) for other in standing)
+                last = ours[len(ours) - after - 1].position if after < len(ours) else before.target
+                places[each] = Place(last, mark.number - after, stands=place(each) in standing)
         return places
 
 

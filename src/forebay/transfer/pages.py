@@ -1,4 +1,4 @@
-"""Reading a stream's parts page by page, and naming what they hold."""
+"""Read a stream's parts page by page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOME = "forebay.copy"
 PAGE_ITEMS = 500
 """Items in a page."""
 BYTES = 2 * 1024 * 1024
-"""Bytes that a page is to hold; so much stands in memory, and in one call of the target."""
+"""Bytes of a page: so much is held in memory, and sent in one call of the target."""
 FIRST_PAGE_ITEMS = 10
 """Items in the first page, before it is known how large they are."""
 
@@ -28,12 +28,12 @@ class Fetch(Protocol[Part]):
     """A store's method, with all but the page fixed."""
 
     def __call__(self, *, after: str, limit: int) -> Awaitable[list[Part]]:
-        """The page of at most `limit` parts behind `after`."""
+        """The page of at most `limit` parts after `after`."""
         ...
 
 
 async def pages(fetch: Fetch[Part], *, after: str, key: Callable[[Part], str]) -> AsyncIterator[list[Part]]:
-    """All parts behind `after`, in pages of a sensible size; `key` is what the next page begins behind."""
+    """All parts after `after`, in pages of a sensible size; `key` of its last part is the next page's `after`."""
     limit = FIRST_PAGE_ITEMS
     while page := await fetch(after=after, limit=limit):
         yield page
@@ -43,7 +43,7 @@ async def pages(fetch: Fetch[Part], *, after: str, key: Callable[[Part], str]) -
 
 
 async def pending_of(store: Store, stream: str, group: str) -> list[Pending]:
-    """All that a group has begun and not finished."""
+    """All pending entries of a group."""
 
     def fetch(*, after: str, limit: int) -> Awaitable[list[Pending]]:
         return store.pending(stream, group, after=after, limit=limit)
@@ -66,13 +66,13 @@ async def streams_of(store: Store) -> list[StreamStats]:
 
 
 async def noted_of(store: Store, streams: Iterable[StreamStats] = ()) -> list[str]:
-    """Whatever else has notes than these streams: programs keep them under names of their own."""
+    """The other names that have notes: programs keep notes under names of their own."""
     known = {HOME, PRESENCE, *(stats.stream for stats in streams)}
     return [name for name in await store.streams_with_notes() if name not in known]
 
 
 def named(record: Record | Foreign, position: str) -> Record | Foreign:
-    """The record with its event's id in it: where it has none, that is its position, which a copy changes."""
+    """The record with its event's id. Without one the id is the position, which a copy changes."""
     if isinstance(record, Record) and not record.id and position:
         return msgspec.structs.replace(record, id=position)
     return record

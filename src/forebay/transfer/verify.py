@@ -1,4 +1,4 @@
-"""Whether two stores hold the same, whatever positions they have given it."""
+"""Compare two stores, apart from positions."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 async def verify(source: Store, target: Store) -> list[Compared]:
-    """Compare all streams of two stores in which nobody works: what they hold, in their order, byte for byte.
+    """Compare all streams of two idle stores, in their order, byte for byte.
 
-    Positions are compared by how many entries are behind them. Times from now (of leases, retries,
+    Positions are compared by the number of entries after them. Times from now (of leases, retries,
     scheduled events) and the times of appending are not compared: they pass, or are rounded to ms.
     """
     names: dict[str, None] = {}
@@ -67,14 +67,14 @@ async def _sums(store: Store, stream: str) -> dict[str, Sum]:
     notes = {name: note for name, note in (await store.notes(stream)).items() if not name.startswith(PREFIX)}
     return {
         "events": Sum(entries.count, entries.checksum),
-        "groups": _sum((group.group, entries.behind(group.position)) for group in groups),
+        "groups": _sum((group.group, entries.after(group.position)) for group in groups),
         "pending": _sum(
-            (group, entries.behind(each.position), *_begun(each))
+            (group, entries.after(each.position), *_begun(each))
             for group, pending in begun.items()
             for each in pending
             if entries.has(each.position)
         ),
-        "dead": _sum((entries.behind(letter.position), letter.digest) for letter in letters),
+        "dead": _sum((entries.after(letter.position), letter.digest) for letter in letters),
         "scheduled": _sum(
             sorted(
                 [
@@ -100,7 +100,7 @@ class _Letter(msgspec.Struct, frozen=True):
 
 
 class _Entries:
-    """The entries of a stream: their places, and a checksum over what stands there."""
+    """The entries of a stream: their positions, and a checksum of their content."""
 
     def __init__(self, places: list[tuple[int, ...]], checksum: str) -> None:
         self._places = places
@@ -118,13 +118,13 @@ class _Entries:
                 sum.update(_digest(named(entry.record, entry.position)))
         return cls(places, sum.hexdigest())
 
-    def behind(self, position: str) -> int:
-        """How many of them are behind a position."""
+    def after(self, position: str) -> int:
+        """The number of entries after a position."""
         index = bisect_left(self._places, place(position))
         return self.count - index - (place(position) in self._places[index : index + 1])
 
     def has(self, position: str) -> bool:
-        """Whether an entry stands there."""
+        """True if an entry has this position."""
         index = bisect_left(self._places, place(position))
         return place(position) in self._places[index : index + 1]
 
@@ -148,6 +148,6 @@ async def _remembered(store: Store, stream: str) -> list[RememberedId]:
 
 
 def _lacks(ours: list[RememberedId], theirs: list[RememberedId]) -> bool:
-    """Whether ids that one side remembers for a while yet are not known to the other."""
+    """True if one side lacks ids that the other remembers for a while yet."""
     known = {(each.group, each.id) for each in theirs}
     return any((each.group, each.id) not in known for each in ours if each.expires_in > FORGOTTEN_SOON)
