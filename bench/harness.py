@@ -32,7 +32,7 @@ PATIENCE = 180.0
 
 @dataclass
 class Findings:
-    """What was found: for each subject the outcome of each round, in order."""
+    """The outcomes of each subject, one a round, in order."""
 
     outcomes: dict[Subject, list[Any]] = field(default_factory=dict)
     others: float = 0.0
@@ -48,7 +48,7 @@ class Findings:
         return statistics.median(self.values(figure))
 
     def measured(self, row: Row) -> float:
-        """What the row's bound is for: the median of the ratios within a round, or the figure."""
+        """The figure that the row's bound is for: the median of the ratios within a round, or the figure itself."""
         if row.yardstick is None:
             return self.median(row.figure)
         pairs = zip(self.values(row.figure), self.values(row.yardstick), strict=False)
@@ -109,7 +109,7 @@ class Places:
 
     @contextlib.contextmanager
     def empty(self, subject: Subject) -> Any:
-        """The URL of a place where nothing is."""
+        """The URL of an empty store."""
         self._number += 1
         match subject.place:
             case "redis":
@@ -134,7 +134,7 @@ class Places:
 
 
 def run(subject: Subject, places: Places, samples: Path | None = None) -> Any:
-    """What the subject finds, on an empty store; None where it crashed while it put samples into the folder."""
+    """The result of the subject on an empty store; None if it crashed while it wrote samples into the folder."""
     with places.empty(subject) as url:
         if subject.module == "redis-benchmark":
             return _redis_benchmark(url, subject.events)
@@ -179,14 +179,14 @@ def _redis_benchmark(url: str, events: int) -> float:
     said = subprocess.run(
         [tool, *options, "XADD", "bare", "*", *FIELDS], capture_output=True, text=True, check=True, timeout=PATIENCE
     ).stdout
-    # Its quotes are broken by those of the JSON, so the first number behind the command is looked for.
+    # The quotes of the JSON break its quotes, so this looks for the first number after the command.
     figure = re.search(r'","([0-9.]+)"', said.splitlines()[-1])
     assert figure is not None, said
     return float(figure[1])
 
 
 def say(text: str) -> None:
-    """Tell what is going on now."""
+    """Show the step that is running."""
     print(
         f"\r\033[K{text}" if sys.stderr.isatty() else text,
         end="" if sys.stderr.isatty() else "\n",

@@ -1,10 +1,10 @@
-"""Guards what an event costs, in instructions: the same on a busy machine as on a quiet one.
+"""Guards the cost of an event, in instructions: the same on a busy machine as on a quiet one.
 
     python -m bench.instructions [--store]
 
-Counts, under valgrind, what `publish` and `handle` on the memory store take for few events and for more;
-the difference is the cost of an event, and nothing else. Exits with 1 where one costs 10 % more than
-instructions.json says for this Python; `--store` writes what was found there.
+Counts, under valgrind, the instructions of `publish` and `handle` on the memory store for few events and for more;
+the difference is the cost of an event alone. Exits with 1 if one costs 10 % more than instructions.json has for this
+Python; `--store` writes the new counts there.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def cost(valgrind: str, measure: str) -> int:
 
 def _count(valgrind: str, measure: str, events: int) -> int:
     command = [sys.executable, "-m", "bench.subjects.counted", measure, "--events", str(events)]
-    # The hash seed decides which strings collide, and so what a look-up costs.
+    # The hash seed decides which strings collide, and so the cost of a look-up.
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     done = subprocess.run(
         [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", *command],

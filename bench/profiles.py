@@ -1,4 +1,4 @@
-"""Where the time of one event goes, for each rate that misses its target, and what that proves.
+"""The time of one event by its parts, for each rate that misses its target, and the conclusion.
 
     python -m bench.profiles [--only PATTERN] [--all] [--quick] [--to FILE]
 
@@ -42,15 +42,15 @@ class Call:
 
     @property
     def text(self) -> str:
-        """Such as "/lib/asyncio/events.py run: self._context.run(…)"; what the parts are known by."""
+        """Such as "/lib/asyncio/events.py run: self._context.run(…)"; the patterns of the parts match it."""
         return f"{self.file} {self.function}: {linecache.getline(self.file, self.line).strip()}"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the work: calls whose text the pattern finds, and what they call that is in no other part.
+    """A part of the work: calls whose text the pattern finds, and their own calls that are in no other part.
 
-    `is_needed` where no program could leave it out that keeps the promises and awaits each event.
+    `is_needed`: every program that keeps the promises and awaits each event needs it.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Profile:
 
 
 def stacks(samples: str) -> list[list[Call]]:
-    """The calls of each sample, innermost first, from what `faulthandler` wrote; what is cut off is left out."""
+    """The calls of each sample, innermost first, from the output of `faulthandler`; incomplete ones are left out."""
     found = []
     for sample in re.split(r"^.*\(most recent call first\):\n", samples, flags=re.MULTILINE)[1:]:
         calls = re.findall(r'^  File "(.*)", line (\d+) in (.*)\n', sample, re.MULTILINE)
@@ -157,7 +157,7 @@ calls make up a part."""
 
 
 def section(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> str:
-    """A row: where the time goes, and what that proves."""
+    """A row: the time by parts, and the conclusion."""
     assert row.yardstick is not None
     columns = [
         (
@@ -182,7 +182,7 @@ def section(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> st
 
 
 def proof(row: Row, found: Findings, profiles: Mapping[Figure, Profile]) -> str:
-    """What the profile of a row proves."""
+    """The conclusion from the profile of a row."""
     assert row.yardstick is not None
     assert row.least is not None
     profile, each = profiles[row.figure], 1e6 / found.median(row.figure)

@@ -19,7 +19,7 @@ MARGIN = 0.1
 
 
 def machine(found: Findings) -> str:
-    """What it was measured on, and what else was going on there."""
+    """The machine, and the load of other programs on it."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -33,7 +33,7 @@ def machine(found: Findings) -> str:
 
 
 def table(rows: list[Row], found: Findings) -> str:
-    """The rows, each with what was found, the yardstick, their ratio, and the target."""
+    """The rows, each with its figure, the yardstick, their ratio, and the target."""
     lines = [
         "| what | forebay | yardstick | ratio | target | |",
         "|---|---:|---:|---:|---:|---|",

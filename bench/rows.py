@@ -1,4 +1,4 @@
-"""What is measured, beside what, and how good it has to be: the targets as data."""
+"""The figures, their yardsticks and their targets, as data."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Figure:
 class Row:
     """A line of the table: a figure, perhaps beside a yardstick, perhaps with a bound.
 
-    The bound is for the ratio of the two where there is a yardstick, else for the figure itself.
+    The bound is for the ratio of the two if there is a yardstick, else for the figure itself.
     Without one the line is for information.
     """
 

@@ -1,9 +1,9 @@
-"""Says, some hundred times a second, where each thread of a subject is, while what is measured runs.
+"""Samples the calls of each thread of a subject, some hundred times a second, during the measured code.
 
-A timer of the kernel interrupts the thread itself, and a handler in C writes down its calls. So a sample falls where
-the thread is, working or waiting, with or without the interpreter's lock. A profiler that stops the process from
-outside, such as py-spy, is no good here: it finds a thread at its system calls up to ten times too often, and while
-it looks, the server and the disk catch up.
+A timer of the kernel interrupts the thread itself, and a handler in C writes down its calls. So a sample shows
+the thread as it is, working or waiting, with or without the interpreter's lock. A profiler that stops the process from
+outside, such as py-spy, gives wrong figures here: it finds a thread at its system calls up to ten times too often, and
+the server and the disk catch up while the process is stopped.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class _Interval(ctypes.Structure):
 
 @contextlib.contextmanager
 def sampled() -> Iterator[None]:
-    """Around what is measured: take samples, if the environment asks for it.
+    """Take samples during the measured code, if the environment asks for it.
 
     They go to a file for each thread, as `faulthandler` writes them: at once, so that they are there even if the
-    process crashes. Python 3.11 and 3.12 do so in one of some thousand samples, where it falls between two
+    process crashes. Python 3.11 and 3.12 crash at one of some thousand samples, if it falls between two
     instructions that make the interpreter's list of calls.
     """
     folder = os.environ.get(FOLDER)
@@ -70,7 +70,7 @@ def sampled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watching(thread: threading.Thread, number: int, file: int, phase: float) -> Iterator[None]:
-    # The handler puts back `errno` only where it passes the signal on.
+    # The handler restores `errno` only if it passes the signal on.
     signal.signal(number, signal.SIG_IGN)
     faulthandler.register(number, file, all_threads=False, chain=True)
     libc = ctypes.CDLL(None, use_errno=True)

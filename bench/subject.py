@@ -1,9 +1,9 @@
-"""A subject is a program that is measured: it takes one measure, and prints what it found as JSON.
+"""A subject is a program under measurement: it takes one measure, and prints the result as JSON.
 
     python -m bench.subjects.SUBJECT MEASURE [--url URL] [--events N] [--tasks N] [--uvloop]
 
 Yardsticks, forebay and its peers are all subjects. Each measurement is a process of its own, so that
-nobody inherits another one's memory, loop or connections, and a peer may live in another environment.
+it inherits no memory, loop or connections, and a peer may have another environment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Options:
-    """What a measure is told. `url` names an empty store; `events` is how many to move."""
+    """The arguments of a measure. `url` names an empty store; `events` is the number of events to move."""
 
     url: str
     events: int

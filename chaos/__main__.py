@@ -47,7 +47,7 @@ def _is_here(store: str) -> bool:
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run the soaks of the command line."""
     parser = argparse.ArgumentParser(prog="python -m chaos")
     parser.add_argument("stores", nargs="*", metavar="STORE", help=f"one of {', '.join(STORES)}; all unless named")
     parser.add_argument("--long", action="store_true", help="two million events instead of fifty thousand")

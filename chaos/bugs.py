@@ -40,7 +40,7 @@ class DropsAcknowledged(Counting):
 
 
 class AcksBeforeHandling(Wrapped):
-    """What is read is acked at once."""
+    """Every read entry is acked at once."""
 
     async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
         deliveries = await self.store.read(*readers, limit=limit, wait=wait)
@@ -64,7 +64,7 @@ class DeletesConsumersWithTheirPending(Wrapped):
 
 
 class TrimsByLength(Wrapped):
-    """Each publish trims the stream to its newest twenty, whatever anybody has read."""
+    """Each publish trims the stream to its newest twenty, read or not."""
 
     async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
         positions = await self.store.append(stream, records, **options)  # type: ignore[arg-type]  # passed on
@@ -98,7 +98,7 @@ class RenewsWhatOthersHold(Wrapped):
 
 
 class SwapsTwo(Counting):
-    """A publish in fifty is acknowledged first and stored a little later, behind the next of its key."""
+    """A publish in fifty is acknowledged first and stored a little later, after the next of its key."""
 
     every = 50
 
@@ -135,7 +135,7 @@ class CallsTimeoutsFailures(Counting):
 
 
 def cut_unsynced_tail(dump: Dump) -> None:
-    """What a power failure does to a store that acknowledges before it syncs: the last events were never there."""
+    """The effect of a power failure on a store that acknowledges before it syncs: the last events are missing."""
     for event in list(dump.stored)[-10:]:
         del dump.stored[event]
         for events in dump.open.values():

@@ -7,7 +7,7 @@ unexpected  never published, or its contents changed
 inversion   in the ordered group, an event begun before one that was published before it under its key was done
 overlap     one event in two handlers of a group while the lease of the first surely held
 false dead  a dead letter that has not failed as often as it may
-unexplained a duplicate without a crash, a lease that ran out, or a lost group behind it
+unexplained a duplicate without a crash, a lease that ran out, or a lost group as its cause
 
 Jepsen's names for queues (lost, unexpected, duplicated, recovered) are kept.
 """
@@ -46,7 +46,7 @@ BREACHES = (
 
 
 class Report(msgspec.Struct):
-    """What the checker found. `breaches` has some examples of each broken promise, by its name."""
+    """The verdict. `breaches` has some examples of each broken promise, by its name."""
 
     acknowledged: int
     unknown: int
@@ -272,7 +272,7 @@ def _orphans(ledger: Ledger) -> list[float]:
             if call.how == "open" and call.process in killed:
                 fault = killed[call.process]
                 later = [again.begun for again in calls if again.begun > call.begun and again is not call]
-                # One that was its last attempt is begun again only once somebody sends the dead letter round.
+                # After its last attempt it starts again only when its dead letter is redriven.
                 buried = ledger.buried.get(place, 0)
                 if later and buried > call.begun:
                     later.append(buried)

@@ -1,4 +1,4 @@
-"""What a store holds when a soak is over."""
+"""The content of a store at the end of a soak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of a soak write down: one file each, one write(2) a fact, so that SIGKILL loses none.
+"""The histories of the processes of a soak: one file each, one write(2) a fact, so that SIGKILL loses none.
 
 Times are nanoseconds of CLOCK_MONOTONIC, which all processes of the machine share. An event is named by
 its `source`: writer/lane/number. Within a process a group has one consumer, so the process names it.
@@ -49,7 +49,7 @@ class Leased(Fact, tag="lease"):
 
 
 class GroupPending(Fact, tag="begin"):
-    """A handler is called; `call` tells its calls apart within the process."""
+    """A handler is called; `call` is the number of the call within the process."""
 
     group: str
     event: str
@@ -66,7 +66,7 @@ class Ended(Fact, tag="end"):
 
 
 class Settled(Fact, tag="settle"):
-    """The store was told, from `time` on, how deliveries ended; `count` is how many it still took, None: unknown."""
+    """From `time` on the store was given settlements; `count` is how many it accepted, None: unknown."""
 
     group: str
     move: Move
@@ -75,7 +75,7 @@ class Settled(Fact, tag="settle"):
 
 
 class Told(Fact, tag="told"):
-    """A signal of the bus, by its name, and what it was about."""
+    """A signal of the bus, by its name, with its subject."""
 
     signal: str
     group: str

@@ -27,7 +27,7 @@ Place = tuple[str, str]
 
 @dataclass(slots=True)
 class Call:
-    """One call of a handler. `until`: when its lease may have run out; `ended` is None where it never came back."""
+    """One call of a handler. `until`: when its lease may have run out; `ended` is None if it never returned."""
 
     process: str
     begun: int
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(slots=True)
 class Ledger:
-    """All facts of a run, by what they are about."""
+    """All facts of a run, by their subject."""
 
     groups: set[str] = field(default_factory=set)
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Ledger:
     claims: Counter[Place] = field(default_factory=Counter)
     redriven: Counter[Place] = field(default_factory=Counter)
     told: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Signals, by name, and by what they told of a failure."""
+    """Signals, by name, and by the failure that they reported."""
     joins: int = 0
     """How often a group was made, or made again."""
     late_acks: int = 0

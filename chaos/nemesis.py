@@ -26,7 +26,7 @@ MOST_AT_ONCE = 3
 
 @dataclass(slots=True)
 class Scene:
-    """What there is to be struck: the staff, and either a server behind a proxy or a file."""
+    """The targets of faults: the staff, and either a server with a proxy before it or a file."""
 
     staff: Staff
     pen: Pen
@@ -220,7 +220,7 @@ def transaction(*, writing: bool) -> Fault:
 
 Fault = Callable[[Scene, Strike], Awaitable[None]]
 Kinds = dict[str, tuple[int, Fault]]
-"""Kinds of faults: how often each is drawn beside the others, and what it does."""
+"""Kinds of faults: the weight of each in the draw, and its action."""
 
 PROCESSES: Kinds = {
     "writer killed": (3, kill_writer),

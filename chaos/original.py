@@ -1,7 +1,7 @@
-"""The consumer loop of the original design, as a model: what it does with events, and nothing else.
+"""The consumer loop of the original design, as a model of its handling of events.
 
-Publish is one XADD. A consumer reads only what nobody has read before (`>`), so it never sees again what it, or
-one that died, had begun. The first failure of a handler sends an event to the dead letters, in two steps. Its calls
+Publish is one XADD. A consumer reads only new entries (`>`), so it never reads again the pending entries of its own, or
+of a consumer that died. The first failure of a handler sends an event to the dead letters, in two steps. Its calls
 block the event loop. After any error it waits a while and goes on.
 """
 
@@ -102,13 +102,13 @@ def handle(client: Any, pen: Pen, group: str, call: int, id: bytes, fields: dict
 
 
 def work(event: str, group: str) -> None:
-    """What the handlers of the soak do, but for the waiting."""
+    """The work of the soak's handlers, without the waiting."""
     if group != "plain" and (is_poison(event) or failing_attempts(event)):
         raise ValueError(event)
 
 
 def take(client: Any) -> Dump:
-    """What the server holds at the end."""
+    """The content of the server at the end."""
     dump = Dump()
     names: dict[bytes, str] = {}
     for id, fields in client.xrange(KEY):

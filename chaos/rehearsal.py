@@ -33,7 +33,7 @@ WRITER = "w193"
 
 NOTHING: dict[str, Any] = {"join": False, "retry": False, "dead_letter": False, "ack": 0, "release": 0}
 NOTHING |= {"append_due": 0, "read": [], "take_due": [], "claim": [], "extend": []}
-"""What the moves of the dead come to."""
+"""The results of the moves of dead consumers."""
 
 Bug = Callable[[Store], Store]
 

@@ -1,4 +1,4 @@
-"""A Redis or Valkey server that keeps what it has acknowledged, and that can be killed and started again."""
+"""A Redis or Valkey server that keeps acknowledged writes, and that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DurableServer:
             self.kill()
 
     async def start(self) -> None:
-        """Start it, and wait until it answers and has loaded what it keeps."""
+        """Start it, and wait until it answers and has loaded its data."""
         self._launch()
         await eventually(self._answers, within=30, message="the server does not answer")
 

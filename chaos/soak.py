@@ -66,7 +66,7 @@ REACHED_ON_SERVERS = REACHED | {"lost group made again", "unknown publish", "unk
 
 
 class Run(msgspec.Struct):
-    """One soak: what it was, and what came of it."""
+    """One soak: its settings and its results."""
 
     store: str
     seed: int
@@ -169,7 +169,7 @@ async def _soak(
 
 
 async def _end(beside: Plan, scene: Scene, size: Size) -> Ended:
-    """Let all be handled and all leave; how long the first took, and what the store holds then."""
+    """Wait until all events are handled, then stop all; return the seconds of the wait and the content of the store."""
     async with EventBus(open_store_of(beside)) as bus:
         drained = await drain(bus, scene.pen, size.patience)
         await scene.staff.dismiss(_all(scene.staff.consumers))
@@ -185,7 +185,7 @@ def _all(crew: dict[str, Process]) -> dict[str, Process]:
 async def drain(bus: EventBus, pen: Pen, patience: float) -> float:
     """Wait until all is handled, send the dead letters round again, and wait once more; how long the first took."""
     started = time.monotonic()
-    # What is not handled by then is what the checker calls stuck.
+    # The checker counts events that are not handled by then as stuck.
     with contextlib.suppress(AssertionError):
         await eventually(lambda: settled(bus), within=patience)
     drained = time.monotonic() - started

@@ -16,7 +16,7 @@ Work = Callable[[Plan, str], Awaitable[None]]
 
 
 class Staff:
-    """Who leaves is replaced by somebody of another name."""
+    """A member that leaves is replaced by one of another name."""
 
     def __init__(self, plan: Plan, *, write: Work = write, consume: Work = consume) -> None:
         self._plan = plan

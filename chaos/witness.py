@@ -17,7 +17,7 @@ Count = TypeVar("Count", int, bool)
 
 
 def name(delivery: Delivery) -> str:
-    """How histories name the event of a delivery; empty where it has vanished or is foreign."""
+    """How histories name the event of a delivery; empty if its entry is missing or foreign."""
     return delivery.record.source if isinstance(delivery.record, Record) else ""
 
 

@@ -39,7 +39,7 @@ NOISE = random.Random(1).randbytes(256 * 1024).hex()
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What the processes of one run have in common."""
+    """The common settings of the processes of one run."""
 
     url: str
     folder: Path
@@ -173,7 +173,7 @@ def consuming_bus(store: Store, plan: Plan, pen: Pen) -> EventBus:
 
 
 def handler(plan: Plan, pen: Pen, group: str, calls: itertools.count[int]) -> Callable[[Event], Any]:
-    """What a group does with an event."""
+    """A group's handler."""
 
     async def handle(event: Event) -> None:
         text = event.data["body"]
@@ -207,7 +207,7 @@ async def work(event: Event, group: str, *, slow: float) -> None:
 
 
 def listen(bus: EventBus, pen: Pen) -> None:
-    """Write down what the bus tells."""
+    """Record the signals of the bus."""
 
     def about_delivery(signal: Any) -> None:
         delivery: Delivery = signal.delivery

@@ -43,7 +43,7 @@ async def handle(options: Options) -> float:
     for start in range(0, options.events, 100):
         await asyncio.gather(*(pool.enqueue_job("handler", DATA) for _ in range(min(100, options.events - start))))
     await pool.aclose()
-    # `max_jobs` bounds a burst too, by 10 at a time where nothing else is said.
+    # `max_jobs` bounds a burst too, by 10 at a time unless set.
     worker = Worker(
         [func(handler, name="handler")],
         redis_settings=settings,

@@ -26,7 +26,7 @@ async def publish(options: Options) -> float:
 
 async def handle(options: Options) -> float:
     """Events a second through a handler that does nothing."""
-    # Its log has two lines for each message, which would be most of what is measured.
+    # Its log has two lines for each message, which would take most of the measured time.
     broker = RedisBroker(options.url, logger=None)
     left = options.events
     first = 0.0

@@ -1,4 +1,4 @@
-"""Yardsticks on Redis: what the server, a socket and hiredis can do, with nothing between them."""
+"""Yardsticks on Redis: the speed of the server, a socket and hiredis alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add() -> bytes:
 
 
 class Bare(asyncio.Protocol):
-    """A connection with a future per command; what is sent in one turn of the loop goes out in one write."""
+    """A connection with a future per command; all commands of one turn of the loop go out in one write."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -99,7 +99,7 @@ class Blocking:
 
 
 def make() -> bytes:
-    """The same, with what is new in each event made anew: its JSON, its time, a random id."""
+    """The same, with the JSON, the time and the random id of each event made anew."""
     data = json.dumps(DATA, separators=(",", ":"))
     timestamp = datetime.now(UTC).isoformat()
     parts = "type", TYPE, "source", SOURCE, "data", data, "timestamp", timestamp, "id", str(uuid.uuid4())

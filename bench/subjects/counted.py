@@ -1,4 +1,4 @@
-"""What is counted in instructions: publishing and handling on the memory store, in one process.
+"""The program whose instructions are counted: publishing and handling on the memory store, in one process.
 
 The wall clock goes on by 10 microseconds for each event, as at 100,000 events a second. Under valgrind an event takes
 about a millisecond, so the parts of ids and times that events of one millisecond share would be made anew for most

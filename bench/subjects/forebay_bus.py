@@ -1,4 +1,4 @@
-"""forebay on any store: publish, handle, wait, and what that costs."""
+"""forebay on any store: the speed and the cost of publish, handle and wait."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def rate_of_handling(bus: EventBus, events: int) -> float:
         return events / (time.perf_counter() - started)
 
 
-class consuming:  # noqa: N801  # reads as what it does
+class consuming:  # noqa: N801  # it is used as a verb: `async with consuming(...)`
     """A consumer of the benchmark's group that runs inside the block."""
 
     def __init__(self, bus: EventBus, handler: Callable[[Event], Awaitable[None]]) -> None:

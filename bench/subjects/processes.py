@@ -43,7 +43,7 @@ async def latency(options: Options) -> list[float]:
 
 
 async def send(options: Options) -> int:
-    """Publish events that tell when they were sent, with pauses between."""
+    """Publish events with the time of sending in them, with pauses between."""
     async with EventBus(options.url) as bus:
         for number in range(options.events):
             # Uneven, so that it does not keep step with a poll.
@@ -60,7 +60,7 @@ async def fill_up(options: Options) -> int:
 
 
 async def memory(options: Options) -> dict[str, float]:
-    """MiB of this process while it handles what was published before: after a tenth of it, and at most."""
+    """MiB of this process while it handles a backlog: after a tenth of it, and at most."""
     early = 0.0
     seen = 0
     done = asyncio.Event()
@@ -85,10 +85,10 @@ def _peak() -> float:
 
 
 async def cost(options: Options) -> dict[str, float]:
-    """How many times as much an event costs with many events behind it, and with many that another one holds.
+    """The cost of an event with many others in the stream, and with many pending, as a multiple.
 
     Cost is processor time, of this process and the server. Compared with a backlog of 10,000: publishing
-    and handling with `events` behind, and then with 100,000 pending.
+    and handling with `events` in the stream, and then with 100,000 pending.
     """
     async with EventBus(options.url) as bus:
         await fill(bus, 10_000 + PROBES * PROBE)
@@ -157,7 +157,7 @@ async def together(options: Options) -> dict[str, float]:
 
 
 async def server_seconds(bus: EventBus) -> float:
-    """Seconds of processor time that the Redis server has taken; 0 where there is none."""
+    """Seconds of processor time of the Redis server; 0 if there is none."""
     if bus.url.startswith("sqlite:"):
         return 0.0
     import redis.asyncio

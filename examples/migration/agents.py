@@ -1,4 +1,4 @@
-"""Week 3: the agents, with forebay's base class in the place of the shop's own. What they do stays as it is."""
+"""Week 3: the agents, with forebay's base class in the place of the shop's own. Their work stays the same."""
 
 import shop
 

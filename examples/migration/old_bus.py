@@ -4,7 +4,7 @@ import asyncio
 
 
 class OldBus:
-    """Calls each handler in a task of its own. What is under way when the process dies is lost."""
+    """Calls each handler in a task of its own. Events in flight are lost when the process dies."""
 
     def __init__(self):
         self.handlers = {}
