@@ -64,7 +64,7 @@ class Leadership:
         # A process that was stopped has not seen that the leader is silent.
         observer = Observer[str](longest_gap=2 * self._interval)
         while True:
-            note = (await self._store.notes(self._stream)).get(self._name)
+            note = (await self._store.notes(self._stream, names=[self._name])).get(self._name)
             seen = observer.look({} if note is None else {self._name: note})
             is_free = note is None or seen[self._name].state(self._seconds) == "gone"
             if is_free and await self._note.take(new_id().encode(), expected=note):

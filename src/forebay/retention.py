@@ -67,7 +67,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 async def get_rule(store: Store, stream: str) -> Retention | None:
     """The rule of a stream, if it has one."""
-    return _rule((await store.notes(stream)).get(RULE), stream)
+    return _rule((await store.notes(stream, names=[RULE])).get(RULE), stream)
 
 
 async def set_rule(store: Store, stream: str, rule: Retention) -> None:

@@ -527,8 +527,8 @@ class Notes(Protocol):
     has no entries; notes alone make no stream that `stats` would show.
     """
 
-    async def notes(self, stream: str) -> dict[str, bytes]:
-        """All notes of the stream, by name."""
+    async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
+        """Return the notes of the stream, by name: all, or those of these `names` that exist."""
         ...
 
     async def streams_with_notes(self) -> list[str]:

@@ -1,7 +1,8 @@
-"""What an agent keeps in the store: small JSON values, under keys."""
+"""The state of an agent in the store: small JSON values, under keys."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import EllipsisType
 from typing import Any
 
@@ -13,19 +14,19 @@ _STATE = "state:"
 
 
 def notes_of(agent: str) -> str:
-    """The stream whose notes are an agent's; it has no entries."""
+    """The stream that an agent's notes are kept beside; it has no entries."""
     return f"agent.{plain('agent name', agent)}"
 
 
 class NotesOf:
-    """The notes of a bus, which is opened where it is not."""
+    """The notes of a bus, which is opened if need be."""
 
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus
 
-    async def notes(self, stream: str) -> dict[str, bytes]:
+    async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
         """See `Notes`."""
-        return await (await self._bus.ready()).notes(stream)
+        return await (await self._bus.ready()).notes(stream, names=names)
 
     async def streams_with_notes(self) -> list[str]:
         """See `Notes`."""
@@ -41,8 +42,8 @@ class NotesOf:
 class AgentState:
     """An agent's values in the store: they outlive it, and all processes that run it share them.
 
-    A value is JSON, within the limits of an event's data. Keep under one key what changes together: a
-    value is replaced as a whole. For some hundreds of keys.
+    A value is JSON, within the limits of an event's data, and is replaced as a whole: keep values that change together
+    under one key. For some hundreds of keys.
     """
 
     def __init__(self, store: Notes, agent: str) -> None:
@@ -50,8 +51,9 @@ class AgentState:
         self._stream = notes_of(agent)
 
     async def get(self, key: str, default: Any = None, *, kind: Any = Any) -> Any:
-        """The value under this key, read as `kind`; `default` where there is none."""
-        text = (await self._store.notes(self._stream)).get(_STATE + key)
+        """The value under this key, read as `kind`; `default` if there is none."""
+        name = _STATE + key
+        text = (await self._store.notes(self._stream, names=[name])).get(name)
         return default if text is None else decode(text, kind)
 
     async def all(self) -> dict[str, Any]:
@@ -60,9 +62,9 @@ class AgentState:
         return {name.removeprefix(_STATE): decode(text) for name, text in notes.items() if name.startswith(_STATE)}
 
     async def set(self, key: str, value: Any) -> None:
-        """Keep a value under this key, in place of what was there."""
+        """Keep a value under this key, and replace the value before."""
         await self._store.set_note(self._stream, _STATE + key, encode(value))
 
     async def remove(self, key: str) -> None:
-        """Forget what is under this key."""
+        """Remove the value under this key."""
         await self._store.set_note(self._stream, _STATE + key, None)

@@ -308,8 +308,8 @@ class FaultyStore:
     async def durability(self) -> Durability:
         return await self._call("durability", self.store.durability)
 
-    async def notes(self, stream: str) -> dict[str, bytes]:
-        return await self._call("notes", lambda: self.store.notes(stream))
+    async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
+        return await self._call("notes", lambda: self.store.notes(stream, names=names))
 
     async def streams_with_notes(self) -> list[str]:
         return await self._call("streams_with_notes", self.store.streams_with_notes)

@@ -486,9 +486,10 @@ class MemoryStore:
 
     # Notes.
 
-    async def notes(self, stream: str) -> dict[str, bytes]:
+    async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
         with self._lock:
-            return dict(self._state.notes.get(check_name("stream", stream), {}))
+            kept = self._state.notes.get(check_name("stream", stream), {})
+            return dict(kept) if names is None else {name: kept[name] for name in names if name in kept}
 
     async def streams_with_notes(self) -> list[str]:
         with self._lock:

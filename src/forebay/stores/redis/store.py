@@ -599,8 +599,12 @@ class RedisStore:
 
     # Notes.
 
-    async def notes(self, stream: str) -> dict[str, bytes]:
+    async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
         key = self._keys(stream).notes
+        if names is not None:
+            # One HGET each, which every role may send; HMGET would be one more right.
+            values = await asyncio.gather(*(self._client.call(key, "HGET", key, name) for name in names))
+            return {name: value for name, value in zip(names, values, strict=True) if value is not None}
         found = await self._client.call(key, "HGETALL", key)
         return inspection.named_notes(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import EllipsisType
 
 from forebay.payload import is_name
@@ -10,8 +10,11 @@ from forebay.stores.sqlite.rows import NAME, as_text
 from forebay.stores.sqlite.transaction import Transaction
 
 
-def notes(tx: Transaction, stream: str) -> dict[str, bytes]:
-    """All notes of a stream, by name."""
+def notes(tx: Transaction, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
+    """The notes of a stream, by name: all, or those of these `names`."""
+    if names is not None:
+        values = ((name, _value(tx, stream, name)) for name in names)
+        return {name: value for name, value in values if value is not None}
     rows = tx.rows(
         f"SELECT {NAME}, CAST(value AS BLOB) FROM notes WHERE namespace = ? AND stream = ? ORDER BY name",  # noqa: S608  # constants
         (tx.namespace, stream),

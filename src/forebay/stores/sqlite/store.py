@@ -351,9 +351,9 @@ class SQLiteStore:
 
     # Notes.
 
-    async def notes(self, stream: str) -> dict[str, bytes]:
+    async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
         self._names.check(stream)
-        return await self._look(partial(notes.notes, stream=stream))
+        return await self._look(partial(notes.notes, stream=stream, names=names))
 
     async def streams_with_notes(self) -> list[str]:
         return await self._look(notes.streams_with_notes)

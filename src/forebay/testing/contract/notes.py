@@ -36,6 +36,14 @@ class NotesContract(Contract):
         assert await store.set_note(STREAM, "switch", None, expected=b"new")
         assert {} == await store.notes(STREAM)
 
+    async def test_single_notes_are_read_by_their_names(self, store: Store) -> None:
+        for name in ("a", "b", "c d: e"):
+            await store.set_note(STREAM, name, name.encode())
+
+        assert {"a": b"a", "c d: e": b"c d: e"} == await store.notes(STREAM, names=["a", "c d: e", "unknown"])
+        assert {} == await store.notes(STREAM, names=[])
+        assert {} == await store.notes("unknown", names=["a"])
+
     async def test_of_many_who_expect_the_same_one_is_first(self, store: Store, other: Store) -> None:
         tries = [
             each.set_note(STREAM, "leader", f"{n}".encode(), expected=None)
