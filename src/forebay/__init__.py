@@ -2,7 +2,6 @@
 
 from forebay.bus import (
     EventBus,
-    EventType,
     InMemoryEventBus,
     MalformedEntry,
     PersistentEventBus,
@@ -31,6 +30,7 @@ from forebay.errors import (
     TransferRefused,
 )
 from forebay.event import Event
+from forebay.event_types import EventType
 from forebay.payload import EventTypeLike, Limits
 from forebay.policy import Retry
 from forebay.retention import Retention

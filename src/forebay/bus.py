@@ -48,19 +48,6 @@ UNSURE = 10_000
 """Unanswered publishes that a bus remembers, the latest ones."""
 
 
-class EventType(Enum):
-    """Event types that forebay itself gives a meaning: those that its agents speak and hear."""
-
-    HEALTH_CHECK = "health_check"
-    HEALTH_REPORT = "health_report"
-    AGENT_HEARTBEAT = "agent_heartbeat"
-    AGENT_UNHEALTHY = "agent_unhealthy"
-    AGENT_RECOVERED = "agent_recovered"
-    FILE_CREATED = "file_created"
-    FILE_MODIFIED = "file_modified"
-    FILE_DELETED = "file_deleted"
-
-
 class Agent(Protocol):
     """What `run` takes beside the handlers registered with `on`: `forebay.agents.BaseAgent` is one."""
 

@@ -36,27 +36,26 @@ MAX_DOUBTS = 16
 class Observation(msgspec.Struct, frozen=True):
     """A note at the last look of an observer.
 
-    `unchanged` is for how many seconds the observer has seen it as it is. `has_changed` is whether the observer saw it
-    change, or appear, since its first look.
+    `unchanged` is for how many seconds the observer has seen it as it is. `slack` is how many seconds earlier it may
+    have been written: the time between the two looks before, infinite for a note of the first look.
     """
 
     note: bytes
     unchanged: float
-    has_changed: bool
+    slack: float
 
     def state(self, lifetime: float) -> State:
         """The state of a member that renews its note within `lifetime` seconds."""
         if self.unchanged >= lifetime:
             return "gone"
-        return "alive" if self.has_changed else "unknown"
+        return "unknown" if math.isinf(self.slack) else "alive"
 
     def silence(self, age: float) -> float:
-        """Seconds since the last renewal, as far as can be known.
+        """Seconds since the last renewal: the `age` by the store's clock, within the bounds that the observer has seen.
 
-        `age` is the time since then by the store's clock. It counts only until the observer has seen the note change: a
-        first look has nothing else to go by.
+        The store's clock may have been set meanwhile. Only a first look has nothing else to go by.
         """
-        return self.unchanged if self.has_changed else max(self.unchanged, age)
+        return max(self.unchanged, min(age, self.unchanged + self.slack))
 
 
 class Observer(Generic[Key]):
@@ -85,16 +84,15 @@ class Observer(Generic[Key]):
     def look(self, notes: Mapping[Key, bytes]) -> dict[Key, Observation]:
         """Compare all members' notes with those of the last look. A member whose note is missing is forgotten."""
         now = self._clock()
-        is_first = self._looked_at is None
-        gap = 0.0 if self._looked_at is None else min(now - self._looked_at, self._longest_gap)
+        passed = math.inf if self._looked_at is None else now - self._looked_at
         self._looked_at = now
         seen: dict[Key, Observation] = {}
         for key, note in notes.items():
             before = self.seen.get(key)
             if before is not None and before.note == note:
-                seen[key] = Observation(note, before.unchanged + gap, before.has_changed)
+                seen[key] = Observation(note, before.unchanged + min(passed, self._longest_gap), before.slack)
             else:
-                seen[key] = Observation(note, 0.0, has_changed=not is_first)
+                seen[key] = Observation(note, 0.0, passed)
         self.seen = seen
         return seen
 

@@ -73,13 +73,17 @@ def test_an_observer_that_stood_still_counts_no_more_than_its_longest_gap() -> N
     assert 4.0 == observer.look({"m": b"1"})["m"].unchanged
 
 
-def test_the_age_by_the_stores_clock_counts_until_the_note_was_seen_to_change() -> None:
+def test_the_stores_clock_decides_a_first_look_and_later_ones_only_within_what_was_seen() -> None:
     clock = Clock()
     observer = Observer[str](clock=clock)
 
     assert 500.0 == observer.look({"m": b"1"})["m"].silence(age=500.0)
-    clock.now = 1.0
-    assert 0.0 == observer.look({"m": b"2"})["m"].silence(age=500.0)
+    clock.now = 3.0
+    changed = observer.look({"m": b"2"})["m"]
+    assert [3.0, 2.0, 0.0] == [changed.silence(age) for age in (500.0, 2.0, -500.0)]
+    clock.now = 8.0
+    unchanged = observer.look({"m": b"2"})["m"]
+    assert [8.0, 7.0, 5.0] == [unchanged.silence(age) for age in (500.0, 7.0, -500.0)]
 
 
 async def test_a_fenced_member_learns_it_at_its_next_renewal(bus: EventBus) -> None:

@@ -14,9 +14,9 @@ from forebay import Event, EventBus, HandlerTimeout, Reject, Retry, RetryAfter, 
 from forebay.agents import BaseAgent
 from forebay.agents.heartbeat import Heartbeat
 from forebay.agents.roster import HealthReport
-from forebay.bus import EventType
 from forebay.errors import MalformedEvent, StoreUnavailable
 from forebay.event import Foreign, to_event
+from forebay.event_types import EventType
 from forebay.policy import GiveUp, RetryIn, decide
 from forebay.reason import describe, redacted
 

@@ -13,10 +13,10 @@ import msgspec
 from forebay.agents.agent import BaseAgent
 from forebay.agents.roster import AgentStatus, HealthReport, agent_statuses
 from forebay.agents.state import notes_of
-from forebay.bus import EventType
 from forebay.cause import CAUSATION
 from forebay.errors import MalformedEvent
 from forebay.event import Event, check_seconds, new_id
+from forebay.event_types import EventType
 from forebay.leadership import Leadership, LeadershipLost
 from forebay.payload import decode, encode
 from forebay.positions import last_position

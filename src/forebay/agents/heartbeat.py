@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 import msgspec
 
 from forebay.agents.definition import RunnableAgent, Status, code_of
-from forebay.bus import EventBus, EventType
+from forebay.bus import EventBus
 from forebay.cause import caused_by
 from forebay.errors import ForebayError, RetryAfter
 from forebay.event import Event
+from forebay.event_types import EventType
 from forebay.reason import describe
 from forebay.runtime.supervise import wait_for
 from forebay.signals import LoopFailed

@@ -11,9 +11,10 @@ import msgspec
 from forebay.agents.definition import Status
 from forebay.agents.heartbeat import KEPT, Heartbeat
 from forebay.agents.state import notes_of
-from forebay.bus import EventBus, EventType
+from forebay.bus import EventBus
 from forebay.errors import ConfigurationError, MalformedEvent
 from forebay.event import Record
+from forebay.event_types import EventType
 from forebay.payload import check_name, decode
 from forebay.store import END
 

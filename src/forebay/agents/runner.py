@@ -19,11 +19,12 @@ from typing import Any
 from forebay.agents.definition import Handles, RunnableAgent, Status
 from forebay.agents.heartbeat import Heartbeats
 from forebay.agents.roster import HealthReport, NameTaken, register
-from forebay.bus import EventBus, EventType
+from forebay.bus import EventBus
 from forebay.callables import completed
 from forebay.cleanup import finish, until_first_ends
 from forebay.errors import AgentError, ConfigurationError, ForebayError
 from forebay.event import Event
+from forebay.event_types import EventType
 from forebay.payload import encode, type_name
 from forebay.reason import describe
 from forebay.restarts import Backoff, Restarts

@@ -18,9 +18,10 @@ from forebay.agents.file_watch import files
 from forebay.agents.file_watch.files import Content, Outcome, Unsettled
 from forebay.agents.file_watch.journal import FileJournal, FileState, bucket
 from forebay.agents.file_watch.mounts import Mounts, below_any
-from forebay.bus import EventBus, EventType
+from forebay.bus import EventBus
 from forebay.errors import NotFound
 from forebay.event import new_id
+from forebay.event_types import EventType
 from forebay.reason import describe
 
 Result = TypeVar("Result")
