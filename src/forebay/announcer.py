@@ -118,8 +118,10 @@ class Announcer:
 
     def remove(self, groups: Iterable[tuple[str, str]]) -> None:
         """Such a consumer has ended."""
-        self._consumers.subtract(groups)
-        self._consumers = +self._consumers
+        for group in groups:
+            self._consumers[group] -= 1
+            if self._consumers[group] <= 0:
+                del self._consumers[group]
         self._changed.set()
 
     async def close(self) -> None:
