@@ -217,7 +217,7 @@ class Session:
             self._opened.set_exception(error)
             self._opened.exception()  # whoever asked may wait no more
             return
-        self.loop = self.home.loop
+        self.loop = self._signals.home = self.home.loop
         self._opened.set_result(True)
         pruning = asyncio.create_task(self._pruner.run(), name="forebay-retention")
         with contextlib.suppress(asyncio.CancelledError):

@@ -15,8 +15,9 @@ from typing import Any, Self, TypeVar, overload
 
 import msgspec
 
-from forebay.callables import completed, refuse_generator
+from forebay.callables import completed, discard, refuse_generator
 from forebay.errors import ConfigurationError
+from forebay.home import running_loop
 from forebay.store import Delivery
 
 __all__ = [
@@ -61,7 +62,10 @@ Listener = Callable[[Signal], object]
 
 
 class Published(Signal, frozen=True):
-    """Events were stored. `elapsed` is in seconds, from the call to the acknowledgement."""
+    """The store acknowledged events of one call of `publish` or `publish_many`, or keeps them scheduled.
+
+    `type` is their type; `ids` has one id for each. `elapsed` is in seconds, from the call to the acknowledgement.
+    """
 
     type: str
     ids: tuple[str, ...]
@@ -69,20 +73,20 @@ class Published(Signal, frozen=True):
 
 
 class Delivered(Signal, frozen=True):
-    """An event is about to be handed to its handler."""
+    """A handler is about to be called with an event; one signal for each event of a batch."""
 
     delivery: Delivery
 
 
 class Finished(Signal, frozen=True):
-    """A handler returned. `elapsed` is its running time in seconds."""
+    """A handler returned; its events are being acked. `elapsed` is its running time in seconds, of the whole batch."""
 
     delivery: Delivery
     elapsed: float
 
 
 class Retried(Signal, frozen=True):
-    """A handler failed; the event waits `delay` seconds for its next attempt."""
+    """A handler failed with `error`; the event waits `delay` seconds for its next attempt."""
 
     delivery: Delivery
     error: BaseException
@@ -90,7 +94,11 @@ class Retried(Signal, frozen=True):
 
 
 class DeadLettered(Signal, frozen=True):
-    """An event became a dead letter of its group. `traceback` is that of its last error, as the letter has it."""
+    """An event became a dead letter of its group.
+
+    `reason` is one line, the `error` of the dead letter. `traceback` has the last lines of its last error's
+    traceback, without any values; it is empty if nothing was raised.
+    """
 
     delivery: Delivery
     reason: str
@@ -98,31 +106,31 @@ class DeadLettered(Signal, frozen=True):
 
 
 class Released(Signal, frozen=True):
-    """Events were given back untried: their consumer stops, or can no longer be sure of their leases."""
+    """A consumer gave deliveries back unstarted: it stops, or its leases may have expired."""
 
     deliveries: tuple[Delivery, ...]
 
 
 class Recovered(Signal, frozen=True):
-    """An event was taken over from a consumer whose lease had run out."""
+    """A consumer took an event over from another one, whose lease had expired."""
 
     delivery: Delivery
 
 
 class Skipped(Signal, frozen=True):
-    """An event was not handled again: this group had handled its id before (`dedup=True`)."""
+    """An event was acked without its handler: this group had handled its id before (option `dedup`)."""
 
     delivery: Delivery
 
 
 class EntryMissing(Signal, frozen=True):
-    """A pending event is no longer in its stream: somebody trimmed or deleted it."""
+    """A pending event was trimmed or deleted before its handler was called; `delivery.record` is None."""
 
     delivery: Delivery
 
 
 class TrimmedUnread(Signal, frozen=True):
-    """`count` events left the stream before the group could read them: somebody trimmed it, or deleted them."""
+    """`count` events were trimmed or deleted from a stream before the group read them."""
 
     stream: str
     group: str
@@ -130,13 +138,13 @@ class TrimmedUnread(Signal, frozen=True):
 
 
 class LeaseLost(Signal, frozen=True):
-    """A delivery is no longer this consumer's: its lease ran out and another one took it over."""
+    """A consumer lost an unsettled delivery: its lease expired, and another consumer may have the event."""
 
     delivery: Delivery
 
 
 class LateAck(Signal, frozen=True):
-    """Work was done on `count` events that others had finished, or taken over, in the meantime."""
+    """`count` acks came after another consumer had settled the events: they were handled more than once."""
 
     stream: str
     group: str
@@ -146,8 +154,8 @@ class LateAck(Signal, frozen=True):
 class GroupCreated(Signal, frozen=True):
     """A group was made, or made again after the store had lost it (`recreated`).
 
-    `history` counts the events with which it begins, where its name was made of its function's and `start` was not
-    given: they may have been handled under another name of the function.
+    `history` counts the events with which a new group begins, if its name is that of its function and `start` was not
+    given: an earlier name of the function may have handled them. Otherwise it is 0.
     """
 
     stream: str
@@ -157,7 +165,7 @@ class GroupCreated(Signal, frozen=True):
 
 
 class StreamTrimmed(Signal, frozen=True):
-    """Events left a stream by its rule for keeping them; some group had not finished `dropped` of them."""
+    """The retention rule of a stream removed `removed` events; a group had not finished `dropped` of them."""
 
     stream: str
     removed: int
@@ -165,7 +173,7 @@ class StreamTrimmed(Signal, frozen=True):
 
 
 class GroupAbandoned(Signal, frozen=True):
-    """A group has had no consumer for `silent` seconds, and its stream waits for it no longer."""
+    """A group has had no consumer for `silent` seconds; its stream is trimmed without waiting for it from now on."""
 
     stream: str
     group: str
@@ -173,7 +181,10 @@ class GroupAbandoned(Signal, frozen=True):
 
 
 class LoopFailed(Signal, frozen=True):
-    """A loop of a consumer met a transient error and goes on in `delay` seconds."""
+    """A background loop met a transient error and tries again in `delay` seconds; with 0.0 at its next turn.
+
+    `loop` is its name, such as "read" or "claim". `stream` and `group` are "*" if it serves all of them.
+    """
 
     loop: str
     stream: str
@@ -183,7 +194,7 @@ class LoopFailed(Signal, frozen=True):
 
 
 class LoopRecovered(Signal, frozen=True):
-    """A loop that had failed works again."""
+    """A loop works again after it failed. Fields as for `LoopFailed`."""
 
     loop: str
     stream: str
@@ -193,9 +204,10 @@ class LoopRecovered(Signal, frozen=True):
 class LoopBlocked(Signal, frozen=True):
     """A handler has blocked its event loop for `seconds`, and still does.
 
-    `handler` is its name, `traceback` the last frames of the loop's thread. With `yielding`, its consumer's
-    leases are renewed no more, so that another one takes its events over. Emitted once a blocking, and once more
-    with `yielding`, from another thread than the loop's.
+    `handler` is its name, and `event_id` its event's; both are empty if other code blocks the loop. `traceback` has
+    the last frames of the loop's thread. With `yielding`, the consumer's leases are no longer renewed, so that other
+    consumers take its events over. Emitted once for each blocking, and a second time with `yielding`, from another
+    thread than the loop's.
     """
 
     handler: str
@@ -208,7 +220,7 @@ class LoopBlocked(Signal, frozen=True):
 
 
 class AgentFailed(Signal, frozen=True):
-    """An agent failed; it is started again in `delay` seconds, or, with None, no more."""
+    """An agent failed; it is started again in `delay` seconds. With None it is not started again."""
 
     agent: str
     error: BaseException
@@ -216,7 +228,7 @@ class AgentFailed(Signal, frozen=True):
 
 
 class AgentStatusChanged(Signal, frozen=True):
-    """An agent went on to the next part of its life: initializing, started, draining, stopped, failed."""
+    """An agent's status became `status`: "initializing", "started", "draining", "stopped" or "failed"."""
 
     agent: str
     status: str
@@ -229,7 +241,7 @@ D = TypeVar("D", bound=Signal)
 
 
 class Listening:
-    """A listener at work: it is called until `stop`, or until the end of a `with` block."""
+    """Returned by `listen`: the listener is called until `stop`, or until the end of a `with` block."""
 
     def __init__(self, signals: Signals, listener: Listener, kinds: tuple[type[Signal], ...]) -> None:
         self.listener = listener
@@ -251,6 +263,9 @@ class Listening:
 
 class Signals:
     """The listeners of one bus. A listener that raises is logged, and stays."""
+
+    home: asyncio.AbstractEventLoop | None = None
+    """The event loop of the bus, while it is open."""
 
     def __init__(self) -> None:
         self._listenings: tuple[Listening, ...] = ()
@@ -282,11 +297,11 @@ class Signals:
     def listen(self, listener: Callable[[Any], object], *kinds: type[Signal]) -> Listening:
         """Call `listener` with every signal of these classes and of those derived from them; without any, with all.
 
-        It is called on the bus's event loop, where the signal is emitted, and must return soon. (`LoopBlocked` is
-        the exception: it comes from another thread.) An awaitable that the listener returns runs as a task of its
-        own; the bus waits at most 5 seconds for these tasks when it closes. An error that the listener raises is
-        logged and harms nothing else. A listener of all signals makes the bus emit the signals of each event, which
-        costs time.
+        It is called on the bus's event loop, at the place that emits the signal, and must return soon. `LoopBlocked`
+        comes from another thread, while the loop stands still. An awaitable that the listener returns is awaited on
+        the loop in a task of its own; a bus that closes waits at most 5 seconds for these tasks. An error of the
+        listener is logged, and the bus goes on. A listener of all signals also gets the signals of each event
+        (`Published`, `Delivered`, `Finished`), which take time to make.
         """
         function: object = listener
         wanted: tuple[object, ...] = kinds
@@ -339,12 +354,26 @@ class Signals:
         return found
 
     def _complete(self, listener: Listener, result: object) -> None:
+        if running_loop() is not None:
+            self._start(listener, result)
+            return
+        try:  # emitted from a thread without a loop
+            if self.home is not None:
+                self.home.call_soon_threadsafe(self._start, listener, result)
+                return
+        except RuntimeError:  # the loop was closed meanwhile
+            pass
+        discard(result)
+
+    def _start(self, listener: Listener, result: object) -> None:
+        loop = asyncio.get_running_loop()
+
         async def complete() -> None:
             try:
                 await completed(result)
             except Exception:
                 logger.exception("the listener %r failed", listener)
 
-        task = asyncio.get_running_loop().create_task(complete(), name="forebay-listener")
+        task = loop.create_task(complete(), name="forebay-listener")
         self._running.add(task)
         task.add_done_callback(self._running.discard)

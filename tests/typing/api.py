@@ -23,6 +23,7 @@ from forebay import (
     connect,
 )
 from forebay.agents import BaseAgent, handles
+from forebay.signals import DeadLettered, Finished, Listening, Published, Retried, Signal, Skipped
 
 bus = connect("memory://")
 
@@ -179,3 +180,25 @@ class Billing(BaseAgent):
 RedisEventBus("redis://localhost", namespace="a", limits=Limits(), idempotency_window=60)
 PersistentEventBus("events.db", namespace="a")
 InMemoryEventBus(idempotency_window=60)
+
+
+# Listeners of signals.
+
+
+def any_signal(signal: Signal) -> None: ...
+def finished(signal: Finished) -> None: ...
+def either(signal: Finished | Retried) -> None: ...
+
+
+bus.signals.listen(any_signal)
+bus.signals.listen(any_signal, Finished)
+bus.signals.listen(finished, Finished)
+bus.signals.listen(either, Finished)
+bus.signals.listen(either, Finished, Retried)
+bus.signals.listen(lambda signal: str(signal.elapsed), Finished)
+assert_type(bus.signals.listen(print, Finished, Retried, Published, DeadLettered, Skipped), Listening)
+finished_ones: list[Finished] = []
+both: list[Finished | Retried] = []
+kinds: list[type[Signal]] = [Finished]
+with bus.signals.listen(finished_ones.append, Finished), bus.signals.listen(both.append, Finished, Retried):
+    bus.signals.listen(print, *kinds).stop()
