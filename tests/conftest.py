@@ -18,7 +18,7 @@ from tests.support.stores import SERVERS, store_name, url_of
 def pytest_configure() -> None:
     """Give signals their usual actions: under nohup, or in the background of a script, some are ignored.
 
-    What is ignored stays ignored in forebay, and in the processes that the tests start.
+    An ignored signal stays ignored in forebay, and in the processes that the tests start.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):  # not on Windows

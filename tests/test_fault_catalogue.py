@@ -1,4 +1,4 @@
-"""docs/faults.md explains each row that a test names, and each of its rows is shown by what it names."""
+"""docs/faults.md explains each row that a test names, and each row names the tests that show it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = {
         r"^\| ([A-G]\d+) \|.*\| ([^|]+) \|$", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE
     )
 }
-"""What the last column says of each row."""
+"""The last column of each row."""
 
 
 def _code(path: Path) -> str:

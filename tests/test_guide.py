@@ -41,7 +41,7 @@ def test_the_migration_guide_leads_to_redis_and_nothing_is_lost(
 
     assert 0 == ended.returncode, ended.stdout + ended.stderr
     lines = (shop / "checked").read_text().splitlines()
-    # In the shadow, stock did everything twice, and nobody else did.
+    # In the shadow, stock did everything twice, and no other group did.
     assert ["billing", "mail", "stock", "audit"] == [line.split()[0] for line in lines]
     assert all(": lost 0" in line for line in lines)
     assert all(line.endswith("twice 0") for line in lines if not line.startswith("stock"))

@@ -27,7 +27,7 @@ class Kind(Enum):
 
 @pytest.fixture(params=["sqlite", *binaries()], ids=lambda param: param if param == "sqlite" else version(param))
 async def bus(request: pytest.FixtureRequest, tmp_path: Path, servers: dict[str, Server]) -> AsyncIterator[EventBus]:
-    """A bus that nobody opens."""
+    """A bus that is not opened."""
     if request.param == "sqlite":
         bus: EventBus = PersistentEventBus(str(tmp_path / "events.db"))
     else:
@@ -233,7 +233,7 @@ def test_a_type_name_equals_the_members_with_its_text_and_nothing_else() -> None
     assert Kind.TESTS_RUN == name
     assert name in (Kind.HEALTH_CHECK, Kind.TESTS_RUN)
     assert name == "tests_run"
-    assert not name != Kind.TESTS_RUN  # noqa: SIM202  # the operator is what is tested
+    assert not name != Kind.TESTS_RUN  # noqa: SIM202  # the operator is the subject of the test
     assert name != Kind.HEALTH_CHECK
     assert name != "health_check"
     assert name != 7

@@ -1,4 +1,4 @@
-"""What a package index shows, and what pip installs: links, extras, lowest versions, a source distribution."""
+"""The package for an index and for pip: links, extras, lowest versions, a source distribution."""
 
 from __future__ import annotations
 

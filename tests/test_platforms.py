@@ -1,4 +1,4 @@
-"""What is missing on Windows or macOS is missed by nobody: simulated by taking it away."""
+"""forebay works without the functions that Windows or macOS lack: simulated by taking them away."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from tests.prose import GROUPS, PATTERNS, rates, texts
 
 BUDGET = {
     #              library, documents, programs
-    "what":       [79.0, 83.0, 124.0],
-    "where":      [34.0, 18.5, 18.0],
-    "tell":       [31.0, 24.5, 33.0],
+    "what":       [57.0, 40.0, 9.0],
+    "where":      [24.0, 10.0, 1.0],
+    "tell":       [25.0, 15.0, 5.0],
     "is no":      [12.0, 1.5, 4.5],
     "behind":     [21.5, 22.5, 12.0],
     "nobody":     [11.5, 11.5, 14.5],

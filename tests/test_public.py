@@ -1,4 +1,4 @@
-"""The public face: what is exported, documented, and not loaded."""
+"""The public names: exported, documented, and not loaded before they are used."""
 
 from __future__ import annotations
 

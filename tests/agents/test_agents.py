@@ -1,4 +1,4 @@
-"""Agents on every store: what they handle, publish, keep and answer, and how they live and fail."""
+"""Agents on every store: their events, their state, their answers, their life and their failures."""
 
 from __future__ import annotations
 
@@ -476,7 +476,7 @@ async def test_a_failed_agent_stays_failed_and_does_not_become_silent(bus: Event
 
 
 class Template(BaseAgent):
-    """What it handles is said here, how in its subclasses."""
+    """It declares the events; its subclasses handle them."""
 
     name = "template"
 

@@ -1,4 +1,4 @@
-"""Folders that are watched: each change is told once, whatever happens to the watcher."""
+"""Watched folders: each change is published once, whatever happens to the watcher."""
 
 # The files of these tests are small and near.
 
@@ -368,7 +368,7 @@ def _place(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def powerless(folder: Path, file: Path) -> Iterator[None]:
-    """Have no right to read these for a while; where the tests run as root, who may read everything, be nobody."""
+    """Have no right to read these for a while; as root, who may read everything, use another user."""
     root = os.geteuid() == 0
     folder.chmod(0)
     file.chmod(0)

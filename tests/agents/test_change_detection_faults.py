@@ -1,4 +1,4 @@
-"""Watchers that fail, pause or give way to others: nothing is told twice, and nothing is lost."""
+"""Watchers that fail, pause or give way to others: no change is published twice, and none is lost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def _publisher(bus: EventBus) -> FileChangePublisher:
 
 
 class Breaking(FaultyStore):
-    """Fails once, before or after the step that is the `breaks_at`th of those that tell of a file."""
+    """Fails once, before or after the step that is the `breaks_at`th of those that publish a change."""
 
     def __init__(self, store: Store, breaks_at: int, *, after: bool) -> None:
         super().__init__(store)
@@ -117,7 +117,7 @@ def _leave(path: Path) -> None:
 async def test_a_crash_between_any_two_lines_is_made_good(
     step: int, after: bool, then: Callable[[Path], None], window: float, inbox: Path
 ) -> None:
-    """A file is created, modified and deleted, each told in three steps; one step fails, and the file changes then."""
+    """A file is created, modified and deleted, each in three steps; one step fails, and the file changes then."""
     store = Breaking(InMemoryEventBus().store, step, after=after)
     path = inbox / "file"
     async with EventBus(store, idempotency_window=window) as bus:

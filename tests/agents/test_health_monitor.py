@@ -1,4 +1,4 @@
-"""Agents that fall ill and get well: each is told once, also by a monitor that was down meanwhile."""
+"""Agents that fall ill and get well: each change is published once, also by a monitor that was down meanwhile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WITHIN = 30.0
 
 
 class Patient(BaseAgent):
-    """An agent that is as ill as it is told to be."""
+    """An agent whose health the test sets."""
 
     name = "patient"
     event_types = ("work",)
@@ -48,7 +48,7 @@ def monitor() -> HealthMonitorAgent:
 
 
 async def told(bus: EventBus) -> list[Event]:
-    """What was told of agents, in order."""
+    """The published changes of agents, in order."""
     found: list[Event] = []
     for kind in (EventType.AGENT_UNHEALTHY, EventType.AGENT_RECOVERED):
         found.extend([event async for event in bus.events(kind) if isinstance(event, Event)])
@@ -56,7 +56,7 @@ async def told(bus: EventBus) -> list[Event]:
 
 
 async def is_told(bus: EventBus, *types: str) -> bool:
-    """Whether just this was told."""
+    """True if just these changes were published."""
     return [event.type for event in await told(bus)] == list(types)
 
 
@@ -92,7 +92,7 @@ async def _more_checks(bus: EventBus, count: int) -> bool:
 
 
 async def live(url: str, namespace: str) -> None:
-    """Run the patient until SIGTERM: what a process does that is killed."""
+    """Run the agent until SIGTERM, in a process that is killed."""
     async with EventBus(url, namespace=namespace) as bus:
         await bus.run(Patient())
 

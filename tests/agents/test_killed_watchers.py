@@ -1,4 +1,4 @@
-"""kill -9 for those who watch folders: what changed meanwhile is told once, by whoever comes after."""
+"""kill -9 for watchers of folders: their successors publish each change of the meantime once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_whenever_a_watcher_is_killed_what_is_told_comes_to_be_what_is_the
         if path.exists() and chance.random() < 0.3:
             path.unlink()
         else:
-            # In one go, as nothing is told of the content that a file has between two writes.
+            # In one go, as the content between two writes is not published.
             (tmp_path / "new").write_text(f"{number}")
             (tmp_path / "new").rename(path)
 

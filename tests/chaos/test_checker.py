@@ -1,4 +1,4 @@
-"""The checker is tested first: it finds every planted bug, and nothing where there is none."""
+"""The checker is tested first: it finds every planted bug, and nothing without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chaos.wrapped import Wrapped
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
-    """What the checker says of each bug, of none, and of a power failure; all soaked at once."""
+    """The verdicts on each bug, on none, and on a power failure; all soaked at once."""
     names = ["none", "power failure", *(bug.__name__ for bug in BUGS)]
     folders = [tmp_path_factory.mktemp("histories") for _ in names]
 

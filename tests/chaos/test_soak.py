@@ -28,7 +28,7 @@ def folder() -> Iterator[Path]:
 
 
 def told(run: Run) -> str:
-    """What a failed soak says for itself; its seed draws the same faults again."""
+    """The report of a failed soak; its seed draws the same faults again."""
     return f"seed {run.seed}: {run.report.counts} {run.report.breaches} {run.failed}"
 
 

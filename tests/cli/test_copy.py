@@ -1,4 +1,4 @@
-"""`forebay copy`: what it says, what it refuses, and how it is told to switch."""
+"""`forebay copy`: its output, its refusals, and its switch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo tells its story on real files, with real processes, and accounts for every event."""
+"""The demo shows its story on real files, with real processes, and accounts for every event."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_an_export_says_how_many_letters_it_has_printed(forebay: Forebay, number
 
     with forebay.process("dead", "export") as process:
         assert process.stdout is not None
-        assert os.read(process.stdout.fileno(), 1)  # and nobody reads on, so that the pipe is full soon
+        assert os.read(process.stdout.fileno(), 1)  # and then reads no more, so that the pipe is full soon
         process.send_signal(number)
         out, err = process.communicate(timeout=PATIENCE)
 

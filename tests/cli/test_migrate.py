@@ -1,4 +1,4 @@
-"""What `forebay migrate status` says where there is little to say, or nothing."""
+"""The output of `forebay migrate status` for a small migration, or none."""
 
 from __future__ import annotations
 

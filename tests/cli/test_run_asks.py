@@ -1,4 +1,4 @@
-"""`forebay run` asks on a terminal before a group that nobody has named handles old events."""
+"""`forebay run` asks on a terminal before a group without a chosen name handles old events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tables leave out is told on stderr, and changes nothing on stdout."""
+"""Strays, which the tables leave out, are reported on stderr, and change nothing on stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is typed wrong is refused: it does not look as if all were quiet, and makes nothing."""
+"""A mistyped name or option is refused: the command does not look idle, and makes nothing."""
 
 from __future__ import annotations
 

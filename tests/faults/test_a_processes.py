@@ -60,7 +60,7 @@ async def test_f5_a_consumer_that_stood_still_begins_nothing_that_another_one_ha
 
 
 async def _stop_outside_of_moves(process: int, bus: EventBus) -> None:
-    """Stop a process while it holds no lock of the store: in an SQLite file nobody could take over from it (row A5)."""
+    """Stop a process while it holds no lock of the store: no other could take over from it on SQLite (row A5)."""
     while True:
         os.kill(process, signal.SIGSTOP)
         try:

@@ -33,7 +33,7 @@ def proxy(server: Server) -> Proxy:
 
 @pytest.fixture
 async def bus(proxy: Proxy, namespace: str) -> AsyncIterator[EventBus]:
-    """A bus behind the proxy."""
+    """A bus that connects through the proxy."""
     async with proxy.listen() as url, EventBus(RedisStore(url, namespace=namespace, timeout=1.0)) as bus:
         yield bus
         proxy.swallow = proxy.silent = proxy.tear = False

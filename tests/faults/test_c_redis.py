@@ -162,7 +162,7 @@ async def test_c8_a_server_that_evicts_streams_is_refused_unless_the_url_allows_
         handled = Handled(busy=0.5)
         bus.on("t", group="g", lease=0.5)(handled.handle)
         await bus.publish("t", source="s", data=0)
-        await bus.run(until_idle=True)  # what is open goes on, its lease keeper too
+        await bus.run(until_idle=True)  # open connections go on, that of the lease keeper too
         assert {0: 1} == handled.times
 
 

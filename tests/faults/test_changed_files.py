@@ -1,6 +1,6 @@
 """Rows E10 and E11 of docs/faults.md: the files of an open store are changed by something other than SQLite.
 
-What is whole is opened anew and goes on; what is not is refused before the next acknowledgement.
+A whole file is opened anew, and the store goes on; any other is refused before the next acknowledgement.
 """
 
 from __future__ import annotations

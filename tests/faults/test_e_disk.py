@@ -34,7 +34,7 @@ async def written(path: Path, synchronous: str, count: int) -> list[Operation]:
 
 
 async def lost(log: list[Operation], moment: int, folder: Path, chance: random.Random) -> set[str]:
-    """The acknowledged events that are gone after a power failure; what is there must be whole."""
+    """The acknowledged events that are gone after a power failure; the others must be whole."""
     path = put(after_power_loss(log, moment, chance.choice(WAYS), chance), folder)  # type: ignore[arg-type]  # a mode
     acknowledged = {operation.id for operation in log[:moment] if isinstance(operation, Acknowledged)}
     async with SQLiteStore(path) as store:

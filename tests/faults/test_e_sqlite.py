@@ -144,7 +144,7 @@ async def test_e10_a_lock_dropped_by_a_plain_read_of_the_file_loses_nothing(path
     stored: list[str] = []
     async with SQLiteStore(path) as store:
         stored += [await _append(store, number) for number in range(50)]
-        # What a backup by copying does: closing the file drops this process's locks on it.
+        # As a backup by copying: closing the file drops this process's locks on it.
         path.read_bytes()
         shutil.copy(path, path.with_suffix(".copy"))
         # The other process may take itself for the last one, and remove the log under our feet.
@@ -207,7 +207,7 @@ async def test_e14_a_bit_that_flips_in_the_log_changes_no_event_unnoticed(path: 
         for event in events:
             await store.append("t", [event])
         database, wal = path.read_bytes(), path.with_name("events.db-wal").read_bytes()
-        # That read dropped the locks of this process, which nobody else asks for here.
+        # That read dropped the locks of this process, which no other process asks for here.
     chance = random.Random(15)
     for number in range(60):
         place = chance.randrange(len(wal))
@@ -240,7 +240,7 @@ async def test_e14_a_damaged_event_is_a_dead_letter_and_the_others_are_handled(s
 
 
 async def _serve(path: Path, events: list[Record]) -> str:
-    """What becomes of a damaged file: what it serves must be what was published, or be told to be damaged."""
+    """Use a damaged file: it must serve the published events, or be reported as damaged."""
     try:
         async with SQLiteStore(path) as store:
             found = [entry.record for entry in await store.scan("t", limit=1000)]

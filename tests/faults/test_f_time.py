@@ -20,7 +20,7 @@ HOUR = 3600.0
 
 
 class Jumping(SetClock):
-    """A clock whose wall time somebody sets."""
+    """A clock whose wall time the test sets."""
 
     def jump(self, seconds: float) -> None:
         self._wall += seconds

@@ -1,4 +1,4 @@
-"""Rows G of docs/faults.md: events that cannot be handled, and what is decided about them."""
+"""Rows G of docs/faults.md: events that cannot be handled, and the decisions about them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ DEEDS = {
     **{
         name: deed
         for name, deed in HARMLESS.items()
-        # A database that is no state by itself cannot be told from a damaged one when it is another file.
+        # A database without its log looks like a damaged one when it is another file.
         if "replaced by a copy of itself" not in name and "replaced by copies" not in name
     },
 }

@@ -127,6 +127,6 @@ async def test_a_moment_outlives_a_restart_of_the_machine_in_sqlite(tmp_path: Pa
 
 
 async def came(store: MemoryStore | SQLiteStore) -> list[bytes]:
-    """The data in the stream after a look for what is due."""
+    """The data in the stream after due events were appended."""
     await store.append_due("t")
     return [entry.record.data for entry in await store.scan("t") if isinstance(entry.record, Record)]

@@ -1,4 +1,4 @@
-"""Publish: what is stored, and what each group gets."""
+"""Publish: the stored events, and the share of each group."""
 
 from __future__ import annotations
 

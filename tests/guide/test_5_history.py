@@ -1,4 +1,4 @@
-"""History: find, follow and replay what was published."""
+"""History: find, follow and replay published events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both buses side by side: whose an event is, what either one's failures do, and what the report tells."""
+"""Both buses side by side: the owner of an event, the failures of each, and the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.old_bus import PlainBus
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is looked at now and then is looked at more often."""
+    """Poll more often."""
     monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
     monkeypatch.setattr("forebay.migration.dual.REPORT_INTERVAL", 0.1)
     monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Agent:
-    """An agent of the old world, that notes what it is told, and in which order."""
+    """An agent of the old bus that records its events in order."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,7 +122,7 @@ async def test_a_switch_loses_nothing_and_lets_nothing_be_handled_twice(bus: Eve
         found = await report(dual)
 
     [one, other] = found.agents
-    # What a shadow saw was handled on both, and is the only thing that was.
+    # The shadow's event was handled on both, and no other one was.
     shadowed = one.same + one.different
     assert published == len(set(billing.seen)) == len(billing.seen) - shadowed
     assert list(range(published)) == sorted(mail.seen)
@@ -720,7 +720,7 @@ async def test_what_is_published_again_is_what_was_published_first() -> None:
     dual.subscribe("order", spoil, agent="billing")
     async with dual:
         await eventually(lambda: _known(new, Agent("billing")))
-        # Nothing is stored, and nobody knows.
+        # Nothing is stored, and the publisher does not know.
         store.fail_before("append", OutcomeUnknown("the answer is lost"), times=2)
         id = await dual.publish("order", "shop", {"items": ["apple"]})
         await eventually(lambda: _published(dual, 1))

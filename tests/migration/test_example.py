@@ -135,7 +135,7 @@ def test_the_shop_moves_to_sqlite_and_to_redis_and_loses_nothing(
         assert "agree" in shop.migrate("status").stderr
     shadowed = shop.status()["agents"]
     same = next(row["same"] for row in shadowed if row["agent"] == "stock")
-    # What was compared was done twice: the shop gave no shadow handler.
+    # Compared events were handled twice: the shop gave no shadow handler.
     assert {**NOTHING, "stock": (0, same)} == shop.has_lost_or_doubled()
     assert 0 == shop.migrate("status", "--check").exit_code
 

@@ -1,4 +1,4 @@
-"""A handler's annotations say what it takes: what contradicts its registration is refused, a class is decoded."""
+"""A handler's annotations name its argument: a contradiction is refused, a class is decoded."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_a_handler_that_blocks_the_loop_for_a_few_leases_keeps_its_event(b
     @bus.on("t", group="g", lease=0.2)
     async def crunch(event: Event) -> None:
         attempts.append(event.attempt)
-        time.sleep(0.8)  # noqa: ASYNC251  # what the test is about
+        time.sleep(0.8)  # noqa: ASYNC251  # the subject of the test
 
     await bus.publish("t", source="s", data=1)
     await bus.run(until_idle=True)
@@ -98,7 +98,7 @@ async def test_code_outside_of_handlers_that_blocks_the_loop_is_reported_too(bus
     await bus.publish("t", source="s", data=1)
     run = asyncio.create_task(bus.run(until_idle=True))
     await eventually(lambda: bus.last_read is not None)
-    time.sleep(2.5)  # noqa: ASYNC251  # what the test is about
+    time.sleep(2.5)  # noqa: ASYNC251  # the subject of the test
     hold.set()
     await run
 

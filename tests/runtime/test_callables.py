@@ -31,7 +31,7 @@ async def memory() -> AsyncIterator[EventBus]:
 
 
 class Later:
-    """An awaitable that is no coroutine."""
+    """An awaitable that is not a coroutine."""
 
     def __init__(self, made: Awaitable[object]) -> None:
         self._made = made

@@ -1,4 +1,4 @@
-"""A bus that is closed answers what is on its way, on every store, and waits for no server that hangs."""
+"""A closed bus answers the calls on their way, on every store, and does not wait for a server that hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dead letter says what happened to its event: its tries, its last error and where that was raised."""
+"""A dead letter has the history of its event: its tries, its last error and the lines that raised it."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_the_reason_stays_one_line_of_500_characters_and_keeps_its_counts() -> N
 def _raised(function: Any) -> BaseException:
     try:
         function()
-    except BaseException as error:  # noqa: BLE001  # what the test is about
+    except BaseException as error:  # noqa: BLE001  # the subject of the test
         return error
     raise AssertionError("nothing was raised")
 

@@ -1,4 +1,4 @@
-"""Whoever follows a stream goes on over an outage of its store, and behind the last event that it has seen."""
+"""A follower of a stream goes on over an outage of its store, after the last event that it has seen."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_a_follower_waits_out_an_outage_in_whatever_it_does(monkeypatch: p
     outages: list[StoreError | None] = []
     async with EventBus(store) as bus, following(bus, start="latest", on_outage=outages.append) as seen:
         for number in range(12):
-            # Each look for new events is followed by one for what was passed: every second outage meets the other.
+            # Each read of new events is followed by one of passed events: every second outage meets the other.
             store.fail_before("scan")
             await eventually(lambda number=number: len(outages) >= 2 * number + 2)
             await bus.publish("t", "s", number)

@@ -55,7 +55,7 @@ if len(sys.argv) > 1 and __name__ == "__main__":
 
 
 def run(folder: Path, *arguments: str, text: str | None = None) -> set[str]:
-    """What a process prints, each line once."""
+    """The output of a process, each line once."""
     ended = subprocess.run(
         [sys.executable, *arguments], cwd=folder, input=text, capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,4 +1,4 @@
-"""What a hostile user, handler or operator does to a bus, on every store."""
+"""Hostile users, handlers and operators, on every store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bus reads of a stream's history."""
+"""A bus reads a stream's history."""
 
 from __future__ import annotations
 

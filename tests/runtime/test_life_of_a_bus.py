@@ -94,7 +94,7 @@ async def _led(leadership: Leadership) -> None:
 
 @pytest.fixture(params=["memory", "sqlite", *binaries()[:1]], ids=store_name)
 def closed(request: pytest.FixtureRequest, namespace: str) -> EventBus:
-    """A bus on each store that nobody has opened."""
+    """A bus on each store, not opened."""
     return connect("memory://" if request.param == "memory" else url_of(request), namespace=namespace)
 
 
@@ -130,7 +130,7 @@ def in_another_thread(use: Callable[[], Awaitable[object]]) -> object:
 def _outcome(go: Callable[[], Any]) -> object:
     try:
         return asyncio.run(go())
-    except Exception as error:  # noqa: BLE001  # it is what the test looks at
+    except Exception as error:  # noqa: BLE001  # the test looks at it
         return error
 
 
@@ -289,7 +289,7 @@ def in_a_fork(calls: Callable[[], list[Any]], run: Callable[[Any], object]) -> l
             for call in calls():
                 try:
                     said.append(f"{run(call)!r}")
-                except BaseException as error:  # noqa: BLE001  # it is what the test looks at
+                except BaseException as error:  # noqa: BLE001  # the test looks at it
                     said.append(f"{type(error).__name__}: {error}")
             os.write(sending, "\n".join(said).encode())
         finally:

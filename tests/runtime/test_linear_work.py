@@ -160,7 +160,7 @@ def check_name_of(text: str) -> str:
 
 
 def assert_linear(prepare: Callable[[int], Callable[[], object]]) -> None:
-    """Run what is prepared for a size and for one eight times larger, by turns; compare the quickest runs."""
+    """Run the work of one size and of eight times that size, by turns; compare the quickest runs."""
     sizes = (SMALL, LARGER * SMALL)
     calls = [prepare(size) for size in sizes]
     quickest = [float("inf"), float("inf")]

@@ -1,4 +1,4 @@
-"""What is no moment, or no URL, is refused with a typed error before anything is done."""
+"""A wrong moment or URL is refused with a typed error before anything is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forebay import ConfigurationError, connect
 
 
 class Zoneless(tzinfo):
-    """A zone that says of no time what it is."""
+    """A zone without an offset for any time."""
 
     def utcoffset(self, _: datetime | None) -> timedelta | None:
         return None

@@ -1,4 +1,4 @@
-"""What a consumer reads ahead is bounded in bytes, not only in events."""
+"""The read-ahead of a consumer is bounded in bytes, not only in events."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ async def test_signs_of_life_and_health_reports_hold_no_payload_either(memory: E
 
 class Broken(Exception):
     @property
-    def __cause__(self) -> BaseException | None:  # type: ignore[override]  # this is what is broken
+    def __cause__(self) -> BaseException | None:  # type: ignore[override]  # this is broken
         raise RuntimeError("no cause can be read")
 
 

@@ -30,7 +30,7 @@ def former() -> Iterator[None]:
 
 
 class Former:
-    """Somebody else's handler, as a web server has one."""
+    """Another program's handler, as a web server has one."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -170,7 +170,7 @@ async def test_a_handler_that_is_set_during_the_run_stands_after_it() -> None:
         await run
 
     assert later is signal.getsignal(signal.SIGTERM)
-    # What it puts back, as web servers do, only passes signals on.
+    # The handler that it restores, as web servers do, only passes signals on.
     former = Former()
     assert isinstance(below, Link)
     below.before = former

@@ -1,4 +1,4 @@
-"""What is given in the wrong form is refused before anything is done, and without showing what was given."""
+"""An argument of a wrong form is refused before anything is done, and its value is not shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is special to the memory store: a clock that tests can turn, and a state that outlives closing."""
+"""Rules of the memory store alone: a clock that tests can set, and a state that outlives closing."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_reader_whose_loop_was_closed_does_not_disturb_an_append() -> None:
         await store.join(STREAM, "billing")
         task = asyncio.get_running_loop().create_task(store.read(A, limit=1, wait=30.0))
         await eventually(lambda: _waiting(store) == 1)
-        # What a loop that stops in the middle of a read leaves behind.
+        # The remains of a loop that stops in the middle of a read.
         waiters = store._state.streams[STREAM].waiters
         waiters_then = dict(waiters)
         task.cancel()

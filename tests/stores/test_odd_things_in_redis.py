@@ -1,4 +1,4 @@
-"""What other programs put into the keys of a stream is put aside and told of; nothing else waits for it."""
+"""Values that other programs put into the keys of a stream are put aside and reported; nothing waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs put into a file is put aside and told of; nothing else waits for it."""
+"""Rows that other programs put into a file are put aside and reported; nothing waits for them."""
 
 from __future__ import annotations
 

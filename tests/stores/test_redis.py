@@ -1,4 +1,4 @@
-"""What is special to the Redis store: its wire format, its connections, and what errors mean."""
+"""Rules of the Redis store alone: its wire format, its connections, and its errors."""
 
 from __future__ import annotations
 
@@ -645,7 +645,7 @@ async def test_many_that_were_cut_off_before_their_end_was_sent_are_surely_not_s
 ) -> None:
     await store.append("order_placed", [order(), order()])
 
-    # Nobody hears of it before the first part is on its way.
+    # The caller does not know of it before the first part is on its way.
     server.redis.client_kill_filter(_type="normal", skipme=True)
     with pytest.raises(StoreUnavailable):
         await store.append("order_placed", [order(number) for number in range(2998)])

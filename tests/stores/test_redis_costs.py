@@ -68,4 +68,4 @@ async def test_no_look_goes_through_all_that_waits(server: Server) -> None:
 
 
 SOURCES = ("cmdstat_evalsha", "cmdstat_zscan")
-"""What the looks are made of; within a script are only parts of these."""
+"""The commands of the polls; a script runs parts of these."""

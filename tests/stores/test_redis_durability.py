@@ -1,4 +1,4 @@
-"""Where a server does not tell what it keeps, durability says "unknown", and nothing is raised."""
+"""If a server does not report its durability, it is "unknown", and nothing is raised."""
 
 from __future__ import annotations
 

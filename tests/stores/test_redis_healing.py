@@ -1,4 +1,4 @@
-"""A store on Redis finds its server anew: behind a stable name, past an odd sentinel, on a cluster that moves."""
+"""A store on Redis finds its server anew: by a stable name, past an odd sentinel, on a cluster that moves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_unknown_error_reply_ends_what_met_it() -> None:
     assert Fate.FATAL is fate(hiredis.ReplyError("ERR syntax error"))
 
 
-# One server behind a stable name.
+# One server with a stable name.
 
 
 @each_server

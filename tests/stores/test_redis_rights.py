@@ -1,4 +1,4 @@
-"""Users with few rights (ACL): what is missing is named, and found before anything of a move is written."""
+"""Users with few rights (ACL): a missing right is named, and found before anything of a move is written."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def let(server: Server, *rights: str, keys: tuple[str, ...] = PATTERNS) -> str:
 
 
 def can_be_asked(server: Server) -> bool:
-    """Whether a script can ask the server what its user may do: not before Redis 7."""
+    """True if a script can ask the server for the rights of its user: from Redis 7 on."""
     return not str(server.redis.info("server")["redis_version"]).startswith("6.")
 
 
@@ -192,7 +192,7 @@ async def test_each_role_works_with_the_rights_that_the_documentation_gives_it(r
 
 
 OPTIONAL = {"+multi", "+exec", "+xgroup|setid", "+xgroup|delconsumer", "+zscan"}
-"""What forebay uses where it may, and does without where it may not, or needs only where thousands wait."""
+"""Rights that forebay can do without, or needs only for thousands of waiting entries."""
 
 
 @pytest.mark.parametrize("right", EVERYTHING)
@@ -228,7 +228,7 @@ async def test_a_pattern_of_keys_that_is_missing_is_named_and_leaves_no_move_hal
 
 
 async def refused(move: Move, store: RedisStore, state: State) -> str | None:
-    """Make the move on the state as it was; what the error says, where it is denied."""
+    """Make the move on the former state; return the text of the error if it is denied."""
     state.reset()
     try:
         await move(store, state)

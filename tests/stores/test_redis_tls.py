@@ -1,4 +1,4 @@
-"""What is said where TLS does not work out, and what works."""
+"""TLS: connections that work, and the errors of those that do not."""
 
 from __future__ import annotations
 

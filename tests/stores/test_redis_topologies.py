@@ -1,4 +1,4 @@
-"""The Redis store behind Sentinel and on a cluster: it follows the streams to the servers that have them."""
+"""The Redis store with Sentinel and on a cluster: it follows the streams to the servers that have them."""
 
 from __future__ import annotations
 

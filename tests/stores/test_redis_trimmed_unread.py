@@ -203,7 +203,7 @@ async def test_a_look_costs_the_same_however_much_is_unread(store: RedisStore, s
     assert 0 == await store.trimmed_unread(STREAM, GROUP)
     server.redis.xdel(key, server.redis.xrange(key, count=12_010)[-1][0])
 
-    # Too many on both sides to count: told once the group has come nearer to the end.
+    # Too many on both sides to count: reported when the group is nearer to the end.
     assert await store.trimmed_unread(STREAM, GROUP) is None
     await store.read(READER, limit=12_000)
     assert 1 == await store.trimmed_unread(STREAM, GROUP)

@@ -93,7 +93,7 @@ async def test_a_retry_waits_as_long_as_it_should(store: RedisStore, clock: Wall
     began = time.monotonic()
     await store.retry(before, delay=1.0)
     clock.shift(step)
-    # Before anybody has noticed.
+    # Before any store has noticed.
     await store.retry(after, delay=1.0)
     await store.schedule("t", [to_record("t", source="s", data="delayed")], delay=1.0)
     await store.release(await leased(store))
@@ -144,7 +144,7 @@ async def test_a_store_that_has_just_come_leaves_what_the_living_hold(
 ) -> None:
     held = await leased(store)
     clock.shift(HOUR)
-    # What a store writes down that has watched for some seconds.
+    # The mark of a store that has watched for some seconds.
     server.redis.hset("{events:t}:clock", "seen", round(time.time() * 1000))
 
     async with RedisStore(server.url) as other:
@@ -187,7 +187,7 @@ async def test_handlers_go_on_over_steps_and_none_runs_twice_at_once(server: Ser
 
 
 class Ticking(Pace):
-    """What a store would learn from a clock that is asked each half second."""
+    """The steps that a store would see of a clock that is asked each half second."""
 
     def __init__(self) -> None:
         super().__init__("clock")

@@ -1,4 +1,4 @@
-"""What is special to the SQLite store: its file, the processes that share it, and group commit."""
+"""Rules of the SQLite store alone: its file, the processes that share it, and group commit."""
 
 # The file is what these tests are about, and they wait for nothing else meanwhile.
 # ruff: noqa: ASYNC222
@@ -295,7 +295,7 @@ async def opened(path: Path) -> None:
 
 
 def as_nobody(path: Path) -> str:
-    """What a user without rights, unlike root, gets to hear on opening the file."""
+    """The error of a user without rights, unlike root, on opening the file."""
     receiving, sending = os.pipe()
     child = os.fork()
     if not child:

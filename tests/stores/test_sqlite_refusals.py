@@ -1,4 +1,4 @@
-"""Files that the SQLite store does not open: where they stand, and what is in them."""
+"""Files that the SQLite store does not open: by their place, and by their content."""
 
 from __future__ import annotations
 

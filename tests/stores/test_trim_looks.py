@@ -1,4 +1,4 @@
-"""A look for what is to be trimmed costs as much as changes, and not as much as there is."""
+"""A query for entries to trim costs as much as changes, not as much as the stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READER = Reader("t", "g", "c")
 
 async def steps(store: SQLiteStore, *, ignore_groups: tuple[str, ...] = ()) -> int:
     """Steps of SQLite's machine that one more look takes."""
-    known = store._counted.get(("t", 100))  # what the look before has counted
+    known = store._counted.get(("t", 100))  # the count of the query before
 
     def count(turn: Transaction) -> int:
         ticks = 0

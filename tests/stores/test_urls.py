@@ -46,7 +46,7 @@ WRONG = [
     f"redis://:{SECRET}@h?db=%f",
     f"sqlite:///{SECRET}%2.db",
     f"sqlite:///{SECRET}%00.db",
-    # Credentials where none can be, or of one part.
+    # Credentials in a URL that takes none, or of one part.
     f"redis://{SECRET}@127.0.0.1:1",
     f"redis:///:{SECRET}@h",
     f"redis://h/:{SECRET}@h",
@@ -165,7 +165,7 @@ async def test_whatever_holds_a_url_shows_it_without_its_password(url: str) -> N
 
 
 def _holders(holder: object, depth: int = 5) -> Iterator[str]:
-    """The repr of an object, and of what its attributes hold."""
+    """The repr of an object, and of the values of its attributes."""
     yield repr(holder)
     if depth and type(holder).__module__.startswith("forebay"):
         inner = (

@@ -1,4 +1,4 @@
-"""The command as users call it: in this process where that is enough, else as a process of its own."""
+"""The command as users call it: in this process if that is enough, else as a process of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def mail(event: Event) -> None: ...
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -88,7 +88,7 @@ class Forebay:
             return Ended(process.returncode, out, err)
 
     def on_terminal(self, *arguments: str, typed: str = "", **environment: str) -> Ended:
-        """As a process on a terminal of 100 columns, where somebody types; `out` is all that appears."""
+        """As a process on a terminal of 100 columns, with typed input; `out` is all that appears."""
         ours, theirs = pty.openpty()
         options = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
         with self.process(*arguments, **options, start_new_session=True) as process:

@@ -1,4 +1,4 @@
-"""Consumers as real processes, which write down what they do, for tests that stop and kill them."""
+"""Consumers as real processes, which record their work, for tests that stop and kill them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.processes import Fact, History
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One call of a handler. `ended` is None where it never returned."""
+    """One call of a handler. `ended` is None if it never returned."""
 
     process: int
     event: str

@@ -1,6 +1,6 @@
-"""A disk that remembers what was written to it and what was flushed, and can fail: an SQLite file system of its own.
+"""A disk that remembers its writes and flushes, and can fail: an SQLite file system of its own.
 
-What a power failure leaves behind is made from the log: all that was flushed, and of the rest nothing, all, or
+The state after a power failure is made from the log: all that was flushed, and of the rest nothing, all, or
 some of it, torn at sectors. SQLite's own tests work the same way.
 """
 

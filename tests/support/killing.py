@@ -20,7 +20,7 @@ Point = tuple[Literal["before", "after"], Move]
 
 
 class KillingStore(FaultyStore):
-    """Does what a store does, until the process dies at its point."""
+    """Passes all calls to a store, until the process dies at its point."""
 
     point: Point | None = None
 
@@ -28,7 +28,7 @@ class KillingStore(FaultyStore):
         if self.point == ("before", move):
             os.kill(os.getpid(), signal.SIGKILL)
         result = await act()
-        # A look that found nothing is no point to die at.
+        # A query that found nothing is not a point to die at.
         if self.point == ("after", move) and result not in ([], 0):
             os.kill(os.getpid(), signal.SIGKILL)
         return result

@@ -10,7 +10,7 @@ Handler = Callable[[str, str, Any], Awaitable[object]]
 
 
 class PlainBus:
-    """Calls its handlers in tasks of their own, and forgets what it was told."""
+    """Calls its handlers in tasks of their own, and keeps no event."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, list[Handler]] = {}

@@ -1,4 +1,4 @@
-"""Publishers and consumers as real processes that may be killed, and what they wrote down before."""
+"""Publishers and consumers as real processes that may be killed, and their records."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class History:
         return note
 
     def facts(self, *whats: str) -> list[Fact]:
-        """What was written down so far."""
+        """The records so far."""
         if not self.path.exists():
             return []
         lines = [line.split(" ", 3) for line in self.path.read_text().split("\n")[:-1]]

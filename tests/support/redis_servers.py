@@ -36,7 +36,7 @@ def version(binary: str) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, nor 10,000 above it, where a cluster's node talks.
+    """A port of the loopback that is free, as is the one 10,000 above it, which a cluster's node needs.
 
     It is below those that the system gives to connections, of which one could take it before its server does.
     """
@@ -103,7 +103,7 @@ class Server:
 
 
 class Proxy:
-    """Stands between a store and its server, and can spoil what they say.
+    """Stands between a store and its server, and can spoil their messages.
 
     `swallow`: cut the connection instead of passing a reply on. `tear`: pass half of a reply on, then cut.
     `silent`: pass nothing on, either way, and keep the connection. `dribble`: pass replies on byte by byte.

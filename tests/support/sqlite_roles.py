@@ -1,4 +1,4 @@
-"""What the processes do that share a file in tests of the SQLite store."""
+"""The roles of processes that share a file in tests of the SQLite store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AT_ONCE = 4
 
 
 def ids(number: int, turn: int) -> list[str]:
-    """What a publisher publishes at once."""
+    """The events of one publish."""
     return [f"{number}-{turn}-{n}" for n in range(AT_ONCE)]
 
 
@@ -28,7 +28,7 @@ async def publish(path: str, number: int) -> None:
 
 
 async def consume(path: str, number: int) -> None:
-    """Handle what comes until there is a file beside the database that ends in .end; write down what it was."""
+    """Handle and record events until a file that ends in .end is beside the database."""
     handled: list[str] = []
     reader = Reader("order_placed", "billing", f"worker-{number}")
     async with SQLiteStore(path) as store:

@@ -1,4 +1,4 @@
-"""Running an agent in a test, and reading what was told about files."""
+"""Run an agent in a test, and read the published changes of files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forebay import Event, EventBus, EventType, ForebayError
 from forebay.agents import BaseAgent, ChangeDetectionAgent, FileChange
 
 WITHIN = 30.0
-"""Seconds within which what has changed is told, also on a machine that has other things to do."""
+"""Seconds within which a change is published, also on a busy machine."""
 KINDS = (EventType.FILE_CREATED, EventType.FILE_MODIFIED, EventType.FILE_DELETED)
 
 
@@ -31,7 +31,7 @@ async def running(bus: EventBus, *agents: BaseAgent) -> AsyncIterator[None]:
 
 
 async def events(bus: EventBus) -> list[Event]:
-    """All that was told about files, in the order in which it was told."""
+    """All published changes of files, in order."""
     found: list[Event] = []
     for kind in KINDS:
         found.extend([event async for event in bus.events(kind) if isinstance(event, Event)])
@@ -39,17 +39,17 @@ async def events(bus: EventBus) -> list[Event]:
 
 
 async def told(bus: EventBus) -> list[tuple[str, str]]:
-    """What was told: "created", "modified" or "deleted", and the file's name."""
+    """A change: "created", "modified" or "deleted", and the file's name."""
     return [(event.type.removeprefix("file_"), change(event).file.name) for event in await events(bus)]
 
 
 async def is_told(bus: EventBus, *expected: tuple[str, str]) -> bool:
-    """Whether these were all told, whatever else was."""
+    """True if all of these were published, among others."""
     return set(expected) <= set(await told(bus))
 
 
 def change(event: Event) -> FileChange:
-    """What an event says of a file."""
+    """The change in an event."""
     return msgspec.convert(event.data, FileChange)
 
 
@@ -104,6 +104,6 @@ async def ails(agent: ChangeDetectionAgent, with_what: str) -> bool:
 
 
 async def watch(url: str, namespace: str, folder: Path, lease: float) -> None:
-    """Watch a folder until SIGTERM: what a process runs that may be killed."""
+    """Watch a folder until SIGTERM, in a process that may be killed."""
     async with EventBus(url, namespace=namespace) as bus:
         await bus.run(ChangeDetectionAgent(folder, debounce=0.05, lease=lease))

@@ -107,7 +107,7 @@ async def test_whatever_move_a_copy_ends_at_the_next_one_brings_it_to_its_end(
             async with new_store(kind) as target:
                 broken = FaultyStore(target)
                 broken.delay(move, 0.0, times=moves)
-                # Half of them happen, and nobody hears of it.
+                # Half of them happen, and their answers are lost.
                 (broken.fail_after if moves % 2 else broken.fail_before)(move, OutcomeUnknown("killed"))
                 try:
                     await copy(source, broken, origin=ORIGIN)

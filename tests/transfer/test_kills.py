@@ -68,7 +68,7 @@ async def _copy_under_fire(source: str, target: str, chance: random.Random, *, m
                 begun = await _length(watched)
                 wanted = begun + chance.randrange(1, length // 3)
                 while kills < most and process.poll() is None:
-                    # Behind the entries come the groups: the last kills are to hit those.
+                    # After the entries come the groups: the last kills are to hit those.
                     if (now := await _length(watched)) >= wanted or now > length:
                         await asyncio.sleep(chance.random() * 0.02)
                         process.kill()
