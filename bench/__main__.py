@@ -65,7 +65,7 @@ def _compare(asked: argparse.Namespace) -> int:
     """Measure beside an earlier revision; 1 if a figure is worse."""
     with tempfile.TemporaryDirectory(prefix="forebay-bench-") as folder:
         wanted = [row for row in rows() if _is_wanted(row, asked)]
-        chosen = beside.rows_beside(wanted, asked.beside, Path(folder))
+        chosen = beside.rows_beside(wanted, asked.beside, beside.unpack(asked.beside, Path(folder)))
         found = measure(chosen, quick=asked.quick)
     print(f"{report.machine(found)}\n\n{report.table(chosen, found)}")
     worse = [row for row in chosen if row.misses(found.measured(row))]

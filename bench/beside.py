@@ -17,12 +17,11 @@ TOLERANCE = 0.03
 """By how much a figure may be worse than that of the earlier revision."""
 
 
-def rows_beside(rows: list[Row], revision: str, folder: Path) -> list[Row]:
-    """A row for each figure of forebay, beside the same figure of the revision, which is unpacked in the folder.
+def rows_beside(rows: list[Row], revision: str, source: str) -> list[Row]:
+    """Make a row for each figure of forebay, beside that of the revision whose package is in the folder `source`.
 
-    Each but for the highest percentiles has a bound. Figures that are not rates are better the lower they are.
+    Each has a bound, but for the 99th percentiles. Rates are better if higher, other figures if lower.
     """
-    source = _unpack(revision, folder)
     found = dict[Figure, Row]()
     for row in rows:
         if row.figure.subject.is_forebay and row.figure not in found:
@@ -45,8 +44,8 @@ def _from(subject: Subject, revision: str, source: str) -> Subject:
     return replace(subject, name=f"{revision}: {subject.name}", source=source, first=first)
 
 
-def _unpack(revision: str, folder: Path) -> str:
-    """The folder with the revision's package, for PYTHONPATH."""
+def unpack(revision: str, folder: Path) -> str:
+    """Unpack the revision's package below the folder; return the folder for PYTHONPATH."""
     git = shutil.which("git") or "git"
     archive = subprocess.run([git, "archive", revision, "src"], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:
