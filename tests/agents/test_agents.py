@@ -12,9 +12,12 @@ import msgspec
 import pytest
 
 from forebay import AgentError, ConfigurationError, Event, EventBus, EventType, InMemoryEventBus, Retry, StoreDenied
-from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, agent_statuses, handles
+from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, agent_statuses, handles, runner
+from forebay.agents.definition import Status
+from forebay.agents.heartbeat import PREFIX, STREAM, Members
 from forebay.event import to_record
 from forebay.signals import AgentFailed, AgentStatusChanged
+from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 
 
@@ -165,6 +168,44 @@ async def test_an_agent_answers_a_health_check_and_says_what_ails_it(bus: EventB
     assert {"billing": (True, None), "ill": (False, "RuntimeError: no connection to the bank")} == answers
 
 
+@pytest.mark.parametrize("shift", [7200.0, -7200.0], ids=["ahead", "behind"])
+async def test_a_health_check_of_a_publisher_with_a_wrong_clock_is_answered(shift: float) -> None:
+    async with InMemoryEventBus() as bus:
+        running = asyncio.create_task(bus.run(Billing()))
+        await eventually(lambda: _started(bus, "billing"))
+        timestamp = (datetime.now(UTC) + timedelta(seconds=shift)).isoformat()
+        check = msgspec.structs.replace(to_record("health_check", source="test", data=None), timestamp=timestamp)
+        await bus.store.append("health_check", [check])
+
+        await eventually(lambda: _length(bus, "health_report", 1))
+        bus.stop()
+        await running
+
+
+async def test_a_health_check_that_is_old_by_the_stores_clock_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with InMemoryEventBus() as bus:
+        agent = Billing()
+        running = asyncio.create_task(bus.run(agent))
+        await eventually(lambda: _started(bus, "billing"))
+        now = bus.store.time
+
+        async def later(stream: str) -> float:
+            return await now(stream) + runner.CHECK_EXPIRY_SECONDS + 1
+
+        monkeypatch.setattr(bus.store, "time", later)
+        await bus.publish(EventType.HEALTH_CHECK, source="test")
+        await bus.publish("order_cancelled", source="shop", data=1)
+
+        async def is_handled() -> bool:
+            [stats] = await bus.stats(EventType.HEALTH_CHECK)
+            return all(not group.lag and not group.pending for group in stats.groups)
+
+        await eventually(is_handled)
+        bus.stop()
+        await running
+        assert [] == await bus.stats(EventType.HEALTH_REPORT)
+
+
 async def test_signs_of_life_tell_how_an_agent_is(bus: EventBus) -> None:
     class Failing(Billing):
         name = "failing"
@@ -201,7 +242,7 @@ async def test_an_agent_that_gives_no_sign_of_life_is_silent(bus: EventBus) -> N
     await bus.store.join("health_check", "forgotten")
     old = datetime.now(UTC) - timedelta(minutes=1)
     beat = Heartbeat(agent="billing", member="billing-1", code="app:Billing", status="started", since=old, every=0.01)
-    await bus.publish(EventType.AGENT_HEARTBEAT, "billing", beat)
+    await Members(bus).put(beat)
 
     async def silent() -> bool:
         return "silent" == (await agent_statuses(bus))[0].status
@@ -470,7 +511,7 @@ async def test_health_that_cannot_be_told_as_json_is_reported_as_an_error() -> N
 async def test_a_failed_agent_stays_failed_and_does_not_become_silent(bus: EventBus) -> None:
     old = datetime.now(UTC) - timedelta(minutes=1)
     beat = Heartbeat(agent="billing", member="billing-1", code="app:Billing", status="failed", since=old, every=0.0)
-    await bus.publish(EventType.AGENT_HEARTBEAT, "billing", beat)
+    await Members(bus).put(beat)
 
     assert ["failed"] == [status.status for status in await agent_statuses(bus)]
 
@@ -679,21 +720,40 @@ async def test_one_object_runs_once_at_a_time(bus: EventBus) -> None:
         _ = agent.bus
 
 
-async def test_a_strange_sign_of_life_is_passed_over(bus: EventBus) -> None:
-    await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", {"agent": 1})
+@pytest.mark.parametrize("note", [b"", b"\xff", b"{}", b'{"renewed": 1, "heartbeat": {"agent": 1}}'])
+async def test_a_note_that_is_not_a_heartbeat_is_left_out(bus: EventBus, note: bytes) -> None:
+    await bus.store.set_note(STREAM, f"{PREFIX}stranger", note)
 
     assert [] == await agent_statuses(bus)
 
 
-@pytest.mark.parametrize("timestamp", ["yesterday", "2024-01-31T12:00:00"])
-async def test_a_sign_of_life_with_a_strange_time_does_no_harm(timestamp: str) -> None:
-    async with InMemoryEventBus() as bus:
-        beat = Heartbeat(agent="a", member="a-1", code="app:A", status="started", since=datetime.now(UTC), every=5)
-        record = to_record("agent_heartbeat", source="a", data=beat)
-        await bus.store.append("agent_heartbeat", [msgspec.structs.replace(record, timestamp=timestamp)])
+async def test_the_last_heartbeats_of_former_members_are_removed_and_the_agents_own_is_kept(bus: EventBus) -> None:
+    def member(name: str, status: Status, agent: str = "billing") -> Heartbeat:
+        return Heartbeat(agent, name, "app:Billing", status, datetime.now(UTC), every=0.01)
 
-        # How old it is says the store.
-        assert ["started"] == [status.status for status in await agent_statuses(bus)]
+    members = Members(bus)
+    for former in (member("stopped", "stopped"), member("failed", "failed"), member("other", "stopped", "other")):
+        await members.put(former)
+    await members.put(member("silent", "started"))
+
+    await members.sweep("billing", "own", is_first=True)
+    assert {"silent", "other"} == {last.heartbeat.member for last in await members.last_heartbeats()}
+    await asyncio.sleep(0.05)
+    await members.sweep("billing", "own", is_first=False)
+    assert {"other"} == {last.heartbeat.member for last in await members.last_heartbeats()}
+
+
+async def test_the_statuses_of_agents_cost_one_read_of_their_last_heartbeats() -> None:
+    store = FaultyStore(MemoryStore())
+    async with EventBus(store) as bus:
+        for number in range(20):
+            beat = Heartbeat(f"a{number}", f"m{number}", "app:A", "started", datetime.now(UTC), every=5)
+            await Members(bus).put(beat)
+        store.calls.clear()
+
+        assert 20 == len(await agent_statuses(bus))
+
+    assert {"stats": 1, "notes": 1, "time": 1} == dict(store.calls)
 
 
 async def _started(bus: EventBus, *names: str) -> bool:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from forebay import EventBus, EventType
 from forebay.agents import HealthMonitorAgent, agent_statuses
-from forebay.agents.heartbeat import Heartbeat
+from forebay.agents.heartbeat import Heartbeat, Members
 from forebay.agents.state import notes_of
 from forebay.signals import AgentFailed, LoopFailed
 from forebay.testing import eventually
@@ -34,8 +34,8 @@ async def test_a_damaged_note_of_the_ill_is_reported_and_written_anew(bus: Event
 @dealt("name", "", "n" * 600, "two words", "\x1b[2J", "é", ids=["empty", "long", "two words", "control", "accent"])
 async def test_a_stranger_with_an_impossible_name_is_passed_over(bus: EventBus, name: str) -> None:
     beat = Heartbeat(name, "member", "code:Class", "failed", datetime.now(UTC), 1.0, last_error="x")
-    await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", beat)
-    await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", ["not", "a", "sign"])
+    await Members(bus).put(beat)
+    await bus.publish(EventType.AGENT_HEARTBEAT, "stranger", ["not", "a", "heartbeat"])
     failed: list[AgentFailed] = []
     bus.signals.listen(failed.append, AgentFailed)
     patient = Patient()

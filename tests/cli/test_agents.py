@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from forebay import EventBus, EventType
+from forebay import EventBus
 from forebay.agents import Heartbeat
-from forebay.agents.roster import last_heartbeats
+from forebay.agents.heartbeat import Members
 from tests.support.command import PATIENCE, Forebay
 
 AGENTS = """
@@ -85,7 +85,7 @@ def status(forebay: Forebay) -> dict[str, dict[str, object]]:
 
 def members(forebay: Forebay) -> int:
     """How many processes have run the billing agent."""
-    return sum(beat.heartbeat.agent == "billing" for beat in forebay.do(last_heartbeats))
+    return sum(beat.heartbeat.agent == "billing" for beat in forebay.do(lambda bus: Members(bus).last_heartbeats()))
 
 
 def count(forebay: Forebay, type: str) -> int:
@@ -222,7 +222,7 @@ def test_a_second_signal_ends_all_processes_at_once(forebay: Forebay) -> None:
     command = ("agents", "stubborn", "--processes", "2", "--grace", "1h")
     with forebay.process(*command) as supervisor:
         eventually(lambda: status(forebay).get("stubborn", {}).get("members") == 2, "two processes do not come up")
-        processes = {beat.heartbeat.pid for beat in forebay.do(last_heartbeats)}
+        processes = {beat.heartbeat.pid for beat in forebay.do(lambda bus: Members(bus).last_heartbeats())}
         supervisor.send_signal(signal.SIGTERM)
         eventually(lambda: status(forebay)["stubborn"]["status"] == "draining", "they do not drain")
         supervisor.send_signal(signal.SIGTERM)
@@ -272,7 +272,7 @@ def test_a_silent_agent_is_reported(forebay: Forebay) -> None:
     beat = Heartbeat(
         agent="billing", member="billing-1", code="agents:Billing", status="started", since=old, every=0.05
     )
-    forebay.do(lambda bus: bus.publish(EventType.AGENT_HEARTBEAT, "billing", beat))
+    forebay.do(lambda bus: Members(bus).put(beat))
     eventually(lambda: status(forebay)["billing"]["status"] == "silent", "it does not count as silent")
 
     ended = forebay("agents", "status", "--check")

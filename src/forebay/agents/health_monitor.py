@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from forebay.agents.agent import BaseAgent
-from forebay.agents.roster import AgentStatus, HealthReport, agent_statuses
+from forebay.agents.roster import AgentStatus, HealthReport, Roster
 from forebay.agents.state import notes_of
 from forebay.cause import CAUSATION
 from forebay.errors import MalformedEvent
@@ -113,10 +113,11 @@ class HealthMonitorAgent(BaseAgent):
             self.bus.signals.emit(LoopFailed("monitor", notes_of(self.name), self.name, error, 0.0))
         await self._tell()
         trimmed = 0.0
+        roster = Roster(self.bus)
         while True:
             began = time.monotonic()
-            reports = await self._ask()
-            statuses = [status for status in await agent_statuses(self.bus) if status.agent != self.name]
+            reports = await self._ask(roster)
+            statuses = [status for status in await roster.statuses() if status.agent != self.name]
             ill = update_incidents(self._incidents, statuses, reports, datetime.now(UTC))
             if ill != self._incidents:
                 self._incidents = ill
@@ -128,11 +129,11 @@ class HealthMonitorAgent(BaseAgent):
                 trimmed = began
             await asyncio.sleep(self._interval - (time.monotonic() - began))
 
-    async def _ask(self) -> dict[str, HealthReport]:
+    async def _ask(self, roster: Roster) -> dict[str, HealthReport]:
         """The answers to a new health check, by agent: once all who live have answered, or after the timeout."""
         start = await last_position(self.bus.store, EventType.HEALTH_REPORT.value)
         check = await self.publish(EventType.HEALTH_CHECK)
-        alive = {status.agent for status in await agent_statuses(self.bus) if status.alive}
+        alive = {status.agent for status in await roster.statuses() if status.alive}
         deadline = time.monotonic() + min(self._timeout, self._interval)
         reports: dict[str, HealthReport] = {}
         while True:

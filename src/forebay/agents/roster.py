@@ -1,4 +1,4 @@
-"""Which agents there are, and how they are: their signs of life, and what can be read from them."""
+"""The agents on a bus and their statuses, and which code runs under the name of an agent."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from typing import Literal
 import msgspec
 
 from forebay.agents.definition import Status
-from forebay.agents.heartbeat import KEPT, Heartbeat
+from forebay.agents.heartbeat import LastHeartbeat, Members
 from forebay.agents.state import notes_of
 from forebay.bus import EventBus
-from forebay.errors import ConfigurationError, MalformedEvent
-from forebay.event import Record
+from forebay.errors import ConfigurationError
 from forebay.event_types import EventType
-from forebay.payload import check_name, decode
-from forebay.store import END
 
-MISSED = 3
-"""Signs of life that may fail to come before an agent counts as silent."""
 _CODE = "code"
-_ENDED = ("stopped", "failed")
 
 
 class NameTaken(ConfigurationError):
@@ -29,7 +23,7 @@ class NameTaken(ConfigurationError):
 
 
 class HealthReport(msgspec.Struct, frozen=True):
-    """What an agent answers to a health check: the data of `EventType.HEALTH_REPORT`."""
+    """The answer of an agent to a health check: the data of `EventType.HEALTH_REPORT`."""
 
     agent: str
     member: str
@@ -38,11 +32,11 @@ class HealthReport(msgspec.Struct, frozen=True):
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """How an agent is, over all processes that run it.
+    """The status of an agent, over all processes that run it.
 
-    `status` is the best of its members', or "silent" where none of them gave a sign of life in time, or
-    "unknown" where none has been kept. `members` counts those alive. `seen` is the age in seconds of the
-    last sign of life. `lag`, `pending` and `dead` are sums over the streams that it handles.
+    `status` is the best of its members', "silent" if the heartbeats of all of them are overdue, or "unknown" if no
+    heartbeat is kept. `members` counts those alive. `seen` is the age in seconds of the last heartbeat. `lag`,
+    `pending` and `dead` are sums over the streams that it handles.
     """
 
     agent: str
@@ -60,76 +54,47 @@ class AgentStatus(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> bool:
-        """Whether it may be expected to handle what comes."""
+        """Whether it handles events, or is about to."""
         return self.status in ("initializing", "started", "draining")
 
 
-class LastHeartbeat(msgspec.Struct, frozen=True):
-    """The last sign of life of one member, and how old it is, in seconds."""
+class Roster:
+    """The agents that were ever run on a bus. Keep one object to look again: it has seen which members are alive."""
 
-    heartbeat: Heartbeat
-    age: float
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._members = Members(bus)
 
-    @property
-    def alive(self) -> bool:
-        """Whether it lives, as far as can be known."""
-        return self.heartbeat.status not in _ENDED and not self.late
+    async def statuses(self) -> list[AgentStatus]:
+        """The status of each agent, by name.
 
-    @property
-    def late(self) -> bool:
-        """Whether the next sign of life should long have come."""
-        return self.heartbeat.status not in _ENDED and self.age > MISSED * self.heartbeat.every
-
-
-async def last_heartbeats(bus: EventBus) -> list[LastHeartbeat]:
-    """The last sign of life of each member, of those that are kept; the newest first.
-
-    What cannot be one, or names an agent as no agent can be named, is passed over: anyone may write to the stream.
-    """
-    found: dict[str, LastHeartbeat] = {}
-    stream = EventType.AGENT_HEARTBEAT.value
-    store = await bus.ready()
-    entries = await store.scan(stream, until=END, limit=KEPT, newest=True)
-    # How old they are says the store's clock: neither that of the agent nor that of this process.
-    now = await store.time(stream)
-    for entry in reversed(entries):
-        try:
-            heartbeat = decode(entry.record.data, Heartbeat) if isinstance(entry.record, Record) else None
-            if heartbeat is not None:
-                check_name("agent name", heartbeat.agent)
-        except (MalformedEvent, ConfigurationError):
-            continue
-        if heartbeat is not None and heartbeat.member not in found:
-            found[heartbeat.member] = LastHeartbeat(heartbeat, max(0.0, now - entry.appended))
-    return list(found.values())
+        Their names are also the groups that answer health checks, so an agent that has been silent for days is listed.
+        """
+        streams = await self._bus.stats()
+        heartbeats: dict[str, list[LastHeartbeat]] = {}
+        for last in await self._members.last_heartbeats():
+            heartbeats.setdefault(last.heartbeat.agent, []).append(last)
+        checked = [stream.groups for stream in streams if stream.stream == EventType.HEALTH_CHECK.value]
+        names = {group.group for groups in checked for group in groups}
+        found = []
+        for name in sorted(names | heartbeats.keys()):
+            groups = [group for stream in streams for group in stream.groups if group.group == name]
+            lags = [group.lag for group in groups]
+            found.append(
+                _status(
+                    name,
+                    heartbeats.get(name, []),
+                    lag=None if None in lags else sum(lag for lag in lags if lag is not None),
+                    pending=sum(group.pending for group in groups),
+                    dead=sum(group.dead for group in groups),
+                )
+            )
+        return found
 
 
 async def agent_statuses(bus: EventBus) -> list[AgentStatus]:
-    """All agents that were ever run on this bus, by name.
-
-    Their names are the groups that answer health checks, so one that has been silent for days is still known.
-    """
-    streams = await bus.stats()
-    heartbeats: dict[str, list[LastHeartbeat]] = {}
-    for last in await last_heartbeats(bus):
-        heartbeats.setdefault(last.heartbeat.agent, []).append(last)
-    names = {
-        group.group for stream in streams if stream.stream == EventType.HEALTH_CHECK.value for group in stream.groups
-    }
-    found = []
-    for name in sorted(names | heartbeats.keys()):
-        groups = [group for stream in streams for group in stream.groups if group.group == name]
-        lags = [group.lag for group in groups]
-        found.append(
-            _status(
-                name,
-                heartbeats.get(name, []),
-                lag=None if None in lags else sum(lag for lag in lags if lag is not None),
-                pending=sum(group.pending for group in groups),
-                dead=sum(group.dead for group in groups),
-            )
-        )
-    return found
+    """Return the status of all agents that were ever run on this bus, by name."""
+    return await Roster(bus).statuses()
 
 
 def _status(name: str, heartbeats: list[LastHeartbeat], *, lag: int | None, pending: int, dead: int) -> AgentStatus:
@@ -158,10 +123,10 @@ _ORDER = ("failed", "stopped", "draining", "initializing", "started")
 
 
 async def register(bus: EventBus, name: str, member: str, code: str) -> None:
-    """Note that this code is the agent of this name; refuse it while other code of that name is alive.
+    """Note that this code is the agent of this name; raise `NameTaken` while other code of that name is alive.
 
-    Two agents of one name would be one group, and take each other's events. The member has given a sign of
-    life before: of two that begin at the same moment, the second to write the note finds that of the first.
+    Two agents of one name would be one group, and take each other's events. The member has published a heartbeat
+    before: of two that begin at the same moment, the second to write the note finds the heartbeat of the first.
     """
     stream = notes_of(name)
     mine = f"{code} {member}".encode()
@@ -169,7 +134,7 @@ async def register(bus: EventBus, name: str, member: str, code: str) -> None:
         known = (await (await bus.ready()).notes(stream)).get(_CODE)
         registered = None if known is None else known.decode(errors="replace").partition(" ")[0]
         if registered not in (None, code):
-            _require_gone(name, registered, code, await last_heartbeats(bus))
+            _require_gone(name, registered, code, await Members(bus).last_heartbeats())
         if await (await bus.ready()).set_note(stream, _CODE, mine, expected=known):
             return
 

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from forebay.agents.definition import Handles, RunnableAgent, Status
@@ -33,12 +32,13 @@ from forebay.runtime.consumer import Consumer
 from forebay.runtime.run import leave
 from forebay.runtime.supervise import TRANSIENT, wait_for
 from forebay.signals import AgentFailed, AgentStatusChanged
+from forebay.store import START
 from forebay.subscription import EventStreamConsumer
 
 RESTART_WINDOW_SECONDS = 60.0
 """Running time after which an earlier failure does not count."""
-CHECK_EXPIRY = 60.0
-"""Seconds after which nobody waits for the answer to a health check."""
+CHECK_EXPIRY_SECONDS = 60.0
+"""Age of a health check at which it is not answered."""
 HEALTH_TIMEOUT = 10.0
 """Seconds that `health` may take."""
 LAST_WORD = 2.0
@@ -222,7 +222,7 @@ class AgentRunner:
         return [*declared, Handles(_CHECK, Options(start="latest", concurrency=1), self._answer)]
 
     async def _answer(self, event: Event) -> None:
-        if (datetime.now(UTC) - event.timestamp).total_seconds() > CHECK_EXPIRY:
+        if await self._has_expired(event):
             return
         name, member = self.agent.name, self._heartbeats.member
         try:
@@ -231,6 +231,14 @@ class AgentRunner:
         except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
             report = HealthReport(name, member, healthy=False, detail=describe(error))
         await self._bus.publish(EventType.HEALTH_REPORT, name, report, key=name)
+
+    async def _has_expired(self, check: Event) -> bool:
+        """Whether a check waited too long for this agent, by the clock of the store."""
+        store = await self._bus.ready()
+        found = await store.scan(_CHECK, until=check.position or START, limit=1, newest=True)
+        if not found or found[0].position != check.position:
+            return True
+        return await store.time(_CHECK) - found[0].appended > CHECK_EXPIRY_SECONDS
 
 
 async def in_time(hook: Hook, seconds: float) -> object:

@@ -15,7 +15,8 @@ import click
 import msgspec
 
 from forebay import ConfigurationError, EventBus, connect
-from forebay.agents import AgentStatus, BaseAgent, agent_statuses
+from forebay.agents import AgentStatus, BaseAgent
+from forebay.agents.roster import Roster
 from forebay.cli.commands import chosen_url, refuses, say, whereabouts, with_bus_to_read
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_with_uvloop
@@ -110,9 +111,10 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     if check and every is not None:
         raise click.UsageError("--check looks once: leave out --watch.")
     found: list[AgentStatus] = []
+    roster = Roster(bus)
 
     async def look() -> list[AgentStatus]:
-        found[:] = await agent_statuses(bus)
+        found[:] = await roster.statuses()
         return found
 
     await watch(output, COLUMNS, look, every=every, json=msgspec.to_builtins, empty=f"no agents in {whereabouts(bus)}")
