@@ -53,6 +53,8 @@ class Database:
         self._any_file_system = any_file_system
         self._read_only = read_only
         self.epoch = clock.wall() - clock.now()
+        self.is_locked = False
+        """Whether the writer of this store has the write lock now, so that no other process can commit."""
 
     def create(self) -> Line:
         """Open the file; a store that writes makes the file and its tables if they are missing."""

@@ -33,6 +33,10 @@ _UNREAD_SIZES = f"""
     SELECT e.seq AS place, octet_length(e.data) AS size FROM entries e INDEXED BY entries_by_stream {_UNREAD}"""  # noqa: S608  # constants
 _CHOSEN_SIZES = """
     SELECT c.key AS place, octet_length(e.data) AS size FROM json_each(?) c LEFT JOIN entries e ON e.seq = c.value"""
+_READ_ALL = """
+    UPDATE groups SET cursor = max(
+        cursor, coalesce((SELECT max(seq) FROM entries WHERE stream_id = groups.stream_id), 0)
+    ) WHERE id = ?"""
 _OUTLOOK = f"""
     SELECT json_group_array(json_array(
         g.id,
@@ -148,8 +152,11 @@ def _read(tx: Transaction, reader: Reader, *, limit: int, room: int) -> list[Del
         " SELECT ?, value, ?, 1, 0, ?, ? FROM json_each(?)",
         (group.id, reader.consumer, tx.now, lease, json.dumps([seq for seq, _ in rows])),
     )
-    cursor = rows[-1][0] if len(rows) == limit else max(tx.head(group.stream_id), group.cursor)
-    tx.run("UPDATE groups SET cursor = ? WHERE id = ?", (cursor, group.id))
+    if len(rows) == limit:
+        tx.run("UPDATE groups SET cursor = ? WHERE id = ?", (rows[-1][0], group.id))
+    else:
+        # The rest are entries for other groups.
+        tx.run(_READ_ALL, (group.id,))
     token = str(lease)
     return [Delivery(reader, str(seq), record, lease=token) for seq, record in rows]
 

@@ -111,6 +111,8 @@ class Watcher:
                     guard.make_sure()
                 continue
             interval.wait()
+            if self._database.is_locked:
+                continue  # the write to the log is that of this store, which reports its commit itself
             self._poll(line, interval)
             if generation != guard.generation:
                 # The files were healed: the log and the connection are new.

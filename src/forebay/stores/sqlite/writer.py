@@ -185,6 +185,16 @@ class Writer:
             self._line.check_after(error)
             self._fail(jobs, error)
             return
+        self._database.is_locked = True
+        try:
+            failed = self._transact(connection, jobs, changed)
+        finally:
+            self._database.is_locked = False
+        if failed is not None:
+            self._halve(connection, jobs, failed, changed)
+
+    def _transact(self, connection: apsw.Connection, jobs: list[Job], changed: dict[str, int]) -> Exception | None:
+        """Carry out the jobs and commit; return the error if the transaction was rolled back."""
         # The time after the wait for the lock: leases begin now, and later appends have later times.
         tx = self._transaction(connection)
         number = None
@@ -200,18 +210,16 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
             self._roll_back(connection)
             self._line.check_after(error)
-            self._halve(connection, jobs, error, changed)
-            return
+            return error
         try:
             connection.execute("COMMIT")
         except apsw.Error as error:
             if isinstance(error, apsw.IOError) and not is_out_of_room(error, connection.system_errno):
                 self._outcome_unknown(jobs, error, tx)
                 self._roll_back(connection)
-            else:
-                self._roll_back(connection)
-                self._halve(connection, jobs, error, changed)
-            return
+                return None
+            self._roll_back(connection)
+            return error
         if number is not None:
             self._unsure = Unsure(number, jobs, results, tx)
             self._line.check()
@@ -219,6 +227,7 @@ class Writer:
             self._unsure = None
         _settle(jobs, results)
         changed |= tx.changed
+        return None
 
     def _resolve(self, changed: dict[str, int]) -> None:
         """Settle the jobs of an unsure transaction that the healed files contain; others are carried out again."""
