@@ -107,18 +107,15 @@ class EventStreamConsumer(Generic[T]):
     ) -> Consumer:
         """A consumer that is ready to run; `ConfigurationError` where the function cannot be a handler."""
         # Who only publishes need not wait for it.
-        from forebay.runtime.consumer import Consumer
+        from forebay.runtime.consumer import Consumer, Source
 
         options = self.options
         if concurrency is not None:
             options = replace(options, concurrency=concurrency)
         context = self._context
-        handler = self.handler(function, options, middleware=middleware)
-        return Consumer(
-            context.store,
+        source = Source(
             Reader(self.stream, self.group, consumer_name(self._name), options.ordered),
-            handler,
-            options,
+            self.handler(function, options, middleware=middleware),
             Membership(
                 context.store,
                 self.stream,
@@ -127,8 +124,14 @@ class EventStreamConsumer(Generic[T]):
                 context.signals,
                 is_implicit=self._is_implicit and options.start == "earliest",
             ),
+        )
+        return Consumer(
+            context.store,
+            [source],
+            options,
             signals=context.signals,
             keeper=context.keeper,
+            services=context.services,
             announcer=context.announcer,
             limits=context.limits,
             **({} if wait is None else {"wait": wait}),

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from forebay import Event, EventBus, Retry, RetryAfter
-from forebay.runtime.alarm import FAR, Alarm
-from forebay.store import Delivery, Reader
+from forebay.runtime.alarm import FAR_SECONDS, Alarm
 from forebay.testing import eventually
 from tests.support.stores import dealt
 
@@ -71,30 +70,43 @@ async def test_waits_that_end_one_after_the_other_are_each_met(bus: EventBus) ->
 
 
 async def test_the_nearest_moment_comes_first_whenever_it_was_asked_for() -> None:
-    looks: list[float] = []
-    again: list[str] = []
-    alarm = Alarm(look=lambda: looks.append(0.0), again=lambda delivery: again.append(delivery.position))
+    due: list[str] = []
+    resumed: list[int] = []
+    alarm = Alarm[int](take_due=due.append, resume=resumed.append)
 
-    for position, delay in (("1", 0.2), ("2", 0.05), ("3", 0.1), ("4", 0.0)):
-        alarm.again_in(delay, Delivery(Reader("t", "g", "c"), position, None))
-        alarm.look_in(delay)
-    alarm.look_in(FAR + 1)
+    for number, delay in ((1, 0.2), (2, 0.05), (3, 0.1), (4, 0.0)):
+        alarm.resume_in(delay, number)
+        alarm.take_due_in(delay, f"s{number}")
+    alarm.take_due_in(FAR_SECONDS + 1, "far")
 
-    await eventually(lambda: len(again) == 4)
-    assert ["4", "2", "3", "1"] == again
-    await eventually(lambda: len(looks) == 4)
+    await eventually(lambda: len(resumed) == 4)
+    assert [4, 2, 3, 1] == resumed
+    await eventually(lambda: due == ["s4", "s2", "s3", "s1"])
+
+
+async def test_waits_of_one_stream_that_end_together_are_met_together() -> None:
+    due: list[str] = []
+    alarm = Alarm[int](take_due=due.append, resume=lambda _: None)
+
+    for _ in range(100):
+        alarm.take_due_in(0.05, "s")
+    alarm.take_due_in(0.05, "t")
+
+    await eventually(lambda: "t" in due)
+    assert due.count("s") < 10
+    assert due.count("t") == 1
 
 
 async def test_after_it_was_closed_nothing_is_called() -> None:
     called: list[object] = []
-    alarm = Alarm(look=lambda: called.append(1), again=called.append)
+    alarm = Alarm[int](take_due=called.append, resume=called.append)
     before = timers()
-    alarm.look_in(0.01)
-    alarm.again_in(0.01, Delivery(Reader("t", "g", "c"), "1", None))
+    alarm.take_due_in(0.01, "s")
+    alarm.resume_in(0.01, 1)
 
     alarm.close()
-    alarm.look_in(0.0)
-    alarm.again_in(0.0, Delivery(Reader("t", "g", "c"), "1", None))
+    alarm.take_due_in(0.0, "s")
+    alarm.resume_in(0.0, 1)
     await asyncio.sleep(0.05)
 
     assert [] == called
@@ -103,17 +115,17 @@ async def test_after_it_was_closed_nothing_is_called() -> None:
 
 def test_waits_are_met_on_uvloop_too() -> None:
     uvloop = pytest.importorskip("uvloop", reason="uvloop does not exist on Windows")
-    looks: list[float] = []
+    due: list[str] = []
 
     async def main() -> None:
-        alarm = Alarm(look=lambda: looks.append(time.monotonic()), again=lambda _: None)
+        alarm = Alarm[int](take_due=due.append, resume=lambda _: None)
         # uvloop has a handle of another kind for a moment in the past.
         for delay in (-1.0, -0.5, 0.03, 0.01):
-            alarm.look_in(delay)
-        await eventually(lambda: len(looks) >= 4)
+            alarm.take_due_in(delay, "s")
+        await eventually(lambda: len(due) >= 4)
         alarm.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
 
-    assert 4 == len(looks)
+    assert 4 == len(due)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -114,7 +113,7 @@ async def test_moves_that_did_not_happen_are_repeated_and_every_event_is_handled
     failed, handle = heard(bus, LoopFailed), Seen()
     bus.on("t", group="g")(handle.__call__)
     await bus.publish_many("t", source="s", data=range(50))
-    moves: tuple[Move, ...] = ("join", "read", "take_due", "claim", "stats")
+    moves: tuple[Move, ...] = ("join", "read", "outlook", "stats")
     for move in moves:
         store.fail_before(move, times=2)
     store.fail_before("read", StoreFull("ordered: no room"))
@@ -122,7 +121,7 @@ async def test_moves_that_did_not_happen_are_repeated_and_every_event_is_handled
     await bus.run(until_idle=True)
 
     assert dict.fromkeys(range(50), 1) == handle.times
-    assert {"read", "claim"} == {signal.loop for signal in failed if isinstance(signal, LoopFailed)}
+    assert {"read", "lookout"} == {signal.loop for signal in failed if isinstance(signal, LoopFailed)}
     assert all(store.calls[move] > 2 for move in moves)
 
 
@@ -465,21 +464,6 @@ async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_
     await run
 
     assert [0, 1] == handled
-
-
-async def test_what_a_worker_is_about_to_begin_is_given_back_with_the_rest(store: FaultyStore, bus: EventBus) -> None:
-    consumer = bus.subscribe_to_stream("t", "g", ordered=True).consumer(Seen())
-    await store.join("t", "g")
-    await bus.publish("t", source="s", data=0)
-    deliveries = await store.read(consumer.reader, limit=1)
-    consumer._in_flight.put(deliveries, safe_until=math.inf)
-    consumer._in_flight.pop()
-    consumer._in_flight.leases_doubtful = True
-
-    lapsed, _ = await asyncio.gather(consumer._have_lapsed(deliveries), consumer._give_back())
-
-    assert lapsed
-    assert [None] == [pending.consumer for pending in await store.pending("t", "g")]
 
 
 async def test_a_refused_retry_lets_an_ordered_group_go_on_only_behind_whoever_has_the_event(

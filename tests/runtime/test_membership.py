@@ -11,9 +11,11 @@ import pytest
 from forebay import StoreUnavailable
 from forebay.event import Record, to_record
 from forebay.runtime import Membership
+from forebay.runtime.membership import ConsumerStore
 from forebay.signals import GroupCreated, Signals, TrimmedUnread
 from forebay.store import Reader, StreamStats
 from forebay.stores.memory import MemoryStore
+from forebay.testing import FaultyStore
 
 READER = Reader("t", "g", "c")
 
@@ -35,7 +37,7 @@ def records(count: int) -> list[Record]:
     return [to_record("t", source="s", data=number) for number in range(count)]
 
 
-def membership(store: MemoryStore, start: Any = "earliest", **options: bool) -> tuple[Membership, list[object]]:
+def membership(store: ConsumerStore, start: Any = "earliest", **options: bool) -> tuple[Membership, list[object]]:
     signals, heard = Signals(), list[object]()
     signals.listen(heard.append, GroupCreated, TrimmedUnread)
     return Membership(store, "t", "g", start, signals, **options), heard
@@ -91,10 +93,8 @@ async def test_a_history_that_cannot_be_counted_now_does_not_keep_the_group_from
     assert heard == [GroupCreated("t", "g", recreated=False)]
 
 
-@pytest.mark.parametrize(("position", "expected"), [("2", "2"), (None, "0"), ("7", "0")])
-async def test_a_lost_group_goes_on_where_it_was_if_the_entries_are_there_still(
-    position: str | None, expected: str
-) -> None:
+@pytest.mark.parametrize(("position", "expected"), [("2", "2"), ("0", "0"), ("7", "0")])
+async def test_a_lost_group_goes_on_where_it_was_if_the_entries_are_there_still(position: str, expected: str) -> None:
     store = MemoryStore()
     await store.append("t", records(3))
     member, heard = membership(store, "latest")
@@ -103,6 +103,33 @@ async def test_a_lost_group_goes_on_where_it_was_if_the_entries_are_there_still(
 
     assert heard == [GroupCreated("t", "g", recreated=True)]
     assert len(await store.read(READER, limit=9)) == 3 - int(expected)
+
+
+async def test_a_group_that_exists_is_left_where_it_is() -> None:
+    store = MemoryStore()
+    await store.append("t", records(3))
+    member, heard = membership(store)
+    await member.join()
+
+    assert await member.rejoin("2") is None
+
+    assert [GroupCreated("t", "g", recreated=False)] == heard
+    assert len(await store.read(READER, limit=9)) == 3
+
+
+async def test_latest_means_the_end_at_the_first_try_to_join() -> None:
+    store = MemoryStore()
+    await store.append("t", records(3))
+    faulty = FaultyStore(store)
+    member, _ = membership(faulty, "latest")
+    faulty.fail_before("join")
+    with pytest.raises(StoreUnavailable):
+        await member.join()
+    await store.append("t", records(1))
+
+    await member.join()
+
+    assert 1 == len(await store.read(READER, limit=9))
 
 
 async def test_entries_that_were_trimmed_unread_are_reported_once() -> None:

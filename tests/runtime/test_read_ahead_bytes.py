@@ -13,7 +13,7 @@ import pytest
 from forebay import Event, EventBus, Retry, RetryAfter
 from forebay.event import Foreign, Record, to_record
 from forebay.runtime.consumer import Consumer
-from forebay.runtime.sizes import AT_ONCE, READ_AHEAD_BYTES, UNKNOWN, Sizes
+from forebay.runtime.read_ahead import FIRST_EVENTS, READ_AHEAD_BYTES, READ_EVENTS, EventSizes
 from forebay.store import Delivery, Reader
 from forebay.testing import eventually
 from tests.support.stores import dealt
@@ -33,8 +33,8 @@ class InHand:
     def bytes(self) -> int:
         if self._consumer is None:
             found = (each for each in gc.get_objects() if isinstance(each, Consumer))
-            self._consumer = next((each for each in found if each.reader.group == self.group), None)
-        held = self._consumer.held.values() if self._consumer is not None else ()
+            self._consumer = next((each for each in found if each.groups[0][1] == self.group), None)
+        held = self._consumer.leased.values() if self._consumer is not None else ()
         return sum(len(delivery.record.data) for delivery in held if isinstance(delivery.record, Record))
 
 
@@ -62,7 +62,7 @@ async def test_large_events_behind_many_small_ones_are_not_all_read_ahead(
 
     assert 2000 + MANY == handled
     # On a store that cannot look at sizes beforehand, one read may come as a surprise.
-    assert LARGE < most < AT_ONCE * LARGE + READ_AHEAD_BYTES
+    assert LARGE < most < READ_EVENTS * LARGE + READ_AHEAD_BYTES
 
 
 async def test_large_events_alone_keep_to_the_bound_from_the_first_read(bus: EventBus, in_hand: InHand) -> None:
@@ -129,31 +129,31 @@ async def test_every_worker_gets_an_event_however_large_they_are(bus: EventBus, 
 
 
 def test_the_mean_size_rises_at_once_and_falls_slowly() -> None:
-    sizes = Sizes()
-    assert UNKNOWN == sizes.most(1500, least=1)
+    sizes = EventSizes()
+    assert FIRST_EVENTS == sizes.fitting(1500, least=1)
 
-    sizes.seen(_deliveries([b"1"] * 500))
-    assert 1500 == sizes.most(1500, least=16)
-    sizes.seen(_deliveries([b"x" * 2**20] * 10))
-    assert 15 == sizes.most(1500, least=1)
-    assert 64 == sizes.most(1500, least=64)
-    sizes.seen(_deliveries([b"1"]))
-    assert 15 <= sizes.most(1500, least=1) <= 18
+    sizes.measure(_deliveries([b"1"] * 500))
+    assert 1500 == sizes.fitting(1500, least=16)
+    sizes.measure(_deliveries([b"x" * 2**20] * 10))
+    assert 15 == sizes.fitting(1500, least=1)
+    assert 64 == sizes.fitting(1500, least=64)
+    sizes.measure(_deliveries([b"1"]))
+    assert 15 <= sizes.fitting(1500, least=1) <= 18
     for _ in range(60):
-        sizes.seen(_deliveries([b"1"] * 15))
-    assert 1500 == sizes.most(1500, least=1)
+        sizes.measure(_deliveries([b"1"] * 15))
+    assert 1500 == sizes.fitting(1500, least=1)
 
 
 def test_headers_and_foreign_fields_count_and_what_is_gone_does_not() -> None:
     headers = to_record("t", source="s", data=1, headers={"h": "x" * 1_000_000})
     foreign = Foreign(((b"a", b"x" * 1_000_000),))
     for record in (headers, foreign):
-        sizes = Sizes()
-        sizes.seen([Delivery(Reader("t", "g", "c"), "1", record)])
-        assert 16 == sizes.most(1500, least=1)
-    sizes = Sizes()
-    sizes.seen([Delivery(Reader("t", "g", "c"), "1", None)])
-    assert 1500 == sizes.most(1500, least=1)
+        sizes = EventSizes()
+        sizes.measure([Delivery(Reader("t", "g", "c"), "1", record)])
+        assert 16 == sizes.fitting(1500, least=1)
+    sizes = EventSizes()
+    sizes.measure([Delivery(Reader("t", "g", "c"), "1", None)])
+    assert 1500 == sizes.fitting(1500, least=1)
 
 
 def _deliveries(texts: Sequence[bytes]) -> list[Delivery]:

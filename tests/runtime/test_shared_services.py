@@ -64,22 +64,19 @@ class Store(MemoryStore):
             raise self.errors[move]
 
 
-class Consumer:
+def consumer(*streams: str, group: str = "g", ordered: bool = False, lease: float = 30.0) -> Wakeups:
     """What the services know of a consumer."""
-
-    def __init__(self, *streams: str, group: str = "g", ordered: bool = False, lease: float = 30.0) -> None:
-        self.lease = lease
-        self.readers = [Reader(stream, group, f"{group}-1", ordered) for stream in streams]
+    return Wakeups(lease, [Reader(stream, group, f"{group}-1", ordered) for stream in streams])
 
 
 def record(stream: str = "a") -> Record:
     return to_record(stream, source="s", data=1)
 
 
-async def joined(store: MemoryStore, consumer: Consumer) -> Consumer:
-    for reader in consumer.readers:
+async def joined(store: MemoryStore, wakeups: Wakeups) -> Wakeups:
+    for reader in wakeups.readers:
         await store.join(reader.stream, reader.group)
-    return consumer
+    return wakeups
 
 
 class Serving:
@@ -93,11 +90,10 @@ class Serving:
         self._store = store
         self._stack = stack
 
-    async def serve(self, *consumers: Consumer) -> list[Wakeups]:
-        return [
+    async def serve(self, *consumers: Wakeups) -> list[Wakeups]:
+        for each in consumers:
             await self._stack.enter_async_context(self.services.serving(await joined(self._store, each)))
-            for each in consumers
-        ]
+        return list(consumers)
 
 
 @pytest.fixture
@@ -106,8 +102,8 @@ async def stack() -> AsyncGenerator[AsyncExitStack, None]:
         yield stack
 
 
-def many(count: int = BLOCKING_CONSUMERS + 1) -> list[Consumer]:
-    return [Consumer(f"s{number}") for number in range(count)]
+def many(count: int = BLOCKING_CONSUMERS + 1) -> list[Wakeups]:
+    return [consumer(f"s{number}") for number in range(count)]
 
 
 async def test_a_few_consumers_of_one_stream_each_wait_in_their_reads(stack: AsyncExitStack) -> None:
@@ -135,7 +131,7 @@ async def test_a_consumer_of_several_streams_is_served_by_the_watch(stack: Async
     store = Store()
     serving = Serving(store, stack)
 
-    [wakeups] = await serving.serve(Consumer("a", "b"))
+    [wakeups] = await serving.serve(consumer("a", "b"))
 
     assert not serving.services.is_blocking
     await eventually(lambda: store.watches == 1)
@@ -147,7 +143,7 @@ async def test_a_consumer_of_several_streams_is_served_by_the_watch(stack: Async
 async def test_an_event_wakes_each_group_of_its_stream_and_no_other_consumer(stack: AsyncExitStack) -> None:
     store = Store()
     serving = Serving(store, stack)
-    consumers = [*many(), Consumer("a", group="g"), Consumer("a", group="h")]
+    consumers = [*many(), consumer("a", group="g"), consumer("a", group="h")]
     *others, first, second = await serving.serve(*consumers)
     await eventually(lambda: store.watches)
     for wakeups in (*others, first, second):
@@ -202,7 +198,7 @@ async def test_the_watch_ends_with_the_last_consumer_and_begins_again_with_the_n
     tasks = asyncio.all_tasks()
 
     for number in (1, 2):
-        async with services.serving(await joined(store, Consumer("a", "b"))):
+        async with services.serving(await joined(store, consumer("a", "b"))):
             await eventually(lambda number=number: store.watches == number)
 
         assert asyncio.all_tasks() == tasks
@@ -213,7 +209,8 @@ async def test_services_serve_on_another_event_loop_after_the_first_one_is_gone(
     services = Services(store, Signals(), poll=0.01)
 
     async def serve() -> None:
-        async with services.serving(await joined(store, Consumer("a", "b"))) as wakeups:
+        wakeups = await joined(store, consumer("a", "b"))
+        async with services.serving(wakeups):
             wakeups.unread.clear()
             await eventually(lambda: wakeups.unread == {"a", "b"})
 
@@ -224,7 +221,7 @@ async def test_services_serve_on_another_event_loop_after_the_first_one_is_gone(
 async def test_one_question_a_look_is_all_that_idle_consumers_cost(stack: AsyncExitStack) -> None:
     store = Store()
     consumers = await Serving(store, stack).serve(*many(100))
-    readers = {wakeups.consumer.readers[0] for wakeups in consumers}
+    readers = {wakeups.readers[0] for wakeups in consumers}
 
     await eventually(lambda: any(len(asked) == 100 for asked in store.asked))
     before = len(store.asked)
@@ -239,7 +236,7 @@ async def test_scheduled_records_are_appended_when_they_are_due(stack: AsyncExit
     clock = Clock()
     store = Store(clock)
     await store.schedule("a", [record() for _ in range(1200)], delay=60)
-    await Serving(store, stack).serve(Consumer("a"), Consumer("a", group="h"))
+    await Serving(store, stack).serve(consumer("a"), consumer("a", group="h"))
     await eventually(lambda: len(store.asked) > 3)
     assert store.appended == []
 
@@ -254,7 +251,7 @@ async def test_a_record_that_is_due_before_the_next_look_is_appended_at_its_mome
     clock = Clock()
     store = Store(clock)
     lookout = Lookout(store, Signals(), poll=3600)
-    lookout.add(Wakeups(await joined(store, Consumer("a"))))
+    lookout.add(await joined(store, consumer("a")))
     await store.schedule("a", [record()], delay=0.01)
     running = asyncio.create_task(lookout.run())
     await eventually(lambda: store.asked)
@@ -269,9 +266,9 @@ async def test_a_record_that_is_due_before_the_next_look_is_appended_at_its_mome
 async def test_a_consumer_is_woken_for_a_waiting_entry_when_it_is_due(stack: AsyncExitStack) -> None:
     clock = Clock()
     store = Store(clock)
-    [wakeups, other] = await Serving(store, stack).serve(Consumer("a"), Consumer("b"))
+    [wakeups, other] = await Serving(store, stack).serve(consumer("a"), consumer("b"))
     await store.append("a", [record()])
-    [delivery] = await store.read(wakeups.consumer.readers[0], limit=1)
+    [delivery] = await store.read(wakeups.readers[0], limit=1)
     await store.retry(delivery, delay=60)
     looks = len(store.asked)
     await eventually(lambda: len(store.asked) > looks + 3)
@@ -285,7 +282,7 @@ async def test_a_consumer_is_woken_for_a_waiting_entry_when_it_is_due(stack: Asy
 
 async def test_a_consumer_claims_while_another_one_holds_entries_of_its_group(stack: AsyncExitStack) -> None:
     store = Store()
-    [wakeups] = await Serving(store, stack).serve(Consumer("a", lease=0.2))
+    [wakeups] = await Serving(store, stack).serve(consumer("a", lease=0.2))
     wakeups.claimable.clear()
     await store.append("a", [record()])
     [held] = await store.read(Reader("a", "g", "another"), limit=1)
@@ -299,16 +296,16 @@ async def test_a_consumer_claims_while_another_one_holds_entries_of_its_group(st
 
 async def test_a_lease_whose_answer_was_lost_is_claimed_within_a_lease(stack: AsyncExitStack) -> None:
     store = Store()
-    [wakeups] = await Serving(store, stack).serve(Consumer("a", lease=0.2))
+    [wakeups] = await Serving(store, stack).serve(consumer("a", lease=0.2))
     await store.append("a", [record()])
-    await store.read(wakeups.consumer.readers[0], limit=1)
+    await store.read(wakeups.readers[0], limit=1)
 
     await eventually(lambda: wakeups.claimable == {"a"}, within=5)
 
 
 async def test_a_consumer_learns_that_its_group_is_lost(stack: AsyncExitStack) -> None:
     store = Store()
-    [wakeups, other] = await Serving(store, stack).serve(Consumer("a"), Consumer("b"))
+    [wakeups, other] = await Serving(store, stack).serve(consumer("a"), consumer("b"))
 
     await store.leave("a", "g")
 
@@ -321,7 +318,7 @@ async def test_unread_entries_are_found_though_nothing_has_arrived(stack: AsyncE
     serving = Serving(store, stack)
     await store.append("s0", [record()])
     [wakeups, *_] = await serving.serve(*many())
-    await store.ack(await store.read(wakeups.consumer.readers[0], limit=1))
+    await store.ack(await store.read(wakeups.readers[0], limit=1))
     looks = len(store.asked)
     await eventually(lambda: len(store.asked) > looks + 3)
     wakeups.unread.clear()
@@ -334,7 +331,7 @@ async def test_unread_entries_are_found_though_nothing_has_arrived(stack: AsyncE
 async def test_an_ordered_consumer_is_not_woken_for_entries_that_it_may_not_read_yet(stack: AsyncExitStack) -> None:
     store = Store()
     serving = Serving(store, stack)
-    [wakeups, *_] = await serving.serve(Consumer("a", ordered=True), *many())
+    [wakeups, *_] = await serving.serve(consumer("a", ordered=True), *many())
     await store.append("a", [record(), record()])
     [held] = await store.read(Reader("a", "g", "another", ordered=True), limit=1)
     await eventually(lambda: store.watches)
@@ -353,7 +350,7 @@ async def test_an_ordered_consumer_is_not_woken_for_entries_that_it_may_not_read
 async def test_the_look_goes_on_after_an_outage(stack: AsyncExitStack) -> None:
     store = Store()
     serving = Serving(store, stack)
-    [wakeups] = await serving.serve(Consumer("a"))
+    [wakeups] = await serving.serve(consumer("a"))
     store.errors["outlook"] = StoreUnavailable("the server is gone")
     await eventually(lambda: serving.heard)
     await store.leave("a", "g")
@@ -369,7 +366,7 @@ async def test_a_damaged_stream_ends_its_own_consumer_alone(stack: AsyncExitStac
     store = Store()
     store.errors[move] = error = StoreDamaged("it is not a stream")
     await store.schedule("a", [record()], delay=0.0)
-    damaged, other = await Serving(store, stack).serve(Consumer("a"), Consumer("b"))
+    damaged, other = await Serving(store, stack).serve(consumer("a"), consumer("b"))
 
     await eventually(lambda: damaged.error is error)
 
@@ -381,6 +378,6 @@ async def test_a_damaged_stream_ends_its_own_consumer_alone(stack: AsyncExitStac
 async def test_a_bug_in_a_service_ends_the_consumers_with_its_error(stack: AsyncExitStack) -> None:
     store = Store()
     store.errors["outlook"] = bug = ValueError("a bug")
-    [wakeups] = await Serving(store, stack).serve(Consumer("a"))
+    [wakeups] = await Serving(store, stack).serve(consumer("a"))
 
     await eventually(lambda: wakeups.error is bug)

@@ -1,42 +1,34 @@
-"""Which events this consumer need not handle, because its group did so before (`dedup`)."""
+"""Remembers the ids of handled events (`dedup`), until the store has them with the acks and longer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable
 
 from forebay.event import Record
 from forebay.store import Delivery
 
 REMEMBERED_IDS = 10_000
-"""Ids that a consumer itself keeps in mind: the store learns of them with the acks."""
+"""Ids that a consumer remembers: the latest ones. The store remembers the others."""
 
 
 class Deduplicator:
-    """Knows handled ids: those that the store told of, and those of this consumer that it has not heard of yet."""
+    """The ids that this consumer has handled, of each stream."""
 
     def __init__(self) -> None:
-        self._repeated: set[str] = set()
-        self._handled: dict[str, None] = {}
+        self._handled: dict[Hashable, None] = {}
 
-    def told(self, deliveries: Iterable[Delivery], handled: set[str]) -> None:
-        """The store knows that these ids were handled."""
-        self._repeated.update(delivery.position for delivery in deliveries if id_of(delivery) in handled)
-
-    def handled(self, delivery: Delivery) -> None:
-        """The handler returned."""
+    def add(self, delivery: Delivery) -> None:
+        """The handler returned for this event."""
         if (id := id_of(delivery)) is not None:
-            self._handled[id] = None
+            self._handled[delivery.reader.stream, id] = None
             if len(self._handled) > REMEMBERED_IDS:
                 del self._handled[next(iter(self._handled))]
 
-    def is_repeated(self, delivery: Delivery) -> bool:
-        """Whether this event was handled before. To be asked once."""
-        if delivery.position in self._repeated:
-            self._repeated.discard(delivery.position)
-            return True
-        return id_of(delivery) in self._handled
+    def __contains__(self, delivery: Delivery) -> bool:
+        """True if this consumer handled an event with this id."""
+        return (delivery.reader.stream, id_of(delivery)) in self._handled
 
 
 def id_of(delivery: Delivery) -> str | None:
-    """The event's id; None for what is no event of forebay's."""
+    """The event's id; None for an entry that is not an event of forebay's."""
     return delivery.record.id if isinstance(delivery.record, Record) else None

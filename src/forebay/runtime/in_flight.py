@@ -1,166 +1,391 @@
-"""What a consumer holds, and in which order its workers get it."""
+"""The ledger of a consumer's deliveries. Pure: no event loop, no store, no clock of its own.
+
+         next                 handled                  finish
+queued --------> running ------------------> handled ----------> gone (the store has the ack)
+  ^                |  +----------------------------------------> gone (retried by the store, dead)
+  |     resume     | keep        finish
+  +----- waiting <-+
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from typing import Literal
 
-from forebay.clock import boottime
-from forebay.store import Delivery
+import msgspec
 
-Lane = Callable[[Delivery], Hashable]
+from forebay.event import Record
+from forebay.policy import crashes_allowed
+from forebay.runtime.dedup import Deduplicator, id_of
+from forebay.runtime.options import Options
+from forebay.runtime.poison import PoisonGuard
+from forebay.runtime.read_ahead import ReadAhead
+from forebay.store import START, Delivery
+
+State = Literal["queued", "running", "waiting", "handled", "gone"]
+Key = tuple[str, str]
+"""The stream and the position of a delivery."""
+
+
+class Flight(msgspec.Struct, eq=False, gc=False):
+    """One delivery on its way through the consumer.
+
+    `delivery` has the latest lease of the entry, which surely holds until `safe_until`. `state`: "queued" (no handler
+    has started it), "running", "waiting" (it failed, and is retried under the same lease) or "handled" (its ack is on
+    the way). `read_after`: the position after which its group must restart to deliver it again; None if no read
+    returned it. `is_repeat`: the store knows that its id was handled. `is_lost`: another consumer may hold it.
+    """
+
+    key: Key
+    delivery: Delivery
+    safe_until: float
+    read_after: str | None = None
+    is_repeat: bool = False
+    state: State = "queued"
+    lane: Hashable = None
+    is_lost: bool = False
 
 
 class InFlight:
-    """Deliveries on their way to the workers.
+    """Decides which deliveries start, and when; how many more fit; and where a lost group restarts.
 
-    With `lane`, deliveries of one lane are handed out one after the other: the next one when the one
-    before is `done`. `held` has all that is leased and not yet settled, by position. While `leases_doubtful`,
-    no lease is sure.
+    - **Lanes.** Deliveries of one lane start one after the other: of one key (`ordered`), or of one id (`dedup`).
+    - **Leases.** No delivery starts after its `safe_until`. Then `is_doubtful` is True, and all unstarted deliveries
+      are handed back. If an ordered group loses a lease, `is_order_broken` is True as well, and nothing starts until
+      that has happened: the unstarted events come after the lost one.
+    - **Handing back.** Deliveries that were requested before a hand-back was complete may come after those that were
+      handed back, so `accepts` refuses them.
+    - **Suspects.** `may_claim` says when the next event may be taken over from a dead consumer (`PoisonGuard`).
+
+    `now` and `requested_at` are seconds on one clock, the caller's. All methods are idempotent: a delivery that is
+    gone, or is in another state already, is left as it is.
     """
 
-    def __init__(self, lane: Lane | None = None) -> None:
-        self.held: dict[str, Delivery] = {}
-        self.leases_doubtful = False
-        self._safe_until: dict[str, float] = {}
-        self._lane = lane
-        self._lanes: dict[Hashable, deque[Delivery]] = {}
-        self._queue: deque[Delivery] = deque()
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._closed = False
+    def __init__(self, options: Options) -> None:
+        self.is_doubtful = False
+        self.is_order_broken = False
+        self.read_ahead = ReadAhead(
+            concurrency=options.concurrency, batch=options.batch or 1, prefetch=options.prefetch
+        )
+        self._ordered = options.ordered
+        self._lane_of = _lane_of(options)
+        self._flights: dict[Key, Flight] = {}
+        self._queue: deque[Flight] = deque()
+        # The unstarted deliveries of each lane that has one queued, running or waiting.
+        self._lanes: dict[Hashable, deque[Flight]] = {}
+        self._read_to: dict[str, str] = {}
+        self._poison_guard = PoisonGuard(crashes_allowed(options.retry))
+        self._deduplicator = Deduplicator() if options.dedup else None
+        self._handing_back = False
+        self._handed_back_at = -math.inf
+        self._is_closed = False
 
-    def put(self, deliveries: Iterable[Delivery], *, safe_until: float, first: bool = False) -> None:
-        """Take deliveries in, whose leases hold until `safe_until` at least, by `boottime`.
+    def __len__(self) -> int:
+        """The number of deliveries in flight, the handled ones whose acks are on their way included."""
+        return len(self._flights)
 
-        With `first` they are handed out before what is waiting already.
-        """
+    def room(self) -> int:
+        """How many more deliveries fit."""
+        return self.read_ahead.room(len(self._flights))
+
+    @property
+    def startable(self) -> int:
+        """How many deliveries `next` would start one after the other, if their leases hold."""
+        return len(self._queue)
+
+    @property
+    def leased(self) -> dict[Key, Delivery]:
+        """The deliveries whose leases must be renewed. May be called from any thread."""
+        return {flight.key: flight.delivery for flight in list(self._flights.values()) if not flight.is_lost}
+
+    def unsettled(self) -> list[Flight]:
+        """The deliveries that are not handled yet."""
+        return [flight for flight in self._flights.values() if flight.state != "handled"]
+
+    # Deliveries come in.
+
+    def accepts(self, requested_at: float) -> bool:
+        """True if deliveries that were requested at that time may be added; else they must be released."""
+        return not self._is_closed and not self._handing_back and requested_at >= self._handed_back_at
+
+    def add_read(self, deliveries: Iterable[Delivery], *, safe_until: float, handled_ids: Collection[str] = ()) -> None:
+        """Add what a read returned, in the order of each stream. `handled_ids` were handled, as the store remembers."""
+        flights, queue, lane_of, read_to = self._flights, self._queue, self._lane_of, self._read_to
         for delivery in deliveries:
-            known = delivery.position in self.held
-            self.held[delivery.position] = delivery
-            self._safe_until[delivery.position] = safe_until
-            if known:
-                continue  # read again after its group was lost: its handler runs already, under the new lease
-            if self._lane is not None:
-                lane = self._lanes.get(key := self._lane(delivery))
-                if lane is not None:
-                    lane.append(delivery)
+            stream, position = key = (delivery.reader.stream, delivery.position)
+            after = read_to.get(stream, START)
+            read_to[stream] = position
+            if key in flights:
+                # Removed, and added at the end: the order of the dictionary is that of the reads.
+                known = flights.pop(key)
+                if known.state != "handled":
+                    flights[key] = known
+                    known.read_after = after
+                    self._renew(known, delivery, safe_until)
                     continue
-                self._lanes[key] = deque()
-            if first:
-                self._queue.appendleft(delivery)
+            flights[key] = flight = Flight(key, delivery, safe_until, after)
+            if lane_of is None:
+                queue.append(flight)
             else:
-                self._queue.append(delivery)
-        self._wake()
+                flight.is_repeat = id_of(delivery) in handled_ids
+                self._enter_lane(flight)
 
-    def renewed(self, deliveries: Iterable[Delivery], *, safe_until: float) -> None:
-        """These leases hold until `safe_until` at least."""
+    def add_taken(
+        self, deliveries: Iterable[Delivery], *, safe_until: float, handled_ids: Collection[str] = ()
+    ) -> None:
+        """Add waiting entries that were due."""
         for delivery in deliveries:
-            if self.held.get(delivery.position) is delivery:
-                self._safe_until[delivery.position] = safe_until
+            self._add_again(delivery, safe_until, handled_ids)
 
-    def is_safe(self, delivery: Delivery) -> bool:
-        """Whether the lease of this delivery surely holds, and nothing speaks against beginning it."""
-        return boottime() < self._safe_until.get(delivery.position, 0.0) and not self.leases_doubtful
+    def add_claimed(
+        self, deliveries: Iterable[Delivery], *, safe_until: float, handled_ids: Collection[str] = ()
+    ) -> None:
+        """Add claimed entries; they start before the queued ones."""
+        for delivery in deliveries:
+            if delivery.recovered:
+                self._poison_guard.claimed((delivery.reader.stream, delivery.position), attempt=delivery.attempt)
+            self._add_again(delivery, safe_until, handled_ids, front=True)
 
-    def pop(self) -> Delivery | None:
-        """The next delivery, if there is one."""
-        return self._queue.popleft() if self._queue else None
+    def _add_again(
+        self, delivery: Delivery, safe_until: float, handled_ids: Collection[str], *, front: bool = False
+    ) -> None:
+        """Add an entry that was read before, by this consumer or another one."""
+        key = (delivery.reader.stream, delivery.position)
+        known = self._flights.get(key)
+        if known is not None and known.state != "handled":
+            self._renew(known, delivery, safe_until)
+            return
+        after = known.read_after if known is not None else None
+        self._flights[key] = flight = Flight(key, delivery, safe_until, after, id_of(delivery) in handled_ids)
+        self._enter_lane(flight, front=front)
 
-    def more(self, most: int, *, beside: Delivery) -> list[Delivery]:
-        """Up to `most` more that may share a batch with this one.
+    def _renew(self, flight: Flight, delivery: Delivery, safe_until: float) -> None:
+        """Give a delivery that is in flight its new lease.
 
-        What has failed or was taken over goes alone, so that one bad event does not use up the
-        attempts of those that stood beside it.
+        Its group was lost and read again, or its lease had run out and this consumer claimed it.
         """
-        found: list[Delivery] = []
-        if _goes_alone(beside):
-            return found
-        while self._queue and len(found) < most and not _goes_alone(self._queue[0]):
-            found.append(self._queue.popleft())
-        return found
+        flight.delivery, flight.safe_until, flight.is_lost = delivery, safe_until, False
+        if flight.state == "running":
+            self._poison_guard.started(flight.key)
+        elif flight.state == "waiting":
+            self._poison_guard.finished(flight.key)
 
-    async def next(self) -> Delivery | None:
-        """The next delivery, when there is one; None once this is closed."""
-        while not self._queue:
-            if self._closed:
-                return None
-            waiter = asyncio.get_running_loop().create_future()
-            self._idle.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter.cancelled():
-                    with contextlib.suppress(ValueError):
-                        self._idle.remove(waiter)
-        return self._queue.popleft()
+    def _enter_lane(self, flight: Flight, *, front: bool = False) -> None:
+        if self._lane_of is not None:
+            flight.lane = self._lane_of(flight.delivery)
+            if (unstarted := self._lanes.get(flight.lane)) is not None:
+                unstarted.append(flight)
+                return
+            self._lanes[flight.lane] = deque()
+        if front:
+            self._queue.appendleft(flight)
+        else:
+            self._queue.append(flight)
 
-    def again(self, delivery: Delivery) -> None:
-        """Hand out once more what is still held, in the place of its earlier self."""
-        if self._closed or self.held.get(delivery.position) is not delivery:
+    # Deliveries start.
+
+    def next(self, now: float) -> Flight | None:
+        """Start the next delivery. None if there is none, or if it must not start (then `is_doubtful` is True)."""
+        queue = self._queue
+        if not queue:
+            return None
+        flight = queue[0]
+        if now >= flight.safe_until or self.is_order_broken:
+            self.is_doubtful = True
+            return None
+        queue.popleft()
+        flight.state = "running"
+        if flight.delivery.recovered:
+            self._poison_guard.started(flight.key)
+        return flight
+
+    def next_batch(self, now: float, size: int) -> list[Flight]:
+        """Start up to `size` deliveries of one stream; none in the cases of `next`.
+
+        A delivery that has failed, or was taken over from a dead consumer, starts alone: it must not use up the
+        attempts of the other events in its batch.
+        """
+        if (first := self.next(now)) is None:
+            return []
+        batch = [first]
+        while len(batch) < size and self._queue and _may_share_batch(first, self._queue[0]):
+            if (flight := self.next(now)) is None:
+                break
+            batch.append(flight)
+        return batch
+
+    def is_repeat(self, flight: Flight) -> bool:
+        """True if an event with this id was handled, within the memory of the store or of this consumer."""
+        return flight.is_repeat or (self._deduplicator is not None and flight.delivery in self._deduplicator)
+
+    def may_claim(self) -> bool:
+        """True if an event may be taken over from a dead consumer."""
+        return self._poison_guard.may_claim
+
+    # Deliveries end.
+
+    def handled(self, flight: Flight) -> None:
+        """Its handler returned, or it needs none; its ack is on the way. The next of its lane may start."""
+        if flight.state != "running":
             return
-        self._queue.append(delivery)
-        self._wake()
+        flight.state = "handled"
+        if flight.lane is not None:
+            self._end_turn(flight)
+            if self._deduplicator is not None:
+                self._deduplicator.add(flight.delivery)
+        if flight.delivery.recovered:
+            self._poison_guard.finished(flight.key)
 
-    def done(self, delivery: Delivery) -> None:
-        """The delivery is held no more; the next of its lane may go."""
-        self.held.pop(delivery.position, None)
-        self._safe_until.pop(delivery.position, None)
-        if self._lane is None:
+    def finish(self, flight: Flight) -> None:
+        """The delivery is settled, or no longer this consumer's. The next of its lane may start."""
+        state, flight.state = flight.state, "gone"
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+        if state in {"running", "waiting"}:
+            if flight.lane is not None:
+                self._end_turn(flight)
+            if flight.delivery.recovered:
+                self._poison_guard.finished(flight.key)
+
+    def keep(self, flight: Flight, delivery: Delivery) -> None:
+        """The delivery failed, and waits to be retried under the same lease, as `delivery`; its lane waits with it."""
+        if flight.state == "running":
+            flight.state, flight.delivery = "waiting", delivery
+            self._poison_guard.finished(flight.key)
+
+    def resume(self, flight: Flight) -> None:
+        """Queue a waiting delivery that is due, or a running one that was settled and has come back already."""
+        if flight.state in {"waiting", "running"} and not self._is_closed:
+            flight.state = "queued"
+            self._queue.append(flight)
+
+    def abandon(self, flight: Flight) -> None:
+        """Leave a running delivery to its lease. Its lane stays closed: its handler may still run."""
+        flight.state = "gone"
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def _end_turn(self, flight: Flight) -> None:
+        if unstarted := self._lanes[flight.lane]:
+            self._queue.append(unstarted.popleft())
+        else:
+            del self._lanes[flight.lane]
+
+    # Leases.
+
+    def renew(self, deliveries: Iterable[Delivery], *, safe_until: float) -> None:
+        """The leases of these deliveries were renewed."""
+        for delivery in deliveries:
+            flight = self._flights.get((delivery.reader.stream, delivery.position))
+            if flight is not None and flight.delivery is delivery:
+                flight.safe_until = safe_until
+
+    def is_safe(self, flight: Flight, now: float) -> bool:
+        """True if its lease surely holds."""
+        return now < flight.safe_until and not flight.is_lost
+
+    def lose(self, deliveries: Iterable[Delivery]) -> list[Flight]:
+        """The store says that these leases are gone. Return those deliveries that were this consumer's until now.
+
+        Unstarted deliveries are dropped; a running handler goes on, as its ack may come late.
+        """
+        lost = []
+        for delivery in deliveries:
+            flight = self._flights.get((delivery.reader.stream, delivery.position))
+            if flight is not None and flight.delivery is delivery and flight.state != "handled" and not flight.is_lost:
+                flight.is_lost = True
+                lost.append(flight)
+        self._drop([flight for flight in lost if flight.state == "queued"])
+        for flight in lost:
+            if flight.state == "waiting":
+                self.finish(flight)
+        if lost and self._ordered:
+            self.is_order_broken = self.is_doubtful = True
+        return lost
+
+    # Deliveries are handed back.
+
+    def must_hand_back(self, now: float) -> bool:
+        """True if the unstarted deliveries must be handed back, because leases are lost or may have run out."""
+        self.is_doubtful = self.is_order_broken or any(
+            now >= flight.safe_until for flight in self._flights.values() if flight.state == "queued"
+        )
+        return self.is_doubtful
+
+    def hand_back(self) -> list[Flight]:
+        """Remove and return all unstarted deliveries. Until `handed_back`, `accepts` is False."""
+        self.is_order_broken = self.is_doubtful = False
+        self._handing_back = True
+        return self._withdraw()
+
+    def handed_back(self, now: float) -> None:
+        """The store has the deliveries again, or they are left to their leases."""
+        self._handing_back = False
+        self._handed_back_at = now
+
+    def close(self) -> list[Flight]:
+        """Start nothing more; remove and return all unstarted deliveries."""
+        self._is_closed = True
+        return self._withdraw()
+
+    def _withdraw(self) -> list[Flight]:
+        unstarted = [flight for flight in self._flights.values() if flight.state == "queued"]
+        self._drop(unstarted)
+        return unstarted
+
+    def _drop(self, unstarted: Sequence[Flight]) -> None:
+        """Remove these queued deliveries. Of their lanes the next ones may start."""
+        if not unstarted:
             return
-        lane = self._lanes.get(key := self._lane(delivery))
-        if lane:
-            self._queue.append(lane.popleft())
-            self._wake()
-        elif lane is not None:
-            del self._lanes[key]
-
-    def forget(self, delivery: Delivery) -> None:
-        """The delivery is held no more, and its lane does not go on."""
-        self.held.pop(delivery.position, None)
-        self._safe_until.pop(delivery.position, None)
-
-    def drop(self, lost: Iterable[Delivery]) -> None:
-        """Hand none of these out: they are somebody else's. Those that a worker has begun stay."""
-        gone = {delivery.position for delivery in lost}
+        dropped = set(unstarted)
+        for flight in unstarted:
+            del self._flights[flight.key]
+            flight.state = "gone"
+            self._poison_guard.finished(flight.key)
         for lane in self._lanes.values():
-            for delivery in [delivery for delivery in lane if delivery.position in gone]:
-                lane.remove(delivery)
-                self.forget(delivery)
-        for delivery in [delivery for delivery in self._queue if delivery.position in gone]:
-            self._queue.remove(delivery)
-            self.done(delivery)
+            if not dropped.isdisjoint(lane):
+                kept = [flight for flight in lane if flight not in dropped]
+                lane.clear()
+                lane.extend(kept)
+        first = [flight for flight in self._queue if flight in dropped]
+        self._queue = deque(flight for flight in self._queue if flight not in dropped)
+        for flight in first:
+            if flight.lane is not None:
+                self._end_turn(flight)
 
-    def withdraw(self) -> list[Delivery]:
-        """Take back what no worker has begun."""
-        behind = [delivery for lane in self._lanes.values() for delivery in lane]
-        for lane in self._lanes.values():
-            lane.clear()
-        heads = list(self._queue)
-        self._queue.clear()
-        for delivery in behind:
-            self.forget(delivery)
-        for delivery in heads:
-            self.done(delivery)
-        return heads + behind
+    # A lost group restarts.
 
-    def close(self) -> list[Delivery]:
-        """Hand out nothing more; return what no worker has begun."""
-        self._closed = True
-        left = self.withdraw()
-        while self._idle:
-            waiter = self._idle.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-        return left
+    def restart_after(self, stream: str) -> str:
+        """The position after which a lost group must restart: it is followed by every delivery that is not handled."""
+        for flight in self._flights.values():
+            if flight.key[0] == stream and flight.read_after is not None and flight.state != "handled":
+                return flight.read_after
+        return self._read_to.get(stream, START)
 
-    def _wake(self) -> None:
-        for _ in range(min(len(self._queue), len(self._idle))):
-            waiter = self._idle.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+    def restarted(self, stream: str, position: str) -> None:
+        """The group reads from `position` on; what is in flight and after it is read again."""
+        self._read_to[stream] = position
+        for flight in self._flights.values():
+            if flight.key[0] == stream:
+                flight.read_after = None
 
 
-def _goes_alone(delivery: Delivery) -> bool:
-    return delivery.failures > 0 or delivery.recovered
+def _lane_of(options: Options) -> Callable[[Delivery], Hashable] | None:
+    if options.ordered:
+        return lambda delivery: (
+            delivery.reader.stream,
+            delivery.record.key if isinstance(delivery.record, Record) else None,
+        )
+    if options.dedup:
+        return lambda delivery: (delivery.reader.stream, id_of(delivery) or delivery.position)
+    return None
+
+
+def _may_share_batch(first: Flight, other: Flight) -> bool:
+    return first.key[0] == other.key[0] and not _starts_alone(first) and not _starts_alone(other)
+
+
+def _starts_alone(flight: Flight) -> bool:
+    return flight.delivery.failures > 0 or flight.delivery.recovered

@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from forebay.clock import boottime
 from forebay.errors import ForebayError, NotFound
 from forebay.event import Record
 from forebay.policy import last_frames
+from forebay.runtime.in_flight import Key
 from forebay.signals import LoopBlocked
 from forebay.stacks import stack_of
 from forebay.store import Delivery, Store
@@ -44,7 +45,7 @@ class Holder(Protocol):
     def lease(self) -> float: ...
 
     @property
-    def leased(self) -> Mapping[str, Delivery]: ...
+    def leased(self) -> Mapping[Key, Delivery]: ...
 
     def blocking(self, task: object) -> tuple[str, Delivery] | None:
         """The name of the handler that this task runs, and its event. Called from the keeper's thread."""
@@ -68,7 +69,7 @@ class LeaseKeeper:
         self._clone = clone
         self._on_blocked = on_blocked
         self._on_error = on_error
-        self._holders: dict[Holder, Mapping[str, Delivery]] = {}
+        self._holders: dict[Holder, Mapping[Key, Delivery]] = {}
         self._shift: _Shift | None = None
         self._home: asyncio.AbstractEventLoop | None = None
 
@@ -156,26 +157,35 @@ class LeaseKeeper:
                 self._holders[holder] = now
             if turns.blocked >= _yields_after(holder.lease):
                 continue
-            aging = [delivery for position, delivery in now.items() if before.get(position) is delivery]
+            aging = [delivery for key, delivery in now.items() if before.get(key) is delivery]
             if aging:
                 found.append((holder, aging))
         return found
 
     async def _renew(self, store: Store, aging: list[tuple[Holder, list[Delivery]]]) -> None:
         for holder, deliveries in aging:
-            requested_at = boottime()
-            try:
-                kept = await store.extend(deliveries)
-            except NotFound:
-                continue  # the group is lost; its readers make it again
-            positions = {delivery.position for delivery in kept}
-            lost = [delivery for delivery in deliveries if delivery.position not in positions]
-            self._tell(holder.renewed, kept, lost, requested_at)
+            # Each stream by itself: the group may be lost on one of them only.
+            for own in _by_stream(deliveries):
+                requested_at = boottime()
+                try:
+                    positions = {delivery.position for delivery in await store.extend(own)}
+                except NotFound:
+                    continue  # the consumer makes the group again
+                kept = [delivery for delivery in own if delivery.position in positions]
+                lost = [delivery for delivery in own if delivery.position not in positions]
+                self._tell(holder.renewed, kept, lost, requested_at)
 
     def _tell(self, listener: Callable[..., None], *news: object) -> None:
         if self._home is not None:
             with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
                 self._home.call_soon_threadsafe(listener, *news)
+
+
+def _by_stream(deliveries: Iterable[Delivery]) -> Iterable[list[Delivery]]:
+    streams: dict[str, list[Delivery]] = {}
+    for delivery in deliveries:
+        streams.setdefault(delivery.reader.stream, []).append(delivery)
+    return streams.values()
 
 
 def _yields_after(lease: float) -> float:

@@ -56,7 +56,7 @@ class Lookout:
 
     def add(self, wakeups: Wakeups) -> None:
         """Include this consumer, and poll for it at once. Its groups must exist, or they are reported as lost."""
-        self._claims[wakeups] = ClaimTimes(wakeups.consumer.lease, asyncio.get_running_loop().time())
+        self._claims[wakeups] = ClaimTimes(wakeups.lease, asyncio.get_running_loop().time())
         self._new.append(wakeups)
         self._added.set()
 
@@ -103,7 +103,7 @@ class Lookout:
 
     async def _query(self, consumers: Sequence[Wakeups]) -> None:
         """Ask the store for the outlook of these consumers."""
-        asked = [(wakeups, reader) for wakeups in consumers for reader in wakeups.consumer.readers]
+        asked = [(wakeups, reader) for wakeups in consumers for reader in wakeups.readers]
         try:
             outlooks = await self._store.outlook([reader for _, reader in asked])
         except TRANSIENT:

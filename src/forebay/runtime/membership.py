@@ -11,8 +11,8 @@ from forebay.signals import GroupCreated, Signals, TrimmedUnread
 from forebay.store import END, START, Inspection, Leases, Log
 
 
-class LogLeasesAndInspection(Log, Leases, Inspection, Protocol):
-    """The part of a store that a membership needs."""
+class ConsumerStore(Log, Leases, Inspection, Protocol):
+    """The protocols of the store that a consumer needs."""
 
 
 class Membership:
@@ -26,7 +26,7 @@ class Membership:
 
     def __init__(
         self,
-        store: LogLeasesAndInspection,
+        store: ConsumerStore,
         stream: str,
         group: str,
         start: StreamPosition,
@@ -50,21 +50,24 @@ class Membership:
         if start == END:
             # A position to return to if the group is lost before it has read anything.
             start = await last_position(self._store, self.stream)
+        # A repetition after an error must not skip what is published in the meantime.
+        self._start = "earliest" if start == START else start
         if not await self._store.join(self.stream, self.group, start=start):
             return None
         history = await self._length() if self._is_implicit else 0
         self._signals.emit(GroupCreated(self.stream, self.group, recreated=False, history=history))
         return await self._last_until(start)
 
-    async def rejoin(self, position: str | None) -> str:
-        """Make a lost group again, to read on after `position`; return the position where it begins.
+    async def rejoin(self, position: str) -> str | None:
+        """Make a lost group again, to read on after `position`; return where it begins, or None if it exists.
 
-        It begins at the earliest entry if the position is None or its entry is gone: then so are the data, and later
-        entries may stand before it. It never begins at the end, where it would skip what was published in the meantime.
+        It begins at the earliest entry if the entry at that position is gone: then so are the data, and later entries
+        may stand before it. It never begins at the end, where it would skip what was published in the meantime.
         """
-        start = START if position is None or position != await self._last_until(position) else position
-        if await self._store.join(self.stream, self.group, start=start):
-            self._signals.emit(GroupCreated(self.stream, self.group, recreated=True))
+        start = position if position == await self._last_until(position) else START
+        if not await self._store.join(self.stream, self.group, start=start):
+            return None
+        self._signals.emit(GroupCreated(self.stream, self.group, recreated=True))
         return start
 
     async def report_trimmed(self) -> None:

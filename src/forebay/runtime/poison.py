@@ -1,56 +1,44 @@
-"""What was taken over from consumers that fell silent: it may be what killed them."""
+"""Limits how many suspects run at once: events taken over from dead consumers, any of which may be what killed them."""
 
 from __future__ import annotations
 
-from forebay.store import Delivery
+from collections.abc import Hashable
 
-ALONE_FROM = 3
-"""From this delivery on, an event taken over from dead consumers is tried with no other such event beside it."""
+ALONE_FROM_DELIVERY = 3
+"""From this delivery on, a suspect runs to its end before the next one is claimed."""
 
 
 class PoisonGuard:
-    """Says when the next event may be taken over.
+    """Decides when the next event may be claimed from a dead consumer.
 
-    One at a time, and only when the one before has begun: being taken over counts as an attempt, and
-    what never reaches a handler must not be charged for one. From its third delivery on an event is
-    tried to its end before the next one comes, so that nothing else under suspicion dies with it.
-    `positions` are those of the events that the next one waits for.
+    Claims come one at a time: a claim counts as an attempt, and an event that no handler has started must not be
+    charged with another one. From its third delivery on an event runs alone: if it kills the process, no other suspect
+    dies with it. Keys name deliveries. Each method may be called for any delivery, and more than once.
     """
 
     def __init__(self, crashes_allowed: int) -> None:
-        self._alone_from = min(ALONE_FROM, crashes_allowed)
-        self._unbegun: str | None = None
-        self._alone: str | None = None
-        self.positions: set[str] = set()
+        self._alone_from = min(ALONE_FROM_DELIVERY, crashes_allowed)
+        self._unstarted: Hashable = None
+        self._alone: Hashable = None
 
     @property
-    def are_none(self) -> bool:
-        """Whether the next event may be taken over."""
-        return not self.positions
+    def may_claim(self) -> bool:
+        """True if no suspect is unstarted, and none runs alone."""
+        return self._unstarted is None and self._alone is None
 
-    def add(self, delivery: Delivery) -> None:
-        """This event was taken over."""
-        self._unbegun = delivery.position
-        if delivery.attempt >= self._alone_from:
-            self._alone = delivery.position
-        self._note()
+    def claimed(self, key: Hashable, *, attempt: int) -> None:
+        """An event was taken over; `attempt` is its number of deliveries."""
+        self._unstarted = key
+        if attempt >= self._alone_from:
+            self._alone = key
 
-    def begun(self, delivery: Delivery) -> bool:
-        """A worker has begun it; whether anybody waited for that."""
-        if self._unbegun != delivery.position:
-            return False
-        self._unbegun = None
-        self._note()
-        return True
+    def started(self, key: Hashable) -> None:
+        """A handler starts the event, or it is settled without one."""
+        if self._unstarted == key:
+            self._unstarted = None
 
-    def over(self, delivery: Delivery) -> bool:
-        """It was settled, given back or lost; whether anybody waited for that."""
-        begun = self.begun(delivery)
-        if self._alone != delivery.position:
-            return begun
-        self._alone = None
-        self._note()
-        return True
-
-    def _note(self) -> None:
-        self.positions = {position for position in (self._unbegun, self._alone) if position is not None}
+    def finished(self, key: Hashable) -> None:
+        """The event was settled, released or lost."""
+        self.started(key)
+        if self._alone == key:
+            self._alone = None

@@ -10,7 +10,7 @@ from typing import Any
 from forebay.cleanup import finish
 from forebay.runtime.doorbell import Doorbell
 from forebay.runtime.lookout import POLL_SECONDS, LogAndLeases, Lookout
-from forebay.runtime.wakeups import Served, Wakeups
+from forebay.runtime.wakeups import Wakeups
 from forebay.signals import Signals
 
 BLOCKING_CONSUMERS = 4
@@ -46,16 +46,15 @@ class Services:
         return self._lookout.polled_at
 
     @asynccontextmanager
-    async def serving(self, consumer: Served) -> AsyncIterator[Wakeups]:
-        """Find work for this consumer while the block runs.
+    async def serving(self, wakeups: Wakeups) -> AsyncIterator[None]:
+        """Find work for a consumer while the block runs.
 
         Its groups must exist: a group that does not is reported as lost. The store is asked for due entries and leases
         of others at once.
         """
-        wakeups = Wakeups(consumer)
         self._add(wakeups)
         try:
-            yield wakeups
+            yield
         finally:
             self._remove(wakeups)
             if not self._consumers and self._tasks:

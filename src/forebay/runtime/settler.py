@@ -1,131 +1,160 @@
-"""What becomes of a delivery once it was handled: batched acks, retries, dead letters, releases."""
+"""Settles deliveries in the store once their handlers have ended: batched acks, retries, dead letters, releases."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from forebay.clock import boottime
 from forebay.errors import NotFound, OutcomeUnknown
 from forebay.policy import GiveUp, RetryIn, decide, failure_of, history
 from forebay.restarts import Backoff
 from forebay.runtime.alarm import Alarm
-from forebay.runtime.in_flight import InFlight
+from forebay.runtime.in_flight import Flight, InFlight
 from forebay.runtime.options import Options
 from forebay.runtime.supervise import TRANSIENT, wait_for
+from forebay.runtime.tasks import TaskSet
+from forebay.runtime.wakeups import Wakeups
 from forebay.signals import DeadLettered, LateAck, LeaseLost, Released, Retried, Signals
-from forebay.store import Delivery, Failure, Leases, Reader
+from forebay.store import Delivery, Failure, Leases
 
 
 class Settler:
-    """Tells the store how deliveries ended.
+    """Settles deliveries in the store and in the ledger.
 
-    Acks are collected while one batch of them is on its way, so their number per call grows with the
-    load. Everything else is one move each, repeated over transient errors for the length of a lease, and on while
-    the lease is renewed; after that the delivery is left to lapse and will be taken over.
+    Acks are collected while a batch of them is on its way, so their number per call grows with the load. The task that
+    sends them runs only while there are some. Every other outcome is one move each. It is repeated over transient
+    errors for the length of a lease, and on while the lease is renewed. After that the delivery is left to its lease.
     """
 
     def __init__(
         self,
         store: Leases,
-        reader: Reader,
         options: Options,
         in_flight: InFlight,
-        alarm: Alarm,
-        signals: Signals,
         *,
-        on_settled: Callable[[], None],
-        on_lost: Callable[[], None],
+        alarm: Alarm[Flight],
+        signals: Signals,
+        tasks: TaskSet,
+        wakeups: Wakeups,
+        may_read: asyncio.Event,
     ) -> None:
         self._store = store
-        self._reader = reader
         self._options = options
         self._in_flight = in_flight
-        self._signals = signals
         self._alarm = alarm
-        self._on_settled = on_settled
-        self._on_lost = on_lost
-        self._acks: list[Delivery] = []
-        self._sending: list[Delivery] = []
-        self._more = asyncio.Event()
+        self._signals = signals
+        self._tasks = tasks
+        self._wakeups = wakeups
+        self._may_read = may_read
+        self._acks: list[Flight] = []
+        self._sending: asyncio.Task[None] | None = None
         self._closed = False
 
-    @property
-    def unacked(self) -> int:
-        """How many handled deliveries the store has not confirmed yet."""
-        return len(self._acks) + len(self._sending)
+    def done(self, flight: Flight) -> None:
+        """Acknowledge a delivery whose handler returned, or that needs none."""
+        self._in_flight.handled(flight)
+        self._acks.append(flight)
+        if self._sending is None and not self._closed:
+            self._sending = self._tasks.start(self._send_acks(), name="forebay-acks")
 
-    def unconfirmed(self) -> dict[str, Delivery]:
-        """These deliveries, by position. From any thread."""
-        return {delivery.position: delivery for delivery in [*self._sending, *self._acks]}
-
-    def done(self, delivery: Delivery) -> None:
-        """The delivery was handled."""
-        self._in_flight.done(delivery)
-        if not self._acks:
-            self._more.set()
-        self._acks.append(delivery)
-
-    async def failed(self, delivery: Delivery, error: BaseException) -> None:
-        """The handler raised: the retry policy says what follows."""
+    async def failed(self, flight: Flight, error: BaseException) -> None:
+        """Retry a delivery whose handler raised, or give it up, as the retry policy decides."""
+        delivery = flight.delivery
         failures, failure = delivery.failures + 1, failure_of(error)
         match decide(error, failures=failures, retry=self._options.retry):
             case RetryIn(delay):
-                await self._again(delivery, error, delay, failure)
+                await self._retry(flight, error, delay, failure)
             case GiveUp(reason):
                 reason = history(reason, attempts=delivery.attempt, failures=failures)
-                await self.dead(delivery, GiveUp(reason, failure.traceback))
+                await self.dead(flight, GiveUp(reason, failure.traceback))
 
-    async def _again(self, delivery: Delivery, error: BaseException, delay: float, failure: Failure) -> None:
+    async def _retry(self, flight: Flight, error: BaseException, delay: float, failure: Failure) -> None:
         keep = self._options.ordered
-        held = await self._persist(
-            delivery, lambda: self._store.retry(self._current(delivery), delay=delay, keep=keep, failure=failure)
+        settled = await self._persist(
+            flight, lambda delivery: self._store.retry(delivery, delay=delay, keep=keep, failure=failure)
         )
-        if held is None:
+        if settled is None:
             return
-        self._signals.emit(Retried(delivery, error, delay))
-        if not keep:
-            self._let_go(delivery)
-            self._alarm.look_in(delay)
-            return
-        current = self._current(delivery)
-        again = msgspec.structs.replace(
-            current, attempt=current.attempt + 1, failures=current.failures + 1, last_failure=failure
-        )
-        # The keeper goes on renewing it, under its new self, while it waits here.
-        self._in_flight.held[delivery.position] = again
-        self._alarm.again_in(delay, again)
+        self._signals.emit(Retried(settled, error, delay))
+        if keep:
+            again = msgspec.structs.replace(
+                flight.delivery, attempt=settled.attempt + 1, failures=settled.failures + 1, last_failure=failure
+            )
+            self._in_flight.keep(flight, again)
+            self._alarm.resume_in(delay, flight)
+        elif flight.delivery is settled:
+            self._finish(flight)
+            self._alarm.take_due_in(delay, settled.reader.stream)
+        else:
+            # The answer was lost, and meanwhile the event was due and was taken again, under a new lease.
+            self._in_flight.resume(flight)
 
-    async def dead(self, delivery: Delivery, verdict: GiveUp) -> None:
-        """The delivery becomes a dead letter."""
+    async def dead(self, flight: Flight, verdict: GiveUp) -> None:
+        """Move the delivery to the dead letters."""
         reason, traceback, attempts = verdict.reason, verdict.traceback, verdict.attempts
-        buried = await self._persist(
-            delivery,
-            lambda: self._store.dead_letter(
-                self._current(delivery), reason=reason, traceback=traceback, attempts=attempts
-            ),
+        settled = await self._persist(
+            flight,
+            lambda delivery: self._store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
         )
-        if buried is not None:
-            self._let_go(delivery)
-            self._signals.emit(DeadLettered(delivery, reason, traceback))
+        if settled is not None:
+            self._finish(flight)
+            self._signals.emit(DeadLettered(settled, reason, traceback))
+
+    async def _persist(self, flight: Flight, move: Callable[[Delivery], Awaitable[bool]]) -> Delivery | None:
+        """Settle a delivery by a fenced move, repeated over transient errors.
+
+        Return the delivery as it was settled, or None if its lease was lost.
+        """
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._options.lease
+        backoff = Backoff()
+        may_have_happened = False
+        while True:
+            delivery = flight.delivery
+            try:
+                # If the move has happened before, its repetition finds the lease gone.
+                if await move(delivery) or may_have_happened:
+                    return delivery
+                if flight.delivery is delivery:
+                    break
+            except (NotFound, *TRANSIENT) as error:
+                # The consumer makes a lost group again, and reads this event again.
+                may_have_happened = may_have_happened or isinstance(error, OutcomeUnknown)
+                is_ours = self._in_flight.is_safe(flight, boottime()) and not isinstance(error, NotFound)
+                if now() > deadline and not is_ours:
+                    break
+                await asyncio.sleep(backoff.next())
+        for lost in self._in_flight.lose([flight.delivery]):
+            self._signals.emit(LeaseLost(lost.delivery))
+            # In an ordered group, the unstarted events are handed back.
+            self._wakeups.changed.set()
+        self._finish(flight)
+        return None
+
+    def _finish(self, flight: Flight) -> None:
+        self._in_flight.finish(flight)
+        self._made_room()
+
+    def _made_room(self) -> None:
+        self._may_read.set()
+        if self._wakeups.due:
+            self._wakeups.changed.set()
 
     async def release(self, deliveries: Sequence[Delivery], *, until: asyncio.Event | None = None) -> None:
-        """Give deliveries back untried, over transient errors `until` something happens.
+        """Release unstarted deliveries. Retry on transient errors until `until` is set; without it, try once.
 
-        What the store does not hear lapses with its lease.
+        What the store has not released then is left to its leases.
         """
         if not deliveries:
             return
-        deliveries = [self._current(delivery) for delivery in deliveries]
-        for delivery in deliveries:
-            self._in_flight.forget(delivery)
         backoff = Backoff()
         while True:
             try:
                 await self._store.release(deliveries)
-            except NotFound:
-                return
             except TRANSIENT:
                 if until is None or await wait_for(until, backoff.next()):
                     return
@@ -133,67 +162,45 @@ class Settler:
                 self._signals.emit(Released(tuple(deliveries)))
                 return
 
-    async def _persist(self, delivery: Delivery, move: Callable[[], Awaitable[bool]]) -> bool | None:
-        """Repeat a fenced move over transient errors; None where the delivery is ours no more."""
-        deadline = asyncio.get_running_loop().time() + self._options.lease
+    # Acks.
+
+    def sending(self) -> list[asyncio.Task[None]]:
+        """The task that sends acks, if there are any."""
+        return [] if self._sending is None else [self._sending]
+
+    def close(self) -> None:
+        """Start no further task. The one that runs sends all acks."""
+        self._closed = True
+
+    async def _send_acks(self) -> None:
+        try:
+            while self._acks:
+                batch, self._acks = self._acks, []
+                await self._send([flight.delivery for flight in batch])
+                for flight in batch:
+                    self._in_flight.finish(flight)
+                self._made_room()
+        finally:
+            self._sending = None
+
+    async def _send(self, batch: list[Delivery]) -> None:
         backoff = Backoff()
-        unsure = False
-        while True:
-            try:
-                if await move() or unsure:
-                    return True
-                break
-            except (NotFound, *TRANSIENT) as error:
-                # A lost group is made again, and this event read again, by the reader meanwhile.
-                # The move may have happened unheard; then its repetition finds the lease gone.
-                unsure = unsure or isinstance(error, OutcomeUnknown)
-                is_ours = self._in_flight.is_safe(delivery) and not isinstance(error, NotFound)
-                if asyncio.get_running_loop().time() > deadline and not is_ours:
-                    break
-                await asyncio.sleep(backoff.next())
-        self._on_lost()
-        self._let_go(delivery)
-        self._signals.emit(LeaseLost(delivery))
-        return None
-
-    def _current(self, delivery: Delivery) -> Delivery:
-        """The delivery under its newest lease: if its group was lost, it was read again while its handler runs."""
-        return self._in_flight.held.get(delivery.position, delivery)
-
-    def _let_go(self, delivery: Delivery) -> None:
-        self._in_flight.done(delivery)
-        self._on_settled()
-
-    async def flush(self) -> None:
-        """Send acks until `close`, and then those that are left."""
-        while self._acks or not self._closed:
-            await self._more.wait()
-            self._more.clear()
-            if self._acks:
-                self._sending, self._acks = self._acks, []
-                await self._ack(self._sending)
-                self._sending = []
-                self._on_settled()
-
-    async def _ack(self, batch: list[Delivery]) -> None:
-        backoff = Backoff()
-        unsure = False
-        count = None
+        may_have_happened = False
+        count: int | None = None
         while count is None:
             try:
                 count = await self._store.ack(batch, remember=self._options.remember)
-            except NotFound:
-                count = 0  # the group is lost; where it is healed, these are done again
             except TRANSIENT as error:
-                # An ack repeated does no harm; one forgotten is a duplicate.
-                unsure = unsure or isinstance(error, OutcomeUnknown)
+                # An ack that is repeated does no harm; one that is missing is a duplicate.
+                may_have_happened = may_have_happened or isinstance(error, OutcomeUnknown)
                 await asyncio.sleep(backoff.next())
-        if count < len(batch) and not unsure:
-            late = sum(delivery.record is not None for delivery in batch) - count
-            if late > 0:
-                self._signals.emit(LateAck(self._reader.stream, self._reader.group, late))
+        if count < len(batch) and not may_have_happened:
+            self._report_late(batch, count)
 
-    def close(self) -> None:
-        """Let `flush` end once all acks are sent."""
-        self._closed = True
-        self._more.set()
+    def _report_late(self, batch: Sequence[Delivery], count: int) -> None:
+        """Report the events that were no longer pending. Entries that have left the stream do not count."""
+        late = sum(delivery.record is not None for delivery in batch) - count
+        if late > 0:
+            streams = Counter(delivery.reader.stream for delivery in batch)
+            stream = streams.most_common(1)[0][0] if len(streams) == 1 else "*"
+            self._signals.emit(LateAck(stream, batch[0].reader.group, late))

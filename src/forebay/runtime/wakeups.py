@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
 from forebay.store import Reader
-
-
-class Served(Protocol):
-    """A consumer, as the shared services see it. `lease` is in seconds."""
-
-    @property
-    def lease(self) -> float: ...
-
-    @property
-    def readers(self) -> Sequence[Reader]:
-        """One for each of its streams, under the consumer name that it uses now."""
-        ...
 
 
 class Wakeups:
@@ -31,15 +18,18 @@ class Wakeups:
     - `lost`: streams on which the group no longer exists, for `join`.
     - `error`: an error that does not pass. The consumer stops and raises it.
 
+    `lease` is the consumer's, in seconds. It has one of the `readers` for each stream, under its present name.
+
     The consumer clears `changed` before it looks at the sets. It removes a stream before it asks the store, and adds it
     again if the store found something: the next call may find more, and an addition in the meantime is kept.
     """
 
-    __slots__ = ("changed", "claimable", "consumer", "due", "error", "lost", "streams", "unread")
+    __slots__ = ("changed", "claimable", "due", "error", "lease", "lost", "readers", "streams", "unread")
 
-    def __init__(self, consumer: Served) -> None:
-        self.consumer = consumer
-        self.streams = tuple(reader.stream for reader in consumer.readers)
+    def __init__(self, lease: float, readers: Sequence[Reader]) -> None:
+        self.lease = lease
+        self.readers = readers
+        self.streams = tuple(reader.stream for reader in readers)
         self.unread = set(self.streams)
         self.due = set[str]()
         self.claimable = set[str]()
@@ -47,6 +37,10 @@ class Wakeups:
         self.error: BaseException | None = None
         self.changed = asyncio.Event()
         self.changed.set()
+
+    def reader(self, stream: str) -> Reader:
+        """The reader of one of its streams."""
+        return self.readers[self.streams.index(stream)]
 
     def add(self, streams: set[str], stream: str) -> None:
         """Add a stream to one of the sets."""

@@ -1,216 +1,232 @@
-"""One delivery's way through the handler, by long-lived workers."""
+"""Runs the handler for each delivery that may start, in tasks that are started as they are needed."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from forebay.callables import completed
+from forebay.clock import boottime
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, to_event
 from forebay.payload import Limits
 from forebay.policy import GiveUp, judge_recovered, last_frames
 from forebay.reason import describe
-from forebay.runtime.dedup import Deduplicator
 from forebay.runtime.handler import Handler
-from forebay.runtime.in_flight import InFlight
+from forebay.runtime.in_flight import Flight, InFlight
 from forebay.runtime.options import Options
-from forebay.runtime.poison import PoisonGuard
 from forebay.runtime.settler import Settler
+from forebay.runtime.tasks import TaskSet
+from forebay.runtime.wakeups import Wakeups
 from forebay.signals import Delivered, EntryMissing, Finished, Signals, Skipped
 from forebay.store import Delivery
 
-EVENTS_PER_YIELD = 64
-"""Events a worker handles before it lets the rest of the loop go on."""
+EVENTS_IN_A_ROW = 64
+"""Events that a worker handles before it lets the other tasks of the event loop run."""
+
+
+Unhandled = GiveUp | EntryMissing | Skipped
+"""Why an event is settled without its handler: it is dead, its entry is gone, or its id was handled before."""
 
 
 class Workers:
-    """As many tasks as the consumer's `concurrency`. Each takes a delivery, handles it and has it settled.
+    """At most `concurrency` tasks. Each starts deliveries, has them handled and settled, until none may start.
 
-    Where a lease does not surely hold, `have_lapsed` says, in more time, whether the deliveries were given
-    back instead. `on_hung` is called when a worker begins or ends to wait for a thread
-    that runs over its time.
+    `handlers` are the handlers of the consumer's streams. A worker whose handler runs in a thread that does not end
+    after its timeout waits for that thread: it hangs, and its place is taken.
     """
 
     def __init__(
         self,
-        handler: Handler,
+        handlers: Mapping[str, Handler],
         options: Options,
         in_flight: InFlight,
         settler: Settler,
-        deduplicator: Deduplicator,
-        poison_guard: PoisonGuard,
+        *,
         signals: Signals,
         limits: Limits,
-        *,
-        have_lapsed: Callable[[Sequence[Delivery]], Awaitable[bool]],
-        on_begun: Callable[[Delivery], None],
-        on_over: Callable[[Delivery], None],
-        on_hung: Callable[[], Awaitable[None]],
+        tasks: TaskSet,
+        wakeups: Wakeups,
     ) -> None:
-        self._handler = handler
+        self._handlers = handlers
         self._options = options
         self._in_flight = in_flight
         self._settler = settler
-        self._deduplicator = deduplicator
-        self._poison_guard = poison_guard
         self._signals = signals
         self._limits = limits
-        self._have_lapsed = have_lapsed
-        self._on_begun = on_begun
-        self._on_over = on_over
-        self._on_hung = on_hung
+        self._tasks = tasks
+        self._wakeups = wakeups
+        # The deliveries that each worker handles; none before it has taken the first.
+        self._running: dict[asyncio.Task[None], Sequence[Flight]] = {}
+        self._is_starting = False
         self._hung = 0
         self._abandoned = False
-        self._tasks: list[asyncio.Task[None]] = []
-        # What each worker has begun last.
-        self._begun: list[Sequence[Delivery]] = [()] * options.concurrency
-        self._stopping: asyncio.Future[Any]
-        self._is_torn_down: Callable[[], bool]
+        self._stopping: asyncio.Task[Any] | None = None
 
-    def start(self, stopping: asyncio.Future[Any], *, is_torn_down: Callable[[], bool]) -> list[asyncio.Task[None]]:
-        """The tasks, each of which ends when `in_flight` is closed.
-
-        After `stopping` none waits for a thread that hangs. `is_torn_down` says whether the whole loop is
-        being cancelled, and not a handler from within.
-        """
+    def open(self, stopping: asyncio.Task[Any]) -> None:
+        """Allow workers. `stopping` is done when the consumer stops; it is cancelled if the event loop is torn down."""
         self._stopping = stopping
-        self._is_torn_down = is_torn_down
-        self._tasks = [
-            asyncio.create_task(self._work(number), name="forebay-worker")
-            for number in range(self._options.concurrency)
-        ]
-        return self._tasks
+
+    def start(self) -> None:
+        """Start workers, as many as are needed, up to `concurrency` in all.
+
+        One starts at once. A worker whose handler never waits needs no other one beside it, so the others start turn by
+        turn of the event loop, twice as many each time, if there still are deliveries that may start.
+        """
+        if not self._is_starting:
+            self._start_more()
+
+    def _start_more(self) -> None:
+        room = self._options.concurrency - len(self._running)
+        self._is_starting = room > 0 and self._in_flight.startable > 0
+        if self._is_starting:
+            for _ in range(min(room, max(1, len(self._running)))):
+                self._running[self._tasks.start(self._work(), name="forebay-worker")] = ()
+            asyncio.get_running_loop().call_soon(self._start_more)
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks of the workers that have not ended."""
+        return list(self._running)
 
     @property
     def all_hang(self) -> bool:
-        """Whether every worker waits for a thread that nothing can stop."""
+        """True if every worker waits for a thread that cannot be stopped."""
         return self._hung == self._options.concurrency
 
     def abandon(self, workers: Iterable[asyncio.Task[None]]) -> None:
-        """Cancel these, which had their time; what their handlers did is not settled."""
+        """Cancel these, whose grace is over; the events of their handlers are not settled."""
         self._abandoned = True
         for worker in workers:
             worker.cancel()
 
-    def unended(self) -> list[Delivery]:
-        """What handlers still run with, though their workers were cancelled."""
-        pairs = zip(self._tasks, self._begun, strict=True)
-        return [delivery for task, begun in pairs if not task.done() for delivery in begun]
+    def unended(self) -> list[Flight]:
+        """The deliveries whose handlers still run, although their workers were cancelled."""
+        return [flight for flights in self._running.values() for flight in flights]
 
-    def begun_by(self, task: object) -> Sequence[Delivery]:
-        """What this task has begun last; nothing where it is none of the workers. From any thread."""
-        return next((begun for each, begun in zip(self._tasks, self._begun, strict=False) if each is task), ())
+    def handling(self, task: object) -> tuple[str, Delivery] | None:
+        """The name of the handler that this task runs, and its first event; None for other tasks. From any thread."""
+        flights = self._running.get(task) if isinstance(task, asyncio.Task) else None
+        return (self._handlers[flights[0].key[0]].name, flights[0].delivery) if flights else None
 
-    async def _work(self, number: int) -> None:
-        in_flight, batch = self._in_flight, self._options.batch
+    async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        in_flight, batch, running = self._in_flight, self._options.batch, self._running
         turns = 0
-        while (delivery := in_flight.pop() or await in_flight.next()) is not None:
-            self._begun[number] = alone = (delivery,)
-            if batch is not None:
-                self._begun[number] = several = [delivery, *in_flight.more(batch - 1, beside=delivery)]
-                await self._handle_batch(several)
-            elif isinstance(event := self._decode(delivery), Event):
-                if in_flight.is_safe(delivery) or not await self._have_lapsed(alone):
-                    await self._call(event, alone)
-            elif event is not None:
-                await self._settle_dead(delivery, event)
-            turns += 1
-            if not turns % EVENTS_PER_YIELD:
-                await asyncio.sleep(0)
+        try:
+            while True:
+                if batch is not None:
+                    if not (flights := in_flight.next_batch(boottime(), batch)):
+                        return
+                    running[task] = flights
+                    await self._handle_batch(flights)
+                else:
+                    if (flight := in_flight.next(boottime())) is None:
+                        return
+                    running[task] = alone = (flight,)
+                    if isinstance(event := self._open(flight), Event):
+                        await self._call(event, alone)
+                    else:
+                        await self._settle_unhandled(flight, event)
+                turns += 1
+                if not turns % EVENTS_IN_A_ROW:
+                    await asyncio.sleep(0)
+        finally:
+            del running[task]
+            if in_flight.is_doubtful:
+                self._wakeups.changed.set()
 
-    async def _handle_batch(self, deliveries: list[Delivery]) -> None:
-        opened = [(self._decode(delivery), delivery) for delivery in deliveries]
-        for event, delivery in opened:
-            if isinstance(event, GiveUp):
-                await self._settle_dead(delivery, event)
-        events = [event for event, _ in opened if isinstance(event, Event)]
-        deliveries = [delivery for event, delivery in opened if isinstance(event, Event)]
-        if events and (all(map(self._in_flight.is_safe, deliveries)) or not await self._have_lapsed(deliveries)):
-            await self._call(events, deliveries)
+    async def _handle_batch(self, flights: Sequence[Flight]) -> None:
+        opened = [(flight, self._open(flight)) for flight in flights]
+        for flight, event in opened:
+            if not isinstance(event, Event):
+                await self._settle_unhandled(flight, event)
+        if events := [event for _, event in opened if isinstance(event, Event)]:
+            await self._call(events, [flight for flight, event in opened if isinstance(event, Event)])
 
-    def _decode(self, delivery: Delivery) -> Event | GiveUp | None:
-        """The event to hand over; why it is dead already; or None where it was settled without a handler."""
-        if delivery.recovered:
-            self._on_begun(delivery)
+    async def _settle_unhandled(self, flight: Flight, reason: Unhandled) -> None:
+        if isinstance(reason, GiveUp):
+            await self._settler.dead(flight, reason)
+        else:
+            self._signals.emit(reason)
+            self._settler.done(flight)
+
+    def _open(self, flight: Flight) -> Event | Unhandled:
+        """The event for the handler, or why it needs none."""
+        delivery = flight.delivery
         if delivery.record is None:
-            self._signals.emit(EntryMissing(delivery))
-            self._settle_unhandled(delivery)
-            return None
-        if delivery.recovered and (verdict := judge_recovered(delivery, self._options.retry)) is not None:
-            return verdict
-        if self._options.dedup and self._deduplicator.is_repeated(delivery):
-            self._signals.emit(Skipped(delivery))
-            self._settle_unhandled(delivery)
-            return None
+            return EntryMissing(delivery)
+        if delivery.recovered:
+            self._wakeups.changed.set()
+            if (verdict := judge_recovered(delivery, self._options.retry)) is not None:
+                return verdict
+        if self._options.dedup and self._in_flight.is_repeat(flight):
+            return Skipped(delivery)
         try:
             return to_event(
                 delivery.record,
                 position=delivery.position,
                 attempt=delivery.attempt,
                 limits=self._limits,
-                kind=self._handler.kind,
+                kind=self._handlers[flight.key[0]].kind,
             )
         except MalformedEvent as error:
             return GiveUp(str(error), last_frames(error))
 
-    async def _call(self, event: Event | list[Event], deliveries: Sequence[Delivery]) -> None:
+    async def _call(self, events: Event | list[Event], flights: Sequence[Flight]) -> None:
         if self._signals.wanted(Delivered):
-            for delivery in deliveries:
-                self._signals.emit(Delivered(delivery))
+            for flight in flights:
+                self._signals.emit(Delivered(flight.delivery))
         is_timed = self._signals.wanted(Finished)
         started = time.perf_counter() if is_timed else 0.0
-        error: BaseException | None = None
         try:
-            if (result := await self._handler.call(event)) is not None:
+            if (result := await self._handlers[flights[0].key[0]].call(events)) is not None:
                 await completed(result)
-        except BaseException as raised:  # noqa: BLE001  # whatever a handler raises is its event's fate
-            error = self._classify(raised, deliveries)
-        for delivery in deliveries:
-            if error is not None:
-                await self._settler.failed(delivery, error)
-            else:
-                self._settler.done(delivery)
-                if is_timed:
-                    self._signals.emit(Finished(delivery, time.perf_counter() - started))
-                if self._options.dedup:
-                    self._deduplicator.handled(delivery)
-            if delivery.position in self._poison_guard.positions:
-                self._on_over(delivery)
-        if isinstance(error, HandlerTimeout) and error.still_running is not None:
-            await self._wait_for_thread(error.still_running)
+        except BaseException as raised:  # noqa: BLE001  # the event's fate depends on whatever its handler raises
+            await self._fail(flights, self._meaning(raised, flights))
+            return
+        for flight in flights:
+            self._settler.done(flight)
+            if is_timed:
+                self._signals.emit(Finished(flight.delivery, time.perf_counter() - started))
+            if flight.delivery.recovered:
+                # The next event may be taken over.
+                self._wakeups.changed.set()
 
-    def _classify(self, raised: BaseException, deliveries: Sequence[Delivery]) -> BaseException:
-        """What a handler's error means for its events; raised again where the process or the consumer ends."""
+    async def _fail(self, flights: Sequence[Flight], error: BaseException) -> None:
+        for flight in flights:
+            await self._settler.failed(flight, error)
+        self._wakeups.changed.set()
+        # More than one lane may go on.
+        self.start()
+        if isinstance(error, HandlerTimeout) and error.still_running is not None:
+            await self._wait_for_hung(error.still_running)
+
+    def _meaning(self, raised: BaseException, flights: Sequence[Flight]) -> BaseException:
+        """The handler's error, for the retry policy. Raised again if the process or the consumer ends."""
         if isinstance(raised, asyncio.CancelledError):
             task = asyncio.current_task()
-            # Where the whole loop is torn down, all its tasks are cancelled at once, the acks' too;
-            # a handler that cancels itself is alone.
-            if self._abandoned or task is None or self._is_torn_down():
+            # If the event loop is torn down, all its tasks are cancelled together. A handler that cancels itself is
+            # alone.
+            if self._abandoned or task is None or self._stopping is None or self._stopping.cancelling():
                 raise raised
             task.uncancel()
             return ForebayError("the handler was cancelled from within")
         if isinstance(raised, (KeyboardInterrupt, SystemExit)):
-            # An attempt was made, so nothing is given back as if it had not been.
-            for delivery in deliveries:
-                self._in_flight.forget(delivery)
+            # An attempt was made, so the event is not released as unstarted.
+            for flight in flights:
+                self._in_flight.abandon(flight)
             raise raised
         return raised if isinstance(raised, Exception) else ForebayError(f"the handler raised {describe(raised)}")
 
-    async def _wait_for_thread(self, thread: asyncio.Future[Any]) -> None:
-        """Wait for a thread that nothing can stop: its event is settled, but its worker's place is taken."""
+    async def _wait_for_hung(self, thread: asyncio.Future[Any]) -> None:
+        """Wait for a thread that cannot be stopped, until it ends or the consumer stops. Its event is settled."""
+        assert self._stopping is not None
         self._hung += 1
-        await self._on_hung()
+        self._wakeups.changed.set()
         await asyncio.wait([thread, self._stopping], return_when=asyncio.FIRST_COMPLETED)
         self._hung -= 1
-        await self._on_hung()
-
-    def _settle_unhandled(self, delivery: Delivery) -> None:
-        self._settler.done(delivery)
-        self._on_over(delivery)
-
-    async def _settle_dead(self, delivery: Delivery, verdict: GiveUp) -> None:
-        await self._settler.dead(delivery, verdict)
-        self._on_over(delivery)
+        self._wakeups.changed.set()
