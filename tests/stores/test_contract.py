@@ -35,7 +35,7 @@ class TestMemory(ArrivalsContract, FencingContract, SeveralStreamsContract, Unkn
         return plant
 
 
-class TestSQLite(ArrivalsContract, SeveralStreamsContract, StoreContract):
+class TestSQLite(ArrivalsContract, FencingContract, SeveralStreamsContract, UnknownNamesContract, StoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SQLiteStore]:
         async with SQLiteStore(tmp_path / "events.db", synchronous="normal") as store:

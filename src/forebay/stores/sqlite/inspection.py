@@ -200,7 +200,9 @@ def groups(tx: Transaction, stream: str) -> list[str]:
 
 def pending(tx: Transaction, stream: str, group: str, *, after: str, limit: int) -> list[Pending]:
     """What a group has begun and not finished."""
-    found = tx.group(stream, group)
+    found = tx.find_group(stream, group)
+    if found is None:
+        return []
     rows = tx.rows(
         "SELECT seq, consumer, attempt, failures, leased_at, due, error, traceback FROM pending"
         " WHERE group_id = ? AND seq > ? ORDER BY seq LIMIT ?",

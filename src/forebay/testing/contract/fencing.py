@@ -50,13 +50,15 @@ in_each_way = pytest.mark.parametrize("lease_anew", WAYS.values(), ids=WAYS.keys
 class FencingContract(Contract):
     """Tokens of leases."""
 
-    async def test_each_lease_has_a_token_of_its_own(self, store: Store) -> None:
-        first, second = await begun(store, A, 2)
-        [third] = await store.claim(B, idle=0.0, limit=1)
-        await store.retry(second, delay=0.0)
-        [fourth] = await store.take_due(A, limit=1)
+    async def test_each_lease_of_an_entry_has_another_token(self, store: Store) -> None:
+        [read] = await begun(store, A, 1)
+        [claimed] = await store.claim(B, idle=0.0, limit=1)
+        await store.retry(claimed, delay=0.0)
+        [due] = await store.take_due(A, limit=1)
+        await store.release([due])
+        [again] = await store.take_due(A, limit=1)
 
-        tokens = {each.lease for each in (first, second, third, fourth)}
+        tokens = {each.lease for each in (read, claimed, due, again)}
 
         assert 4 == len(tokens)
         assert "" not in tokens
