@@ -103,6 +103,7 @@ class Node:
         self._opening = SingleFlight(self._open)
         self._spare: list[Wire] = []
         self._blocking: set[Wire] = set()
+        self._dedicated: set[Wire] = set()
         self._retired: list[Wire] = []
 
     async def open(self) -> Wire:
@@ -144,12 +145,18 @@ class Node:
             else:
                 wire.close()
 
+    async def dedicate(self) -> Wire:
+        """A new wire for one use only. The caller closes it; it is retired and closed with the others before that."""
+        wire = await self._connect()
+        self._dedicated = {each for each in self._dedicated if each.is_connected} | {wire}
+        return wire
+
     def renew(self) -> None:
         """Let go of all wires: the next command resolves the name and connects anew.
 
         The replies that are on their way still arrive.
         """
-        wires = [*self._spare, *self._blocking, *([self.wire] if self.wire else [])]
+        wires = [*self._spare, *self._blocking, *self._dedicated, *([self.wire] if self.wire else [])]
         self._spare.clear()
         for wire in wires:
             wire.retire()
@@ -158,9 +165,10 @@ class Node:
     async def close(self) -> None:
         """Close all wires. Commands on their way are waited for a moment; what is outstanding then fails."""
         await self._opening.cancel()
-        for wire in self._blocking:
+        for wire in (*self._blocking, *self._dedicated):
             wire.close()
-        wires = [*self._spare, *self._blocking, *self._retired, *([self.wire] if self.wire else [])]
+        own = [self.wire] if self.wire else []
+        wires = [*self._spare, *self._blocking, *self._dedicated, *self._retired, *own]
         self._spare.clear()
         self._retired.clear()
         for wire in wires:

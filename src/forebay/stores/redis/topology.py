@@ -40,6 +40,10 @@ class Topology(Protocol):
         """The node that serves the key; None where that is not known, and `refresh` must be called."""
         ...
 
+    def partition(self, key: str) -> int:
+        """A number that keys share if one command or script may name them together."""
+        ...
+
     async def refresh(self) -> None:
         """Find out who serves what; `StoreUnavailable` where nobody can tell."""
         ...
@@ -107,6 +111,9 @@ class Standalone:
     def find(self, key: str) -> Node | None:
         return self._node
 
+    def partition(self, key: str) -> int:
+        return 0
+
     async def refresh(self) -> None:
         await self._node.open()
 
@@ -139,6 +146,9 @@ class Sentinel:
 
     def find(self, key: str) -> Node | None:
         return self._master
+
+    def partition(self, key: str) -> int:
+        return 0
 
     async def refresh(self) -> None:
         await self._refreshing.get()
@@ -230,15 +240,19 @@ class Cluster:
         self._seeds = deployment.addresses
         self._nodes = Nodes(deployment.access, timeout, deployment.addresses, NAME_THE_NODES)
         self._slots: dict[int, Node] = {}
+        self._masters: list[Node] | None = None
         self._known: dict[str, int] = {}
         self._refreshing = SingleFlight(self._refresh)
         self._odd = Odd("node of the cluster")
 
     def find(self, key: str) -> Node | None:
+        return self._slots.get(self.partition(key))
+
+    def partition(self, key: str) -> int:
         slot = self._known.get(key)
         if slot is None:
             slot = self._known[key] = key_slot(key.encode())
-        return self._slots.get(slot)
+        return slot
 
     async def refresh(self) -> None:
         await self._refreshing.get()
@@ -263,6 +277,7 @@ class Cluster:
         if not widest:
             raise _all_failed("no node of the cluster says who serves what", list(problems.values()))
         self._slots = widest
+        self._masters = None
         self._odd.report(problems)
 
     async def _seen_by(self, address: Address) -> dict[int, Node]:
@@ -276,11 +291,13 @@ class Cluster:
     def invalidate(self, node: Node) -> None:
         node.renew()
         self._slots = {slot: known for slot, known in self._slots.items() if known is not node}
+        self._masters = None
 
     async def redirect(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
         node = await self._named(address, slot, asked=asked, for_good=for_good)
         if for_good:
             self._slots[slot] = node
+            self._masters = None
         return node
 
     async def _named(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
@@ -298,7 +315,9 @@ class Cluster:
         return there[0]
 
     def masters(self) -> list[Node]:
-        return list(dict.fromkeys(self._slots.values()))
+        if self._masters is None:
+            self._masters = list(dict.fromkeys(self._slots.values()))
+        return self._masters
 
     async def close(self) -> None:
         await self._refreshing.cancel()

@@ -13,7 +13,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import hiredis
@@ -45,8 +45,10 @@ class Wire(asyncio.Protocol):
         # Kept only because the transport is closed when its first owner is collected.
         self._owner = owner
         self.extra_timeout = 0.0
+        self.on_push: Callable[[hiredis.PushNotification], bool] | None = None
+        """Receives pushes of the server (RESP3) and returns whether it took them: the others are replies."""
         self.may_transact: bool | None = None
-        self._is_retired = False
+        self.is_retired = False
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = transport
@@ -67,7 +69,7 @@ class Wire(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether commands can be sent."""
-        return self._transport is not None and not self._is_retired
+        return self._transport is not None and not self.is_retired
 
     @property
     def is_connected(self) -> bool:
@@ -117,7 +119,7 @@ class Wire(asyncio.Protocol):
         return len(self._waiting) - len(self._unsent)
 
     def _begin(self) -> None:
-        if self._transport is None or self._is_retired:
+        if self._transport is None or self.is_retired:
             raise StoreUnavailable(f"the connection to {self.name} is closed")
         if not self._paused:
             self._loop.call_soon(self._end_turn)
@@ -146,7 +148,7 @@ class Wire(asyncio.Protocol):
 
     def retire(self) -> None:
         """Take no more commands, and close once those on their way are answered."""
-        self._is_retired = True
+        self.is_retired = True
         if not self._waiting:
             self.close()
 
@@ -195,10 +197,12 @@ class Wire(asyncio.Protocol):
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
-        reader, waiting = self._reader, self._waiting
+        reader, waiting, on_push = self._reader, self._waiting, self.on_push
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not False:
+                if on_push is not None and isinstance(reply, hiredis.PushNotification) and on_push(reply):
+                    continue
                 future = waiting.popleft()
                 if future is None or future.done():
                     continue
@@ -209,7 +213,7 @@ class Wire(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError):
             # Not a reply, or one that nobody asked for: from here on replies could go astray.
             self.close("it does not speak the Redis protocol")
-        if self._is_retired and not waiting:
+        if self.is_retired and not waiting:
             self.close()
 
     def pause_writing(self) -> None:
