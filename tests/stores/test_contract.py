@@ -62,7 +62,7 @@ class TestSQLite(ArrivalsContract, FencingContract, SeveralStreamsContract, Unkn
 
 
 @pytest.mark.parametrize("binary", binaries(), ids=version)
-class TestRedis(StoreContract):
+class TestRedis(ArrivalsContract, FencingContract, SeveralStreamsContract, UnknownNamesContract, StoreContract):
     @pytest.fixture
     def server(self, servers: dict[str, Server], binary: str) -> Server:
         return servers[binary]

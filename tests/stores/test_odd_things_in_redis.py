@@ -191,13 +191,13 @@ async def test_ids_that_are_no_text_stop_no_copy(store: RedisStore, server: Serv
 
 async def test_counts_that_are_no_numbers_stop_no_move(store: RedisStore, server: Server, key: str) -> None:
     progress = f"{{{key}}}:progress:{GROUP}"
-    acked, dead, *_ = await store.read(READER, limit=4)
+    await store.read(READER, limit=4)
     server.redis.hset(progress, mapping={"finished": "x", "base": "y", "gone": BYTES, "place": BYTES})
     server.redis.hset(f"{{{key}}}:dead_counts", GROUP, "many")
     server.redis.hset(f"{{{key}}}:clock", mapping={"offset": "x", "since": BYTES, "seen": "9" * 30})
     server.redis.set(f"{{{key}}}:finished:{GROUP}", "somewhere")
 
-    assert 2 == len(await store.claim(READER, idle=0, limit=2))
+    acked, dead = await store.claim(READER, idle=0, limit=2)
     assert [] == await store.take_due(READER, limit=1)
     assert 1 == await store.ack([acked])
     assert await store.dead_letter(dead, reason="no")

@@ -25,8 +25,7 @@ from forebay.errors import (
 )
 from forebay.event import Foreign, Record, to_event, to_record
 from forebay.store import START, Reader
-from forebay.stores.redis import RedisStore
-from forebay.stores.redis import store as redis_store
+from forebay.stores.redis import RedisStore, upkeep
 from forebay.stores.redis.address import Address, parse
 from forebay.stores.redis.errors import TABLE, translate
 from forebay.stores.url import Secret
@@ -191,7 +190,7 @@ async def test_consumers_that_hold_nothing_are_forgotten_in_time(
     store: RedisStore, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row A11 of docs/faults.md."""
-    monkeypatch.setattr(redis_store, "FORGOTTEN_AFTER", -1.0)
+    monkeypatch.setattr(upkeep, "FORGOTTEN_SECONDS", -1.0)
     await store.append("order_placed", [order(1), order(2)])
     [held] = await store.read(OTHER, limit=1)
     await store.ack(await store.read(READER, limit=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -36,6 +37,11 @@ EVERYTHING = sorted({right for rights in ROLES.values() for right in rights})
 
 def order(number: int = 1, id: str | None = None) -> Record:
     return to_record(STREAM, source="shop", data=number, id=id)
+
+
+async def first_arrival(store: RedisStore) -> None:
+    async with contextlib.aclosing(store.arrivals()) as arrivals:
+        await anext(arrivals)
 
 
 class State:
@@ -100,6 +106,7 @@ CONSUMING: dict[str, Move] = {
     "wait for an event": lambda store, _: store.read(READER, limit=10, wait=0.01),
     "read in order": lambda store, _: store.read(OTHER, limit=10),
     "append_due": lambda store, _: store.append_due(STREAM),
+    "arrivals": lambda store, _: first_arrival(store),
     "take_due": lambda store, _: store.take_due(READER, limit=10),
     "due in order": lambda store, _: store.take_due(ORDERED, limit=10),
     "claim": lambda store, _: store.claim(READER, idle=0, limit=10),

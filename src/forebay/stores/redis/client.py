@@ -1,14 +1,13 @@
-"""Puts commands and scripts through to the node that serves their key, and turns refusals into errors."""
+"""Sends commands and scripts to the node that serves their key, and raises the errors that its refusals mean."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import itertools
 import time
 from collections.abc import Awaitable, Iterable, Sequence
-from functools import cache
+from functools import cached_property
 from importlib import resources
 from typing import Any
 
@@ -19,33 +18,52 @@ from forebay.errors import ForebayError, OutcomeUnknown, StoreUnavailable
 from forebay.stores.redis.address import Address, Deployment
 from forebay.stores.redis.errors import Fate, fate, translate
 from forebay.stores.redis.node import Node, Part, pack
-from forebay.stores.redis.pace import TOLERANCE, Pace
+from forebay.stores.redis.pace import TOLERANCE, Pace, Step
 from forebay.stores.redis.topology import NAME_THE_NODES, topology
 
 HOPS = 5
 """Redirections that one command follows."""
-MARGIN = 2.0
-"""Seconds by which a position is put before the moment it stands for, against drift between clocks."""
 
 
 class Script:
-    """A Lua script: one move, whole or not at all."""
+    """A Lua script: one move, whole or not at all.
 
-    def __init__(self, name: str) -> None:
-        folder = resources.files(__package__) / "scripts"
-        body = (folder / f"{name}.lua").read_text()
-        self.is_timed = "now()" in body or name == "step"
-        """Whether it asks for the stream's own time."""
-        parts = ["prelude", "clock"] if self.is_timed else ["prelude"]
-        self.source = "".join((folder / f"{part}.lua").read_text() for part in parts) + body
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+    A timed script begins with clock.lua after the prelude: it needs the stream's own time.
+    """
 
+    def __init__(self, name: str, *, timed: bool = False) -> None:
+        self.name = name
+        self._parts = ["prelude", "clock", name] if timed else ["prelude", name]
 
-script = cache(Script)
+    @cached_property
+    def source(self) -> str:
+        """The whole text."""
+        folder = resources.files(__package__) / "lua"
+        return "".join((folder / f"{part}.lua").read_text() for part in self._parts)
+
+    @cached_property
+    def sha(self) -> str:
+        """The name by which a server knows the script."""
+        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
 class Client:
-    """What the store talks through. It sends again only what a node refused and passed on to another."""
+    """The connection of a store to its servers. It sends again only what a node refused and passed on to another.
+
+    | method        | sends                                        | to                          |
+    |---------------|----------------------------------------------|-----------------------------|
+    | `call`        | a command                                    | the node of its key         |
+    | `send`        | a command that is packed already             | the node of its key         |
+    | `block`       | a command that may block                     | the same, a wire of its own |
+    | `transact`    | packed commands, carried out as one (MULTI)  | the node of their key       |
+    | `run`         | a script                                     | the node of its first key   |
+    | `run_timed`   | a script that needs the stream's time        | the same                    |
+    | `run_watched` | the same, if its reply begins with that time | the same                    |
+    | `ask`         | a command                                    | the node that is given      |
+
+    `transact` returns None if the commands were surely not carried out; all others return the reply, or raise the error
+    that it means. Scripts are sent through their typed functions in `scripts`.
+    """
 
     def __init__(self, deployment: Deployment, timeout: float) -> None:
         self.name = f"{deployment.mode} {', '.join(map(str, deployment.addresses))}"
@@ -57,22 +75,39 @@ class Client:
         """The reply to a command on `key`."""
         return self.send(key, pack(*command))
 
-    def block(self, key: str, wait: float, *command: Part) -> Awaitable[Any]:
+    async def send(self, key: str, command: bytes) -> Any:
+        """The reply to a packed command on `key`."""
+        node = self.topology.find(key) or await self._find_again(key)
+        try:
+            wire = node.wire
+            # Usually the wire is open: this saves a coroutine.
+            return await (wire.send(command) if wire is not None and wire.is_open else node.send(command))
+        except hiredis.ReplyError as reply:
+            return await self._follow(reply, key, command, None, node)
+        except (StoreUnavailable, OutcomeUnknown):
+            self.topology.invalidate(node)
+            raise
+
+    async def block(self, key: str, wait: float, *command: Part) -> Any:
         """The reply to a command on `key` that may block for `wait` seconds."""
-        return self.send(key, pack(*command), wait)
+        node = self.topology.find(key) or await self._find_again(key)
+        packed = pack(*command)
+        try:
+            return await self._put(node, packed, wait)
+        except hiredis.ReplyError as reply:
+            return await self._follow(reply, key, packed, wait, node)
 
     async def transact(self, key: str, commands: Iterable[bytes]) -> list[Any] | None:
         """The replies to packed commands on `key` that are carried out as one.
 
-        None where they surely were not: refused, redirected, or not even sent. A script then finds the
-        way, or the reason.
+        None if they surely were not: refused, redirected, or not even sent. A script then finds the way, or the reason.
         """
         node = self.topology.find(key)
         if node is None or (wire := node.wire) is None or not wire.is_open:
             return None
         try:
             if wire.may_transact is None:
-                # Where MULTI is refused, what stands behind it would be carried out all the same.
+                # If MULTI were refused, the commands after it would be carried out all the same.
                 wire.may_transact = await _succeeds(wire.send_together((_MULTI, _EXEC)))
             if not wire.may_transact:
                 return None
@@ -90,47 +125,46 @@ class Client:
                 raise self._to_error(reply, node, key) from reply
         return replies
 
-    async def run(self, name: str, keys: Sequence[str], *arguments: Part) -> Any:
-        """The reply of a script. Its keys live on one node."""
-        move = script(name)
-        if move.is_timed:
-            pace = self.pace(keys[0])
-            keys, arguments = (*keys, pace.key), (*arguments, *pace.bounds())
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Part) -> Any:
+        """The reply of a script. Its keys are on one node."""
         try:
-            return await self.send(keys[0], pack("EVALSHA", move.sha, len(keys), *keys, *arguments))
+            return await self.send(keys[0], pack("EVALSHA", script.sha, len(keys), *keys, *arguments))
         except _UnknownScript:
-            return await self.send(keys[0], pack("EVAL", move.source, len(keys), *keys, *arguments))
+            return await self.send(keys[0], pack("EVAL", script.source, len(keys), *keys, *arguments))
 
-    async def watch(self, name: str, keys: Sequence[str], *arguments: Part) -> list[Any]:
-        """The reply of a script that begins with the stream's time; what stands behind that.
+    async def run_timed(self, script: Script, clock: str, keys: Sequence[str], *arguments: Part) -> Any:
+        """The reply of a timed script. `clock` is the key of the stream's offset."""
+        return await self.run(script, (*keys, clock), *arguments, *self.pace(clock).bounds())
 
-        Where the server's clock was set since the last answer, the stream's offset is changed by as much.
-        """
-        pace = self.pace(keys[0])
+    async def run_watched(self, script: Script, clock: str, keys: Sequence[str], *arguments: Part) -> list[Any]:
+        """The rest of the reply of a timed script that begins with the stream's time and offset."""
         sent = boottime()
-        reply: list[Any] = await self.run(name, keys, *arguments)
-        told, offset, *rest = reply
-        if step := pace.look(told, int(offset), sent, boottime()):
-            _, latest = pace.bounds()
-            expected = int(latest) - step.offset + round(TOLERANCE * 2000)
-            after = step.offset - round(step.seconds * 1000)
-            # The move is done, whatever comes of this; the next answer shows the step again.
-            with contextlib.suppress(ForebayError):
-                if await self.run("step", keys[:1], step.offset, after, expected) == b"none":
-                    pace.forget()
+        reply: list[Any] = await self.run_timed(script, clock, keys, *arguments)
+        shown, offset, *rest = reply
+        pace = self.pace(clock)
+        if step := pace.look(shown, int(offset), sent, boottime()):
+            await self.correct(pace, keys[0], step)
         return rest
 
-    def pace(self, key: str) -> Pace:
-        """What is known of the time of the stream that the key belongs to."""
-        pace = self._paces.get(key)
+    def pace(self, clock: str) -> Pace:
+        """The time of a stream, as far as this client has watched it. `clock` is the key of its offset."""
+        pace = self._paces.get(clock)
         if pace is None:
-            tag = key.partition("}")[0].removeprefix("{")
-            own = f"{{{tag}}}:clock"
-            pace = self._paces[key] = self._paces.setdefault(own, Pace(own))
+            pace = self._paces[clock] = Pace(clock)
         return pace
 
+    async def correct(self, pace: Pace, stream: str, step: Step) -> None:
+        """Change the offset of a stream by as much as the server's clock was set."""
+        _, latest = pace.bounds()
+        expected = int(latest) - step.offset + round(TOLERANCE * 1000)
+        after = step.offset - round(step.seconds * 1000)
+        # The move that showed the step is done, even if this fails; the next reply shows the step again.
+        with contextlib.suppress(ForebayError):
+            if await self.run_timed(_STEP, pace.key, (stream,), step.offset, after, expected) == b"none":
+                pace.forget()
+
     async def ask(self, node: Node, *command: Part) -> Any:
-        """The reply of this very node."""
+        """The reply of this node."""
         try:
             return await node.send(pack(*command))
         except hiredis.ReplyError as reply:
@@ -148,14 +182,14 @@ class Client:
     def server_time(self, key: str, moment: float | None = None) -> float:
         """The time at the server of `key`, in seconds, now or at a moment of `boottime`.
 
-        About right, if its clock was not set since it was last asked.
+        An estimate: the server's clock may have been set since the last answer.
         """
         node = self.topology.find(key)
         clock = node.clock if node else time.time() - boottime()
         return clock + (boottime() if moment is None else moment)
 
     async def ask_time(self, key: str) -> float:
-        """Seconds to add to `boottime` for the time at the server of `key`, as it tells it now; never too many."""
+        """Seconds to add to `boottime` for the time at the server of `key`, by its answer; never too many."""
         seconds, micros = await self.call(key, "TIME")
         return int(seconds) + int(micros) / 1e6 - boottime()
 
@@ -163,37 +197,16 @@ class Client:
         """Close all connections."""
         await self.topology.close()
 
-    def begin(self, key: str, command: bytes) -> asyncio.Future[Any] | None:
-        """The reply to a packed command on `key`, which is on its way; None where it is not, and `send` must be asked.
-
-        The usual way, without the cost of one more coroutine. A refusal is raised as it is, for `follow`;
-        where the connection is lost, `invalidate` is to be called.
-        """
-        node = self.topology.find(key)
-        wire = None if node is None else node.wire
-        return None if wire is None or not wire.is_open else wire.send(command)
-
-    async def send(self, key: str, command: bytes, wait: float | None = None) -> Any:
-        """The reply to a packed command on `key`, which may block for `wait` seconds."""
-        node = self.topology.find(key) or await self._look(key)
-        try:
-            return await self._put(node, command, wait)
-        except hiredis.ReplyError as reply:
-            return await self.follow(reply, key, command, wait, node)
-
-    async def follow(
-        self, reply: hiredis.ReplyError, key: str, command: bytes, wait: float | None = None, node: Node | None = None
-    ) -> Any:
-        """What comes of a refusal by the node of `key`: the reply of the one it names, or the error that it means."""
-        node = node or self.topology.find(key) or await self._look(key)
+    async def _follow(self, reply: hiredis.ReplyError, key: str, command: bytes, wait: float | None, node: Node) -> Any:
+        """Follow a redirection to the node that it names; raise the error that any other refusal means."""
         for _ in range(HOPS - 1):
             word, _, rest = str(reply).partition(" ")
             if word == "NOSCRIPT":
                 raise _UnknownScript from reply
             if word not in ("MOVED", "ASK"):
                 raise self._to_error(reply, node, key) from reply
-            slot, _, deployment = rest.partition(" ")
-            host, _, port = deployment.rpartition(":")
+            slot, _, target = rest.partition(" ")
+            host, _, port = target.rpartition(":")
             address = Address(host, int(port))
             node = await self.topology.redirect(address, int(slot), asked=node, for_good=word == "MOVED")
             try:
@@ -204,11 +217,6 @@ class Client:
             f"{node.name} was the end of {HOPS} redirections: the cluster is changing, try again; or {NAME_THE_NODES}"
         )
 
-    def invalidate(self, key: str) -> None:
-        """The node of `key` was lost."""
-        if (node := self.topology.find(key)) is not None:
-            self.topology.invalidate(node)
-
     async def _put(self, node: Node, command: bytes, wait: float | None, *, asking: bool = False) -> Any:
         try:
             if wait is not None:
@@ -218,7 +226,7 @@ class Client:
             self.topology.invalidate(node)
             raise
 
-    async def _look(self, key: str) -> Node:
+    async def _find_again(self, key: str) -> Node:
         await self.topology.refresh()
         node = self.topology.find(key)
         if node is None:
@@ -232,6 +240,7 @@ class Client:
 
 
 _MULTI, _EXEC = pack("MULTI"), pack("EXEC")
+_STEP = Script("step", timed=True)
 
 
 async def _succeeds(answer: Awaitable[Any]) -> bool:

@@ -12,7 +12,7 @@ any field, which no server would take, has one without name and value.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 
 import msgspec
@@ -21,6 +21,7 @@ from forebay.errors import MalformedEvent
 from forebay.event import Foreign, Record, parse_time
 from forebay.store import DeadLetter, Delivery, Failure
 from forebay.stores.redis.node import pack
+from forebay.stores.redis.positions import as_moment
 
 Fields = list[bytes]
 """Names and values in turn, as the server gives them."""
@@ -123,7 +124,7 @@ def only_group_of(fields: Fields) -> bytes | None:
 def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
     """The dead letter in these fields. One that forebay did not write has no group and no reason."""
     if fields[-10::2] != _REASON:
-        moment = _moment(id)
+        moment = _appended(id)
         return DeadLetter(id.decode(), stream, "", "", decode(fields), "written by a stranger", moment, 0)
     error, failed_at, group, attempts, position = (value.decode(errors="replace") for value in fields[-9::2])
     own, traceback = fields[:-10], ""
@@ -132,17 +133,13 @@ def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
     try:
         moment = parse_time(failed_at)
     except MalformedEvent:
-        moment = _moment(id)
+        moment = _appended(id)
     tried = int(attempts) if attempts.isdecimal() and len(attempts) < 10 else 0
     return DeadLetter(id.decode(), stream, group, position, decode(own), error, moment, tried, traceback)
 
 
-def _moment(id: bytes) -> datetime:
-    """When an entry was added; who names an id of their own may name one that lies beyond the calendar."""
-    return datetime.fromtimestamp(min(int(id.split(b"-")[0]) / 1000, _FAR), UTC)
-
-
-_FAR = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+def _appended(id: bytes) -> datetime:
+    return as_moment(int(id.split(b"-")[0]))
 
 
 def encode_dead_letter(letter: DeadLetter) -> list[str | bytes]:

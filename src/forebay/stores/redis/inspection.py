@@ -1,62 +1,93 @@
-"""What operators ask: streams at a glance, and what the server keeps when something dies."""
+"""The questions of operators: streams at a glance, pending entries, durability."""
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from forebay.errors import ConfigurationError, NotFound, OutcomeUnknown, StoreDamaged, StoreError, StoreUnavailable
 from forebay.payload import is_name
-from forebay.store import Durability, GroupStats, StreamStats
+from forebay.store import Durability, GroupStats, Pending, StreamStats
+from forebay.stores.redis import positions, scripts
 from forebay.stores.redis.client import Client
-from forebay.stores.redis.keys import Group, Keys, stream_of
+from forebay.stores.redis.codec import unpack_failure
+from forebay.stores.redis.keys import Group, Keys, Namespace, stream_of
 from forebay.stores.redis.node import Node
 
-COUNTED = 10_000
-"""Entries that the server counts for a lag that it does not know; where there are more, it is None."""
-RECENT_READ = 60.0
-"""Seconds within which a consumer without entries has read lately."""
+COUNTED_ENTRIES = 10_000
+"""Entries that the server counts for a lag that it does not know; if there are more, the lag is None."""
+RECENT_READ_SECONDS = 60.0
+"""Seconds since its last read within which a consumer without entries counts."""
+SCAN_PAGE = 1_000
+"""Keys or members that the server examines for one page of a scan."""
+DEAD_LETTER_PAGE = 500
+"""Dead letters that one command reads to count them."""
 
 
-async def find_streams(client: Client, namespace: str) -> list[str]:
-    """The names of all streams of the namespace, from their keys or their companions' keys."""
-    found = [stream_of(key, namespace) for key in await _keys(client, f"*{namespace}:*")]
-    return sorted({name for name in found if is_name(name)})
+async def streams(client: Client, namespace: Namespace) -> list[str]:
+    """The names of all streams: those with entries or groups, with scheduled events or with dead letters."""
+    found = await _keys(client, f"*{namespace.name}:*", type="stream")
+    sets = await _keys(client, f"{{{namespace.name}:*}}:*", type="zset")
+    found |= {key for key in sets if key.endswith((b"}:scheduled", b"}:moments"))}
+    own = {
+        key
+        for key in found
+        if not key.startswith(b"{") or key.endswith((b"}:scheduled", b"}:moments", b"}:dead_letter"))
+    }
+    return _names(own, namespace)
 
 
-async def find_noted(client: Client, namespace: str) -> list[str]:
+async def streams_with_notes(client: Client, namespace: Namespace) -> list[str]:
     """The names of the streams that have notes."""
-    found = [stream_of(key, namespace) for key in await _keys(client, f"{{{namespace}:*}}:notes")]
-    return sorted({name for name in found if is_name(name)})
+    return _names(await _keys(client, f"{{{namespace.name}:*}}:notes"), namespace)
 
 
-async def _keys(client: Client, pattern: str) -> set[bytes]:
+async def _guessed_streams(client: Client, namespace: Namespace) -> list[str]:
+    """The names that keys of the namespace have, whatever the keys are."""
+    return _names(await _keys(client, f"*{namespace.name}:*"), namespace)
+
+
+def _names(keys: set[bytes], namespace: Namespace) -> list[str]:
+    return sorted({name for key in keys if is_name(name := stream_of(key, namespace.name))})
+
+
+async def _keys(client: Client, pattern: str, *, type: str | None = None) -> set[bytes]:
     found: set[bytes] = set()
+    options = () if type is None else ("TYPE", type)
     for node in await client.masters():
         cursor = b"0"
         while True:
-            cursor, keys = await client.ask(node, "SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            cursor, keys = await client.ask(node, "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_PAGE, *options)
             found.update(keys)
             if cursor == b"0":
                 break
     return found
 
 
-async def find_strays(client: Client, namespace: str) -> list[str]:
-    """What forebay leaves out, because others gave it names that it has not: a sentence for each."""
+async def stats(client: Client, namespace: Namespace, names: Sequence[str] | None) -> list[StreamStats]:
+    """All streams at a glance, or those of these names."""
+    if names is None:
+        guessed = [namespace.stream(name) for name in await _guessed_streams(client, namespace)]
+        found = [await _stream_stats(client, keys, guessed=True) for keys in guessed]
+    else:
+        found = [await _stream_stats(client, keys) for keys in [namespace.stream(name) for name in names]]
+    return [each for each in found if each is not None]
+
+
+async def strays(client: Client, namespace: Namespace) -> list[str]:
+    """Keys, groups and notes with names that forebay does not allow: a sentence for each."""
     found = []
-    for key in sorted(await _keys(client, f"*{namespace}:*")):
-        name = stream_of(key, namespace)
+    for key in sorted(await _keys(client, f"*{namespace.name}:*")):
+        name = stream_of(key, namespace.name)
         if name is not None and not is_name(name):
             found.append(f"the key {_shown(key)} names no event type; rename it, or leave it out of the namespace")
-    for stream in await find_streams(client, namespace):
-        keys = Keys(namespace, stream)
+    for stream in await _guessed_streams(client, namespace):
+        keys = namespace.stream(stream)
         try:
-            await stream_stats(client, keys, stream, guessed=False)
+            await _stream_stats(client, keys)
             groups = [name for name in await _group_names(client, keys) if not is_name(_text(name))]
             notes = [name for name in await _note_names(client, keys) if _text(name) is None]
         except StoreDamaged as error:
@@ -67,7 +98,7 @@ async def find_strays(client: Client, namespace: str) -> list[str]:
     return found
 
 
-async def find_groups(client: Client, keys: Keys) -> list[str]:
+async def groups(client: Client, keys: Keys) -> list[str]:
     """The names of a stream's groups."""
     names = [_text(name) for name in await _group_names(client, keys)]
     return sorted(name for name in names if name is not None and is_name(name))
@@ -75,10 +106,10 @@ async def find_groups(client: Client, keys: Keys) -> list[str]:
 
 async def _group_names(client: Client, keys: Keys) -> list[bytes]:
     try:
-        groups = await client.call(keys.stream, "XINFO", "GROUPS", keys.stream)
+        found = await client.call(keys.stream, "XINFO", "GROUPS", keys.stream)
     except NotFound:
         return []
-    return [group[group.index(b"name") + 1] for group in groups]
+    return [group[group.index(b"name") + 1] for group in found]
 
 
 async def _note_names(client: Client, keys: Keys) -> list[bytes]:
@@ -87,7 +118,7 @@ async def _note_names(client: Client, keys: Keys) -> list[bytes]:
 
 
 def named_notes(found: Sequence[bytes]) -> dict[str, bytes]:
-    """The notes in a reply to HGETALL, without those that others gave names that are no text."""
+    """The notes in a reply to HGETALL, without those with names that are not text."""
     pairs = zip(found[::2], found[1::2], strict=True)
     return {text: value for name, value in pairs if (text := _text(name)) is not None}
 
@@ -103,27 +134,22 @@ def _shown(name: bytes) -> str:
     return repr(_text(name) or name)[:200]
 
 
-async def stream_stats(client: Client, keys: Keys, stream: str, *, guessed: bool) -> StreamStats | None:
-    """The stream at a glance; None where there is none, or where a stranger's key was taken for one."""
+async def _stream_stats(client: Client, keys: Keys, *, guessed: bool = False) -> StreamStats | None:
+    """The stream at a glance; None if it does not exist, or if another program's key was guessed to be one."""
     try:
-        reply = await client.run(
-            "stats",
-            (keys.stream, keys.dead_letter, keys.dead_counts, keys.scheduled, keys.moments),
-            COUNTED,
-            int(RECENT_READ * 1000),
-        )
+        reply = await scripts.stats(client, keys, most=COUNTED_ENTRIES, recent=RECENT_READ_SECONDS)
     except StoreDamaged:
         if guessed:
             return None
         raise
-    length, scheduled, dead, counted, first, last, now, groups = reply
+    length, scheduled, dead, counted, first, last, now, rows = reply
     if not (now or scheduled or dead):
         return None
-    dead_of: Mapping[bytes, int] = {row[0]: row[5] for row in groups}
+    dead_of: Mapping[bytes, int] = {row[0]: row[5] for row in rows}
     if counted != dead or min(dead_of.values(), default=0) < 0:
         dead_of = await _count_dead(client, keys)
     return StreamStats(
-        stream=stream,
+        stream=keys.name,
         length=length,
         scheduled=scheduled,
         dead=dead,
@@ -131,7 +157,7 @@ async def stream_stats(client: Client, keys: Keys, stream: str, *, guessed: bool
         last=last and last.decode(),
         groups=tuple(
             _group_stats(name, row, now, dead_of.get(row[0], 0))
-            for row in sorted(groups)
+            for row in sorted(rows)
             if is_name(name := _text(row[0]))
         ),
     )
@@ -153,55 +179,58 @@ def _group_stats(name: str, row: Sequence[Any], now: int, dead: int) -> GroupSta
 
 
 async def _count_dead(client: Client, keys: Keys) -> Counter[bytes]:
-    """Dead letters of each group, one by one: for when others removed or added some. What was found is kept."""
+    """The number of dead letters of each group, counted and noted again: other programs removed or added some."""
     counts: Counter[bytes] = Counter()
     total = 0
-    after = "-"
-    while page := await client.call(keys.dead_letter, "XRANGE", keys.dead_letter, after, "+", "COUNT", 500):
+    key, after = keys.dead_letter, "-"
+    while page := await client.call(key, "XRANGE", key, after, "+", "COUNT", DEAD_LETTER_PAGE):
         counts.update(fields[-5] for _, fields in page if fields[-6:-5] == [b"group"])
         total += len(page)
         after = f"({page[-1][0].decode()}"
     with contextlib.suppress(StoreError):
-        pairs = [part for group, count in counts.items() for part in (group, count)]
-        await client.run("recount", (keys.dead_letter, keys.dead_counts), total, *pairs, "*", total)
+        await scripts.recount(client, keys, counts, total=total)
     return counts
 
 
-async def pending_rows(client: Client, keys: Keys, own: Group, group: str, *, after: str, limit: int) -> list[Any]:
-    """What a group has begun and not finished, as pending.lua returns it."""
-    companions = (keys.stream, own.waiting, own.attempts)
-    rows: list[Any] | None = await client.run("pending", companions, group, after, limit)
+async def pending(client: Client, group: Group, *, after: str, limit: int) -> list[Pending]:
+    """The group's pending entries, by position."""
+    after = positions.check_full(after)
+    rows = await scripts.pending(client, group, after=after, limit=limit)
     if rows is None:
-        # The server is not to sort a million for one page, while all others wait.
-        first = await _first_waiting(client, own, after=after, limit=limit)
-        rows = await client.run("pending", companions, group, after, limit, *(first or [after]))
-    return rows or []
+        # Sorting a million entries for one page would delay all other clients of the server.
+        first = await _first_waiting(client, group, after=after, limit=limit)
+        rows = await scripts.pending(client, group, after=after, limit=limit, waiting=first or [after])
+    return [
+        Pending(
+            position=row.position.decode(),
+            consumer=None if row.consumer is None else row.consumer.decode(errors="replace"),
+            attempt=row.attempt,
+            failures=row.failures,
+            idle=None if row.consumer is None else row.moment / 1000,
+            due=row.moment / 1000 if row.consumer is None else None,
+            last_failure=unpack_failure(row.failure),
+        )
+        for row in rows or ()
+    ]
 
 
-async def _first_waiting(client: Client, own: Group, *, after: str, limit: int) -> list[str]:
-    first: list[tuple[int, ...]] = []
-    place = _numbers(after)
+async def _first_waiting(client: Client, group: Group, *, after: str, limit: int) -> list[str]:
+    first: list[tuple[int, int]] = []
+    place = positions.as_numbers(after)
     cursor = b"0"
     while True:
-        cursor, found = await client.call(own.waiting, "ZSCAN", own.waiting, cursor, "COUNT", 1000)
-        members = (_numbers(text) for member in found[::2] if (text := _text(member)) is not None)
+        cursor, found = await client.call(group.waiting, "ZSCAN", group.waiting, cursor, "COUNT", SCAN_PAGE)
+        texts = (text for member in found[::2] if (text := _text(member)) is not None)
+        members = (positions.as_numbers(text) for text in texts if positions.is_full(text))
         first = heapq.nsmallest(limit, {*first, *(each for each in members if each > place)})
         if cursor == b"0":
             return ["-".join(map(str, each)) for each in first]
 
 
-def _numbers(position: str) -> tuple[int, ...]:
-    """A position as numbers, which stand in its order; none for what is no position."""
-    return tuple(map(int, position.split("-"))) if _POSITION.fullmatch(position) else ()
-
-
-_POSITION = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
-
-
 async def check_eviction(client: Client) -> None:
-    """Refuse a master that deletes whole streams when it is full; believe those that do not tell."""
+    """Refuse a master that deletes whole streams when it is full. One that hides its settings is accepted."""
     for node in await client.masters():
-        # One that is away now is not asked; the move that needs it will say so.
+        # A master that is away now is skipped; the move that needs it will raise.
         with contextlib.suppress(StoreError):
             limit = await _setting(client, node, "maxmemory")
             policy = await _setting(client, node, "maxmemory-policy")
@@ -213,7 +242,7 @@ async def check_eviction(client: Client) -> None:
 
 
 async def durability(client: Client) -> Durability:
-    """The worst that any master would do; "unknown" where a server does not tell."""
+    """The worst answer of all masters; "unknown" if a server hides its settings."""
     found = [await _durability_of(client, node) for node in await client.masters()]
     order = ("lost", "at risk", "unknown", "kept")
     return Durability(
@@ -225,12 +254,12 @@ async def durability(client: Client) -> Durability:
 
 
 async def _setting(client: Client, node: Node, name: str) -> str | None:
-    """The value of a server's setting; None if it does not tell: managed servers, users without the right to it."""
-    reply = await _told(client, node, "CONFIG", "GET", name)
+    """The value of a server's setting; None if it is hidden: on managed servers, or without the right to it."""
+    reply = await _answer(client, node, "CONFIG", "GET", name)
     return reply[1].decode(errors="replace") if isinstance(reply, list) and len(reply) == 2 else None
 
 
-async def _told(client: Client, node: Node, *command: str) -> Any:
+async def _answer(client: Client, node: Node, *command: str) -> Any:
     """The reply of a node; None if it refuses the command."""
     try:
         return await client.ask(node, *command)
@@ -243,11 +272,11 @@ async def _told(client: Client, node: Node, *command: str) -> Any:
 async def _durability_of(client: Client, node: Node) -> Durability:
     names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
     try:
-        told = {name: await _setting(client, node, name) for name in names}
-        replication = await _told(client, node, "INFO", "replication")
+        answers = {name: await _setting(client, node, name) for name in names}
+        replication = await _answer(client, node, "INFO", "replication")
     except (StoreUnavailable, OutcomeUnknown) as error:
         return Durability("unknown", "unknown", "unknown", (f"{node.name} cannot be asked now: {error}",))
-    settings = {name: value for name, value in told.items() if value is not None}
+    settings = {name: value for name, value in answers.items() if value is not None}
     if len(settings) < len(names):
         note = (
             f"{node.name} does not tell its settings (CONFIG GET): a managed server, or a user without the right to "

@@ -1,19 +1,55 @@
-"""The names of the keys that belong to one stream."""
+"""The names of the keys of a namespace, by stream and group."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from forebay.payload import check_name
+from forebay.store import Reader
+
+CHECKED_CONSUMERS = 10_000
+"""Names of consumers that are remembered as valid."""
+
+
+@lru_cache(CHECKED_CONSUMERS)
+def _check_consumer(name: str) -> str:
+    return check_name("consumer", name)
+
+
+class Namespace:
+    """The streams of a namespace. A name is checked once: `ConfigurationError` if it is not valid."""
+
+    def __init__(self, name: str) -> None:
+        self.name = check_name("namespace", name)
+        self._streams: dict[str, Keys] = {}
+
+    def stream(self, name: str) -> Keys:
+        """The keys of a stream."""
+        keys = self._streams.get(name)
+        if keys is None:
+            keys = self._streams[name] = Keys(self.name, name)
+        return keys
+
+    def group(self, stream: str, group: str) -> Group:
+        """The keys of a group of a stream."""
+        return self.stream(stream).group(group)
+
+    def reader(self, reader: Reader) -> Group:
+        """The keys of a reader's group; the name of its consumer is checked too."""
+        _check_consumer(reader.consumer)
+        return self.stream(reader.stream).group(reader.group)
 
 
 class Keys:
-    """The keys of a stream. Names hold no ':' or braces, so no two of these are ever the same.
+    """The keys of a stream. Names hold no ':' or braces, so no two keys are the same.
 
     The companions carry the stream's whole key as their hash tag: on a cluster they share its slot,
     and a script may move an entry between them.
     """
 
     def __init__(self, namespace: str, stream: str) -> None:
-        self.stream = f"{namespace}:{check_name('event type', stream)}"
+        self.name = check_name("event type", stream)
+        self.stream = f"{namespace}:{self.name}"
         tag = f"{{{self.stream}}}"
         self.dead_letter = f"{tag}:dead_letter"
         """A stream: the original fields, then traceback, error, failed_at, group, attempts, position."""
@@ -22,18 +58,18 @@ class Keys:
         self.scheduled = f"{tag}:scheduled"
         """A sorted set: packed fields, by the time in ms when they are to be appended."""
         self.moments = f"{tag}:moments"
-        """A sorted set: the same for what is due at a moment, by Unix time in ms."""
+        """A sorted set: the same for events that are due at a moment, by Unix time in ms."""
         self.ids = f"{tag}:ids"
         """A hash: event id -> position, for ids appended with `dedup_window`."""
         self.ids_expiry = f"{tag}:ids_expiry"
         """A sorted set: the same ids, by the time in ms until which they are remembered."""
         self.clock = f"{tag}:clock"
-        """A hash: how far the stream's own time is from the server's wall clock (offset), when that clock was last
-        set (since), and up to when somebody surely watched it (seen), in ms; there where it was set, or watched."""
+        """A hash, in ms: the offset of the stream's own time from the server's wall clock (offset), when that clock was
+        last set (since), and until when a store surely watched it (seen)."""
         self.notes = f"{tag}:notes"
         """A hash: name -> value."""
         self.handled = f"{tag}:handled:"
-        """The beginning of such a key of each group, which ends with the group's name."""
+        """The prefix of the groups' `handled` keys."""
         self.all = (
             self.stream,
             self.dead_letter,
@@ -52,30 +88,33 @@ class Keys:
         """The keys of one of its groups."""
         group = self._groups.get(name)
         if group is None:
-            group = self._groups[name] = Group(self._tag, check_name("group", name))
+            group = self._groups[name] = Group(self, self._tag, check_name("group", name))
         return group
 
 
 class Group:
-    """The keys of one group of a stream; what is leased stands in the server's own pending list."""
+    """The keys of a group of a stream. Leases are in the server's own pending list."""
 
-    def __init__(self, tag: str, name: str) -> None:
+    def __init__(self, keys: Keys, tag: str, name: str) -> None:
+        self.name = name
+        self.keys = keys
+        """The keys of its stream."""
         self.waiting = f"{tag}:waiting:{name}"
         """A sorted set: positions, by the time in ms when they are due."""
         self.attempts = f"{tag}:attempts:{name}"
-        """A hash: position -> "attempts failures", then the last failure, where an entry was retried or released."""
+        """A hash: position -> attempts, failures and more of an entry that was retried or released (prelude.lua)."""
         self.finished = f"{tag}:finished:{name}"
-        """A string: the position up to which nothing was open at the last look, should the group be lost."""
+        """A string: the position up to which everything was finished at the last checkpoint, if the group is lost."""
         self.progress = f"{tag}:progress:{name}"
-        """A hash: how many entries the group has finished, and what tells which it has missed (prelude.lua)."""
+        """A hash: counts of finished entries, from which missed ones follow (prelude.lua)."""
         self.handled = f"{tag}:handled:{name}"
         """A sorted set: event ids, by the time in ms until which they are remembered."""
 
 
 def stream_of(key: bytes, namespace: str) -> str | None:
-    """What a key of the namespace belongs to, itself or as a companion; None for any other key.
+    """The stream that a key of the namespace belongs to, itself or as a companion; None for any other key.
 
-    It need not be a name: see `payload.is_name`.
+    It need not be a valid name: see `payload.is_name`.
     """
     text = key.decode(errors="replace")
     if text.startswith("{"):
