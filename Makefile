@@ -42,7 +42,7 @@ changelog: .venv/dev ## print the changes since the last release, as CHANGELOG.m
 
 coverage: .venv/dev ## run the tests and report which lines and branches none of them takes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses 4 --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
