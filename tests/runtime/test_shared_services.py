@@ -148,13 +148,13 @@ async def test_an_event_wakes_each_group_of_its_stream_and_no_other_consumer(sta
     await eventually(lambda: store.watches)
     for wakeups in (*others, first, second):
         wakeups.unread.clear()
-        wakeups.changed.clear()
+        wakeups.may_read.clear()
 
     await store.append("a", [record()])
 
-    await asyncio.wait_for(asyncio.gather(first.changed.wait(), second.changed.wait()), 10)
+    await asyncio.wait_for(asyncio.gather(first.may_read.wait(), second.may_read.wait()), 10)
     assert (first.unread, second.unread) == ({"a"}, {"a"})
-    assert not any(wakeups.changed.is_set() for wakeups in others)
+    assert not any(wakeups.may_read.is_set() for wakeups in others)
 
 
 async def test_all_consumers_read_once_more_when_the_watch_is_made_again(stack: AsyncExitStack) -> None:
@@ -185,10 +185,10 @@ async def test_consumers_wait_in_their_reads_where_the_store_refuses_to_watch(st
     consumers = await serving.serve(*many())
     for wakeups in consumers:
         wakeups.unread.clear()
-        wakeups.changed.clear()
+        wakeups.may_read.clear()
 
     await eventually(lambda: serving.services.is_blocking)
-    assert all(wakeups.changed.is_set() for wakeups in consumers)
+    assert all(wakeups.may_read.is_set() for wakeups in consumers)
     assert serving.heard == [LoopFailed("doorbell", "*", "*", denied, 0.0)]
 
 

@@ -84,7 +84,6 @@ class Consumer:
         self._unstarted_at_stop: list[Flight] = []
         self._stop = asyncio.Event()
         self._joined = asyncio.Event()
-        self._may_read = asyncio.Event()
         self._tasks = TaskSet(self._stop)
         self._in_flight = InFlight(options)
         self._wakeups = wakeups = Wakeups(self.lease, readers)
@@ -97,7 +96,6 @@ class Consumer:
             signals=signals,
             tasks=self._tasks,
             wakeups=wakeups,
-            may_read=self._may_read,
         )
         self._workers = Workers(
             self._handlers,
@@ -118,7 +116,6 @@ class Consumer:
             signals=signals,
             services=services,
             wakeups=wakeups,
-            may_read=self._may_read,
             stop=self._stop,
             wait=wait,
         )
@@ -154,7 +151,7 @@ class Consumer:
         """Read nothing more, finish running handlers, release the rest; `run` then returns."""
         self._alarm.close()
         self._unstarted_at_stop.extend(self._in_flight.close())
-        for event in (self._stop, self._joined, self._may_read, self._wakeups.changed):
+        for event in (self._stop, self._joined, self._wakeups.may_read, self._wakeups.changed):
             event.set()
 
     async def run(self, *, grace: float = 10.0) -> None:
@@ -265,7 +262,7 @@ class Consumer:
             stream = membership.stream
             if (position := await membership.rejoin(self._in_flight.restart_after(stream))) is not None:
                 self._in_flight.restarted(stream, position)
-                self._wakeups.add(self._wakeups.unread, stream)
+                self._wakeups.ring(stream)
             self._wakeups.lost.discard(stream)
 
     async def _report_trimmed(self) -> None:

@@ -76,4 +76,4 @@ class Doorbell:
     def _ring(self, stream: str | None) -> None:
         for name in (stream,) if stream is not None else list(self._consumers):
             for wakeups in self._consumers.get(name, ()):
-                wakeups.add(wakeups.unread, name)
+                wakeups.ring(name)

@@ -66,7 +66,6 @@ class Fetcher:
         signals: Signals,
         services: Services,
         wakeups: Wakeups,
-        may_read: asyncio.Event,
         stop: asyncio.Event,
         wait: float,
     ) -> None:
@@ -81,7 +80,6 @@ class Fetcher:
         self._signals = signals
         self._services = services
         self._wakeups = wakeups
-        self._may_read = may_read
         self._stop = stop
         self._wait = wait
         self._reads = 0
@@ -97,8 +95,8 @@ class Fetcher:
         if not readers:
             await self._wait_for_work()
         elif not limit or self._workers.all_hang:
-            self._may_read.clear()
-            await wait_for(self._may_read, FULL_READ_SECONDS if self._in_flight.room() else self._wait)
+            self._wakeups.may_read.clear()
+            await wait_for(self._wakeups.may_read, FULL_READ_SECONDS if self._in_flight.room() else self._wait)
             self.read_at = time.monotonic()
         else:
             readers = readers[:limit]
@@ -106,8 +104,8 @@ class Fetcher:
 
     async def _wait_for_work(self) -> None:
         self.waits_for_work = True
-        self._may_read.clear()
-        await self._may_read.wait()
+        self._wakeups.may_read.clear()
+        await self._wakeups.may_read.wait()
         self.waits_for_work = False
         self.read_at = time.monotonic()
 
@@ -155,7 +153,7 @@ class Fetcher:
             wakeups.changed.set()
             raise
         finally:
-            self._may_read.set()
+            self._wakeups.may_read.set()
 
     def _raise_if_needed(self) -> None:
         if self._wakeups.error is not None:

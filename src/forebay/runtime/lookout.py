@@ -135,7 +135,7 @@ class Lookout:
             if outlook.leased:
                 leased.setdefault(wakeups, []).append(reader.stream)
             if outlook.unread and _may_read(reader, outlook):
-                wakeups.add(wakeups.unread, reader.stream)
+                wakeups.ring(reader.stream)
         for stream, seconds in scheduled.items():
             self._add_moment(now, seconds, stream, None)
         for wakeups in consumers:

@@ -40,7 +40,6 @@ class Settler:
         signals: Signals,
         tasks: TaskSet,
         wakeups: Wakeups,
-        may_read: asyncio.Event,
     ) -> None:
         self._store = store
         self._options = options
@@ -49,7 +48,6 @@ class Settler:
         self._signals = signals
         self._tasks = tasks
         self._wakeups = wakeups
-        self._may_read = may_read
         self._acks: list[Flight] = []
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
@@ -140,7 +138,7 @@ class Settler:
         self._made_room()
 
     def _made_room(self) -> None:
-        self._may_read.set()
+        self._wakeups.may_read.set()
         if self._wakeups.due:
             self._wakeups.changed.set()
 

@@ -9,7 +9,10 @@ from forebay.store import Reader
 
 
 class Wakeups:
-    """The streams of a consumer that have work for it. `changed` is set whenever one is added, and at the beginning.
+    """The streams of a consumer that have work for it, and the events that wake its two loops.
+
+    `may_read` wakes the loop that reads: it is set when a stream is added to `unread`, and when there is room again.
+    `changed` wakes the loop that does the rest: it is set when a stream is added to another set, and at the beginning.
 
     - `unread`: streams that may have unread entries, for `read`: at first all of them. Without meaning while
       `Services.is_blocking`.
@@ -20,11 +23,11 @@ class Wakeups:
 
     `lease` is the consumer's, in seconds. It has one of the `readers` for each stream, under its present name.
 
-    The consumer clears `changed` before it looks at the sets. It removes a stream before it asks the store, and adds it
+    The consumer clears an event before it looks at the sets. It removes a stream before it asks the store, and adds it
     again if the store found something: the next call may find more, and an addition in the meantime is kept.
     """
 
-    __slots__ = ("changed", "claimable", "due", "error", "lease", "lost", "readers", "streams", "unread")
+    __slots__ = ("changed", "claimable", "due", "error", "lease", "lost", "may_read", "readers", "streams", "unread")
 
     def __init__(self, lease: float, readers: Sequence[Reader]) -> None:
         self.lease = lease
@@ -35,6 +38,7 @@ class Wakeups:
         self.claimable = set[str]()
         self.lost = set[str]()
         self.error: BaseException | None = None
+        self.may_read = asyncio.Event()
         self.changed = asyncio.Event()
         self.changed.set()
 
@@ -42,8 +46,14 @@ class Wakeups:
         """The reader of one of its streams."""
         return self.readers[self.streams.index(stream)]
 
+    def ring(self, stream: str) -> None:
+        """Add a stream to `unread`."""
+        if stream not in self.unread:
+            self.unread.add(stream)
+            self.may_read.set()
+
     def add(self, streams: set[str], stream: str) -> None:
-        """Add a stream to one of the sets."""
+        """Add a stream to one of the other sets."""
         if stream not in streams:
             streams.add(stream)
             self.changed.set()
