@@ -178,3 +178,11 @@ async def test_flushes_reach_the_disk_itself_on_macos_too(path: Path, monkeypatc
         assert [1, 1] == [connection.pragma(name) for name in ("fullfsync", "checkpoint_fullfsync")]
         monkeypatch.setattr(sys, "platform", "darwin")
         assert "F_FULLFSYNC" in (await store.durability()).notes[0]
+
+
+async def test_queries_are_planned_once_and_not_for_each_value(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        connection = store._connections().writer._line.connection
+        assert connection is not None
+
+        assert connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)

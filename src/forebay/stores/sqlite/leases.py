@@ -16,7 +16,7 @@ from forebay.event import Record
 from forebay.store import Delivery, Failure, Outlook, Reader
 from forebay.stores.sqlite.log import EXPIRED_PER_CALL, MOMENTS
 from forebay.stores.sqlite.rows import COLUMNS, FIELDS, PLACEHOLDERS, select, to_fields
-from forebay.stores.sqlite.transaction import Group, Transaction, parse
+from forebay.stores.sqlite.transaction import Group, Transaction, no_group, parse
 
 _DEAD_LETTER = f"""
     INSERT INTO dead (stream_id, group_name, seq, attempts, error, traceback, failed_at, {COLUMNS})
@@ -27,10 +27,20 @@ _FILL_DEAD_LETTER = f"UPDATE dead SET ({COLUMNS}) = ({PLACEHOLDERS}) WHERE numbe
 
 READ_BYTES = 16 * 1024 * 1024
 """Bytes of data that one read or `take_due` leases at most; of each stream it leases one entry at least."""
-_UNREAD = "WHERE e.stream_id = ? AND e.seq > ? AND (e.only_group IS NULL OR e.only_group = ?) ORDER BY e.seq LIMIT ?"
+_UNREAD = """
+    FROM entries e INDEXED BY entries_by_stream
+    WHERE e.stream_id = {} AND e.seq > {} AND (e.only_group IS NULL OR e.only_group = {}) ORDER BY e.seq LIMIT ?"""
+_GIVEN = _UNREAD.format("?", "?", "?")
 # The header of a row has the length of a text: `octet_length` does not read the text itself.
-_UNREAD_SIZES = f"""
-    SELECT e.seq AS place, octet_length(e.data) AS size FROM entries e INDEXED BY entries_by_stream {_UNREAD}"""  # noqa: S608  # constants
+_UNREAD_SIZES = f"SELECT e.seq AS place, octet_length(e.data) AS size {_GIVEN}"  # constants
+_FIND_UNREAD = f"""
+    SELECT g.id, g.stream_id, g.cursor, (SELECT sum(size) FROM (
+        SELECT coalesce(octet_length(e.data), 0) AS size {_UNREAD.format("g.stream_id", "g.cursor", "g.name")}))
+    FROM streams s JOIN groups g ON g.stream_id = s.id WHERE s.namespace = ? AND s.name = ? AND g.name = ?"""  # noqa: S608  # constants
+_CAN_READ = """
+    SELECT g.id, g.stream_id, g.cursor,
+        EXISTS (SELECT 1 FROM entries INDEXED BY entries_by_stream WHERE stream_id = s.id AND seq > g.cursor)
+    FROM streams s JOIN groups g ON g.stream_id = s.id WHERE s.namespace = ? AND s.name = ? AND g.name = ?"""
 _CHOSEN_SIZES = """
     SELECT c.key AS place, octet_length(e.data) AS size FROM json_each(?) c LEFT JOIN entries e ON e.seq = c.value"""
 _READ_ALL = """
@@ -115,12 +125,11 @@ def can_read(tx: Transaction, readers: Sequence[Reader]) -> bool:
 
 
 def _can_read(tx: Transaction, reader: Reader) -> bool:
-    group = tx.group(reader.stream, reader.group)
-    unread = tx.value(
-        "SELECT 1 FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ? LIMIT 1",
-        (group.stream_id, group.cursor),
-    )
-    return unread is not None and not (reader.ordered and _must_wait(tx, reader, group))
+    found = tx.rows(_CAN_READ, (tx.namespace, reader.stream, reader.group))
+    if not found:
+        raise no_group(reader.stream, reader.group)
+    [(*group, is_unread)] = found
+    return bool(is_unread) and not (reader.ordered and _must_wait(tx, reader, Group(*group)))
 
 
 def read(tx: Transaction, readers: Sequence[Reader], *, limit: int) -> list[Delivery]:
@@ -136,16 +145,24 @@ def read(tx: Transaction, readers: Sequence[Reader], *, limit: int) -> list[Deli
 
 
 def _read(tx: Transaction, reader: Reader, *, limit: int, room: int) -> list[Delivery]:
-    group = tx.group(reader.stream, reader.group)
+    found = tx.rows(_FIND_UNREAD, (max(limit, 0), tx.namespace, reader.stream, reader.group))
+    if not found:
+        raise no_group(reader.stream, reader.group)
+    [(*columns, size)] = found
+    group = Group(*columns)
     if limit < 1 or (reader.ordered and _must_wait(tx, reader, group)):
         return []
-    limit = _fitting(tx, _UNREAD_SIZES, (group.stream_id, group.cursor, reader.group, limit), limit=limit, room=room)
-    rows = select(
-        tx.connection,
-        ["e.seq"],
-        f"FROM entries e INDEXED BY entries_by_stream {_UNREAD}",
-        (group.stream_id, group.cursor, reader.group, limit),
-    )
+    if size is None:
+        tx.run(_READ_ALL, (group.id,))
+        return []
+    unread = (group.stream_id, group.cursor, reader.group, limit)
+    if size > room:
+        limit = _fitting(tx, _UNREAD_SIZES, unread, room=room)
+    return _lease_unread(tx, reader, group, limit=limit)
+
+
+def _lease_unread(tx: Transaction, reader: Reader, group: Group, *, limit: int) -> list[Delivery]:
+    rows = select(tx.connection, ["e.seq"], _GIVEN, (group.stream_id, group.cursor, reader.group, limit))
     lease = tx.new_lease()
     tx.run(
         "INSERT INTO pending (group_id, seq, consumer, attempt, failures, leased_at, lease)"
@@ -155,7 +172,7 @@ def _read(tx: Transaction, reader: Reader, *, limit: int, room: int) -> list[Del
     if len(rows) == limit:
         tx.run("UPDATE groups SET cursor = ? WHERE id = ?", (rows[-1][0], group.id))
     else:
-        # The rest are entries for other groups.
+        # The entries after the last one are for other groups.
         tx.run(_READ_ALL, (group.id,))
     token = str(lease)
     return [Delivery(reader, str(seq), record, lease=token) for seq, record in rows]
@@ -186,18 +203,17 @@ def take_due(tx: Transaction, reader: Reader, *, limit: int) -> list[Delivery]:
     """Lease waiting entries that are due."""
     group = tx.group(reader.stream, reader.group)
     seqs = _due(tx, reader, group, limit=limit)
-    fitting = _fitting(tx, _CHOSEN_SIZES, (json.dumps(seqs),), limit=limit, room=READ_BYTES)
-    return _lease(tx, reader, group, seqs[:fitting])
+    return _lease(tx, reader, group, seqs[: _fitting(tx, _CHOSEN_SIZES, (json.dumps(seqs),), room=READ_BYTES)])
 
 
-def _fitting(tx: Transaction, sizes: str, bindings: Sequence[object], *, limit: int, room: int) -> int:
-    """The number of entries with these sizes that hold at most `room` bytes, at least 1; the limit if all do."""
-    [(count, fitting)] = tx.rows(
-        "SELECT count(*), count(*) FILTER (WHERE coalesce(total, 0) <= ?)"  # noqa: S608  # constants
+def _fitting(tx: Transaction, sizes: str, bindings: Sequence[object], *, room: int) -> int:
+    """The number of entries with these sizes that hold at most `room` bytes together, at least 1."""
+    fitting: int = tx.value(
+        "SELECT count(*) FILTER (WHERE coalesce(total, 0) <= ?)"  # noqa: S608  # constants
         f" FROM (SELECT sum(size) OVER (ORDER BY place) AS total FROM ({sizes}))",
         (room, *bindings),
     )
-    return limit if fitting == count else max(fitting, 1)
+    return max(fitting, 1)
 
 
 def _due(tx: Transaction, reader: Reader, group: Group, *, limit: int, whoever_holds: bool = False) -> list[int]:

@@ -101,7 +101,7 @@ class Transaction:
         """A group; `NotFound` if it does not exist."""
         found = self.find_group(stream, group)
         if found is None:
-            raise NotFound(f"stream {stream!r} has no group {group!r}: join it first")
+            raise no_group(stream, group)
         return found
 
     def new_lease(self) -> int:
@@ -121,6 +121,11 @@ class Transaction:
         """The number of a position where a group begins: at most the last one that any entry of the file has had."""
         last: int | None = self.value("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")
         return min(self.place(position, stream_id), last or 0)
+
+
+def no_group(stream: str, group: str) -> NotFound:
+    """The error of a move that needs a group which does not exist."""
+    return NotFound(f"stream {stream!r} has no group {group!r}: join it first")
 
 
 def parse(position: str) -> int:
