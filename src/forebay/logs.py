@@ -15,14 +15,13 @@ from forebay.policy import last_frames
 from forebay.printable import printable
 from forebay.reason import describe
 from forebay.signals import (
-    AgentFailed,
-    AgentStatusChanged,
     DeadLettered,
     EntryMissing,
     GroupAbandoned,
     GroupCreated,
     LateAck,
     LeaseLost,
+    LoggedSignal,
     LoopBlocked,
     LoopFailed,
     LoopRecovered,
@@ -87,14 +86,13 @@ def log(signals: Signals) -> Callable[[], None]:
     signals.listen(lines.lease_lost, LeaseLost)
     signals.listen(lines.loop_failed, LoopFailed)
     signals.listen(lines.loop_recovered, LoopRecovered)
-    signals.listen(lines.agent_failed, AgentFailed)
+    signals.listen(lines.logged, LoggedSignal)
     signals.listen(_trimmed_unread, TrimmedUnread)
     signals.listen(_late_ack, LateAck)
     signals.listen(lines.group_created, GroupCreated)
     signals.listen(_loop_blocked, LoopBlocked)
     signals.listen(_stream_trimmed, StreamTrimmed)
     signals.listen(_group_abandoned, GroupAbandoned)
-    signals.listen(_agent_status_changed, AgentStatusChanged)
     return lines.flush
 
 
@@ -113,7 +111,7 @@ class _Lines:
     def retried(self, signal: Retried) -> None:
         what = describe(signal.error)
         level = self._level(logging.WARNING, "failed tries", signal.delivery, what)
-        logger.log(level, "%s failed: %s; again %s", _name(signal.delivery), what, _when(signal.delay))
+        logger.log(level, "%s failed: %s; again %s", _name(signal.delivery), what, again_in(signal.delay))
         if logger.isEnabledFor(logging.DEBUG) and (traceback := last_frames(signal.error)):
             logger.debug("%s failed at%s", _name(signal.delivery), _Below(traceback))
 
@@ -138,7 +136,7 @@ class _Lines:
 
     def loop_failed(self, signal: LoopFailed) -> None:
         where = "the" if signal.stream == "*" else f"{signal.stream} for {signal.group}: the"
-        again = f"; again {_when(signal.delay)}" if signal.delay else ""
+        again = f"; again {again_in(signal.delay)}" if signal.delay else ""
         arguments = (where, signal.loop, describe(signal.error), again)
         if isinstance(signal.error, NotFound) and signal.loop in _HEALING:
             logger.debug("%s %s loop failed: %s%s", *arguments)
@@ -165,14 +163,10 @@ class _Lines:
         else:
             _group_created(signal)
 
-    def agent_failed(self, signal: AgentFailed) -> None:
-        again = "given up" if signal.delay is None else f"started again {_when(signal.delay)}"
-        of_outage = signal.delay is not None and isinstance(signal.error, _OUTAGE) and self._outage.is_on
-        logger.log(
-            logging.DEBUG if of_outage else logging.ERROR,
-            "agent %s failed: %s; %s%s",
-            signal.agent, describe(signal.error), again, _Below(last_frames(signal.error)),
-        )  # fmt: skip
+    def logged(self, signal: LoggedSignal) -> None:
+        line = signal.log_line()
+        of_outage = line.retried and isinstance(line.error, _OUTAGE) and self._outage.is_on
+        logger.log(logging.DEBUG if of_outage else line.level, "%s%s", line.text, _Below(line.traceback))
 
     def _level(self, level: int, kind: str, delivery: Delivery, what: str) -> int:
         """The level, or DEBUG where so many of this kind were written that they are only counted."""
@@ -200,7 +194,7 @@ _TELLING = (*_HEALING, "follow", "doorbell", "lookout")
 """Loops that tell when they work again (`LoopRecovered`)."""
 
 
-def _when(delay: float) -> str:
+def again_in(delay: float) -> str:
     """When something is tried again, to be read behind "again"."""
     if delay < 0.001:
         return "at once"
@@ -256,10 +250,6 @@ def _group_abandoned(signal: GroupAbandoned) -> None:
         "%s waits no longer for its group %s, which has had no consumer for %.0f s",
         signal.stream, signal.group, signal.silent,
     )  # fmt: skip
-
-
-def _agent_status_changed(signal: AgentStatusChanged) -> None:
-    logger.info("agent %s: %s", signal.agent, signal.status)
 
 
 def _name(delivery: Delivery) -> str:

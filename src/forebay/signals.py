@@ -21,8 +21,6 @@ from forebay.home import running_loop
 from forebay.store import Delivery
 
 __all__ = [
-    "AgentFailed",
-    "AgentStatusChanged",
     "DeadLettered",
     "Delivered",
     "EntryMissing",
@@ -33,6 +31,8 @@ __all__ = [
     "LeaseLost",
     "Listener",
     "Listening",
+    "LogLine",
+    "LoggedSignal",
     "LoopBlocked",
     "LoopFailed",
     "LoopRecovered",
@@ -55,6 +55,28 @@ DRAIN_SECONDS = 5.0
 
 class Signal(msgspec.Struct, frozen=True):
     """The base class of all signals. A class of your own, derived from it, may be emitted on a bus too."""
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One line of the log: `text` at a `level` of `logging`, and the lines of a `traceback` below it.
+
+    If the `error` is one of a store that does not work, and is `retried`, the line is written at DEBUG while an outage
+    is reported already.
+    """
+
+    level: int
+    text: str
+    traceback: str = ""
+    error: BaseException | None = None
+    retried: bool = False
+
+
+class LoggedSignal(Signal, frozen=True):
+    """A signal that says itself how it is logged. Each bus writes its line to the logger `forebay`."""
+
+    def log_line(self) -> LogLine:
+        """The line of the log."""
+        raise NotImplementedError
 
 
 Listener = Callable[[Signal], object]
@@ -217,21 +239,6 @@ class LoopBlocked(Signal, frozen=True):
     seconds: float
     traceback: str
     yielding: bool
-
-
-class AgentFailed(Signal, frozen=True):
-    """An agent failed; it is started again in `delay` seconds. With None it is not started again."""
-
-    agent: str
-    error: BaseException
-    delay: float | None
-
-
-class AgentStatusChanged(Signal, frozen=True):
-    """An agent's status became `status`: "initializing", "started", "draining", "stopped" or "failed"."""
-
-    agent: str
-    status: str
 
 
 A = TypeVar("A", bound=Signal)

@@ -12,11 +12,20 @@ import msgspec
 import pytest
 
 from forebay import AgentError, ConfigurationError, Event, EventBus, EventType, InMemoryEventBus, Retry, StoreDenied
-from forebay.agents import AgentState, BaseAgent, HealthReport, Heartbeat, agent_statuses, handles, runner
+from forebay.agents import (
+    AgentFailed,
+    AgentState,
+    AgentStatusChanged,
+    BaseAgent,
+    HealthReport,
+    Heartbeat,
+    agent_statuses,
+    handles,
+    runner,
+)
 from forebay.agents.definition import Status
 from forebay.agents.heartbeat import PREFIX, STREAM, Members
 from forebay.event import to_record
-from forebay.signals import AgentFailed, AgentStatusChanged
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from forebay import EventBus, InMemoryEventBus
+from forebay.agents import AgentFailed
 from forebay.agents.state import notes_of
-from forebay.signals import AgentFailed, LoopFailed
+from forebay.signals import LoopFailed
 from forebay.testing import eventually
 from tests.support.watching import WITHIN, change, events, healthy, is_told, running, told, watcher
 

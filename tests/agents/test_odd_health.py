@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from forebay import EventBus, EventType
-from forebay.agents import HealthMonitorAgent, agent_statuses
+from forebay.agents import AgentFailed, HealthMonitorAgent, agent_statuses
 from forebay.agents.heartbeat import Heartbeat, Members
 from forebay.agents.state import notes_of
-from forebay.signals import AgentFailed, LoopFailed
+from forebay.signals import LoopFailed
 from forebay.testing import eventually
 from tests.agents.test_health_monitor import WITHIN, Patient, is_told, monitor
 from tests.support.stores import dealt

@@ -27,14 +27,14 @@ from tests.support.old_bus import PlainBus
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poll more often."""
-    monkeypatch.setattr("forebay.migration.dual.LOOK", 0.03)
-    monkeypatch.setattr("forebay.migration.dual.REPORT_INTERVAL", 0.1)
-    monkeypatch.setattr("forebay.migration.observer.SWEEP", 0.05)
+    monkeypatch.setattr("forebay.migration.dual.SWITCH_SECONDS", 0.03)
+    monkeypatch.setattr("forebay.migration.dual.REPORT_SECONDS", 0.1)
+    monkeypatch.setattr("forebay.migration.observer.CHECK_SECONDS", 0.05)
     # A stop waits for the read that is under way.
     defaults = Consumer.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "wait", 0.05)
-    monkeypatch.setattr("forebay.migration.observer.PATIENCE", 1.0)
+    monkeypatch.setattr("forebay.migration.observer.MISSING_SECONDS", 1.0)
 
 
 class Agent:
@@ -582,7 +582,7 @@ async def test_a_new_bus_that_fails_while_it_is_opened_is_opened_again(bus: Even
 async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("forebay.migration.dual.SLOW_PUBLISH", 0.1)
+    monkeypatch.setattr("forebay.migration.publishing.SLOW_PUBLISH_SECONDS", 0.1)
 
     class Hanging(MemoryStore):
         hangs = False
@@ -612,7 +612,7 @@ async def test_a_new_bus_that_does_not_answer_holds_the_old_one_up_once(
         assert 1 == store.asked
         await eventually(lambda: len(billing.seen) == 50)
         store.hangs = False
-        await eventually(lambda: not dual._is_silent, within=30)
+        await eventually(lambda: not dual._publisher.is_paused, within=30)
         await dual.publish("order", "shop", {"n": 50})
         await eventually(lambda: len(billing.seen) == 51)
         found = await report(dual)
@@ -651,7 +651,7 @@ async def test_of_many_killed_processes_only_the_last_few_have_notes_of_their_ow
 
 
 async def test_what_the_old_bus_drops_does_not_hold_up_what_comes_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.dual_handler.PATIENCE", 1.0)
+    monkeypatch.setattr("forebay.migration.dual_handler.OLD_BUS_SECONDS", 1.0)
 
     class Dropping(PlainBus):
         async def publish(self, event_type: str, source: str, data: dict[str, Any]) -> None:
@@ -666,7 +666,7 @@ async def test_what_the_old_bus_drops_does_not_hold_up_what_comes_behind_it(monk
 
 
 async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.dual_handler.PATIENCE", 0.1)
+    monkeypatch.setattr("forebay.migration.dual_handler.OLD_BUS_SECONDS", 0.1)
     may_go = asyncio.Event()
 
     class Late(PlainBus):
@@ -685,11 +685,11 @@ async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.Mon
 
 
 async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
+    monkeypatch.setattr("forebay.migration.observer.MISSING_SECONDS", 0.1)
     store = FaultyStore(MemoryStore())
     async with both(EventBus(store), Agent("billing")) as dual:
         await dual.publish("order", "shop", {"n": 1})
-        await eventually(lambda: not dual._observer._expected["order"])
+        await eventually(lambda: not dual._publisher._observer._expected["order"])
         store.delay("scan", 1.0)
         await dual.publish("order", "shop", {"n": 2})
         await eventually(lambda: _missing(dual, 1))
@@ -697,7 +697,7 @@ async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pyte
 
 
 async def test_an_event_that_the_new_bus_refuses_after_a_while_is_missing_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.observer.PATIENCE", 0.1)
+    monkeypatch.setattr("forebay.migration.observer.MISSING_SECONDS", 0.1)
 
     class Slow(MemoryStore):
         async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
@@ -746,7 +746,7 @@ async def test_a_type_that_is_no_name_for_the_new_bus_stays_on_the_old_one(bus: 
 
 
 async def test_a_timeout_is_for_the_handler_and_not_for_what_the_old_bus_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.migration.dual_handler.HANDOVER", 0.1)
+    monkeypatch.setattr("forebay.migration.dual_handler.HANDOVER_SECONDS", 0.1)
     may_end = asyncio.Event()
 
     async def slow(event_type: str, source: str, data: dict[str, Any]) -> None:
@@ -807,7 +807,7 @@ async def test_data_that_is_other_data_after_json_counts_as_differing(data: dict
     async with both(EventBus("memory://")) as dual:
         await dual.publish("order", "shop", data)
         await dual.publish("order", "shop", {"n": 1, "lines": [{"price": 0.5, "gift": None}]})
-        await eventually(lambda: not dual._observer._expected["order"])
+        await eventually(lambda: not dual._publisher._observer._expected["order"])
         [type] = (await report(dual)).types
 
     assert (2, 2, 1) == (type.old, type.new, type.differing)
@@ -858,7 +858,7 @@ async def test_a_publish_that_is_cancelled_leaves_nothing_behind() -> None:
             await asyncio.wait_for(dual.publish("order", "shop", {"n": 1}), 0.1)
         [subscription] = dual._subscriptions.values()
         assert not subscription.outstanding
-        assert not dual._observer._expected["order"]
+        assert not dual._publisher._observer._expected["order"]
 
 
 async def test_the_old_buss_publish_may_be_plain_and_its_subscribe_must_be() -> None:

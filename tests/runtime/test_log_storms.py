@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from forebay import Event, EventBus, Retry, StoreUnavailable
-from forebay.agents import BaseAgent, handles
-from forebay.signals import AgentFailed, LoopFailed, LoopRecovered, Retried, Signals
+from forebay.agents import AgentFailed, BaseAgent, handles
+from forebay.signals import LoopFailed, LoopRecovered, Retried, Signals
 from forebay.store import Delivery, Reader
 from forebay.storms import FIRST_LINES, INTERVAL, SILENT, Outage, Storm
 from forebay.testing import eventually

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import pkgutil
 import re
 import threading
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 import forebay
-from forebay import ConfigurationError, Event, EventBus, Retry, connect, signals
-from forebay.signals import DeadLettered, Finished, Published, Retried, Signal
+from forebay import ConfigurationError, Event, EventBus, Retry, StoreUnavailable, agents, connect, migration, signals
+from forebay.signals import DeadLettered, Finished, LoggedSignal, LogLine, LoopFailed, Published, Retried, Signal
 from forebay.testing import eventually
 
 PAGE = Path(__file__).parents[2] / "docs" / "signals.md"
@@ -172,8 +173,8 @@ def _kinds() -> list[type[Signal]]:
 def test_each_signal_is_public_and_documented_with_its_fields(kind: type[Signal]) -> None:
     row = re.search(rf"^\| `{kind.__name__}` \| \S.* \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
 
-    assert kind.__name__ in signals.__all__
-    assert kind is getattr(signals, kind.__name__)
+    [home] = [module for module in (signals, agents, migration) if kind.__name__ in module.__all__]
+    assert kind is getattr(home, kind.__name__)
     assert kind.__doc__
     assert row is not None, "docs/signals.md has no row for it"
     assert list(kind.__struct_fields__) == re.findall(r"(?:^|; )`(\w+)`", row[1])
@@ -184,3 +185,36 @@ def test_the_page_names_no_signal_that_does_not_exist() -> None:
 
     assert sorted(kind.__name__ for kind in _kinds()) == sorted(rows)
     assert sorted(signals.__all__) == signals.__all__
+
+
+async def test_a_signal_of_your_own_may_say_how_it_is_logged(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+    class InvoiceLost(LoggedSignal, frozen=True):
+        """An invoice was lost."""
+
+        number: int
+
+        def log_line(self) -> LogLine:
+            return LogLine(logging.WARNING, f"invoice {self.number} was lost in\nthe mail", traceback="at home")
+
+    async with bus:
+        bus.signals.emit(InvoiceLost(7))
+
+    assert [("forebay", logging.WARNING, "invoice 7 was lost in\\nthe mail\nat home")] == caplog.record_tuples
+
+
+@pytest.mark.parametrize("is_retried", [True, False])
+async def test_a_retried_failure_is_logged_once_in_an_outage(
+    bus: EventBus, caplog: pytest.LogCaptureFixture, is_retried: bool
+) -> None:
+    class CacheFailed(LoggedSignal, frozen=True):
+        """A cache could not be filled."""
+
+        def log_line(self) -> LogLine:
+            return LogLine(logging.ERROR, "no cache", error=StoreUnavailable("down"), retried=is_retried)
+
+    caplog.set_level(logging.DEBUG, "forebay")
+    async with bus:
+        bus.signals.emit(LoopFailed("read", "t", "g", StoreUnavailable("down"), 1.0))
+        bus.signals.emit(CacheFailed())
+
+    assert (logging.DEBUG if is_retried else logging.ERROR) == caplog.records[-1].levelno

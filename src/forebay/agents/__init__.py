@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from forebay.agents.agent import BaseAgent, handles
 from forebay.agents.heartbeat import Heartbeat
 from forebay.agents.roster import AgentStatus, HealthReport, agent_statuses
+from forebay.agents.signals import AgentFailed, AgentStatusChanged
 from forebay.agents.state import AgentState
 
 if TYPE_CHECKING:
@@ -12,9 +13,11 @@ if TYPE_CHECKING:
     from forebay.agents.health_monitor import AgentRecovered, AgentUnhealthy, HealthMonitorAgent
 
 __all__ = [
+    "AgentFailed",
     "AgentRecovered",
     "AgentState",
     "AgentStatus",
+    "AgentStatusChanged",
     "AgentUnhealthy",
     "BaseAgent",
     "ChangeDetectionAgent",

@@ -18,6 +18,7 @@ from typing import Any
 from forebay.agents.definition import Handles, RunnableAgent, Status
 from forebay.agents.heartbeat import Heartbeats
 from forebay.agents.roster import HealthReport, NameTaken, register
+from forebay.agents.signals import AgentFailed, AgentStatusChanged
 from forebay.bus import EventBus
 from forebay.callables import completed
 from forebay.cleanup import finish, until_first_ends
@@ -31,7 +32,6 @@ from forebay.runtime import Options, Run, Runnable
 from forebay.runtime.consumer import Consumer
 from forebay.runtime.run import leave
 from forebay.runtime.supervise import TRANSIENT, wait_for
-from forebay.signals import AgentFailed, AgentStatusChanged
 from forebay.store import START
 from forebay.subscription import EventStreamConsumer
 

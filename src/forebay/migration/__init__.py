@@ -1,19 +1,35 @@
-"""From an old bus to this one: both side by side, and each agent on one of them, as a switch says.
+"""Migration from an old bus to this one: both run side by side, and a switch puts each agent on one of them.
 
-The way, with commands, is in docs/migration.md.
+docs/migration.md has the steps, with commands.
 """
 
 from forebay.migration.dual import DualBus
 from forebay.migration.old import EventDict, OldBus
 from forebay.migration.parity import AgentParity, Parity, TypeParity, parity
 from forebay.migration.routes import Route, routes, switch
+from forebay.migration.signals import (
+    HandledDifferently,
+    LostByOldBus,
+    MigrationTaskFailed,
+    NewBusUnavailable,
+    OldBusCopiesData,
+    OldBusFailed,
+    PublishedOnOldBusOnly,
+)
 
 __all__ = [
     "AgentParity",
     "DualBus",
     "EventDict",
+    "HandledDifferently",
+    "LostByOldBus",
+    "MigrationTaskFailed",
+    "NewBusUnavailable",
     "OldBus",
+    "OldBusCopiesData",
+    "OldBusFailed",
     "Parity",
+    "PublishedOnOldBusOnly",
     "Route",
     "TypeParity",
     "parity",

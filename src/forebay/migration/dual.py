@@ -9,50 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import inspect
-import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
 from forebay.bus import EventBus
-from forebay.callables import completed, discard, refuse_generator
+from forebay.callables import discard, refuse_generator
 from forebay.cleanup import finish
-from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, PublishUnknown, StoreError
-from forebay.event import Event, new_id
+from forebay.errors import ConfigurationError, ForebayError, InvalidEvent, StoreError
+from forebay.event import Event
 from forebay.home import Home
 from forebay.interrupts import stopped_by_signals
 from forebay.migration.context import MigrationContext
 from forebay.migration.counts import Counts
 from forebay.migration.dual_handler import DualHandler
-from forebay.migration.observer import Observer
-from forebay.migration.old import EventDict, OldBus, OldEventBus, OldHandler
+from forebay.migration.old import OldBus, OldEventBus, OldHandler
 from forebay.migration.parity import ProcessReport, compact, write_report
-from forebay.migration.peers import Peers
-from forebay.migration.routes import STREAM, Route, Stamp, introduce, name_of, routes
+from forebay.migration.publishing import DualPublisher
+from forebay.migration.routes import STREAM, Route, introduce, name_of, routes_in
+from forebay.migration.signals import NewBusUnavailable
 from forebay.migration.upkeep import keep_running
 from forebay.payload import EventTypeLike, check_name, type_name
-from forebay.reason import describe
 from forebay.runtime import Options, handler_name
 from forebay.runtime.supervise import wait_for
 from forebay.subscription import consumer_name
 from forebay.typed import Settings
 
-logger = logging.getLogger("forebay")
-
-LOOK = 0.25
-"""Seconds between two looks at the switch."""
-REPORT_INTERVAL = 1.0
-"""Seconds between two writes of the counts."""
+SWITCH_SECONDS = 0.25
+"""Time between two looks at the switch."""
+REPORT_SECONDS = 1.0
+"""Time between two writes of the counts."""
 CONCURRENCY = 64
 """Handlers at once for one agent and type, events that wait for the old bus among them, unless a subscription says."""
-SLOW_PUBLISH = 1.0
-"""Seconds of an attempt that failed, after which the new bus is let alone until it takes something again."""
-AT_THE_END = 10.0
-"""Seconds that handlers may go on when the DualBus is closed."""
+CLOSING_SECONDS = 10.0
+"""The time that handlers may take when the DualBus is closed."""
 
 
 class DualBus:
@@ -60,11 +51,12 @@ class DualBus:
 
     It stands in the old bus's place: `publish(event_type, source, data)` and `subscribe(event_type, handler)`
     are what an `OldBus` has; an `EventBus` may be the old one, too. Where an agent handles its events is
-    switched while it runs: `forebay migrate cutover AGENT`, and `rollback`. Which side an event belongs to is
-    settled at its publish, so that a switch loses nothing, and lets nothing be handled on both.
+    switched while it runs: `forebay migrate cutover AGENT`, and `rollback`. The bus that handles an event is settled
+    at its publish, so a switch loses no event, and each event is handled once, on one of the two buses.
 
-    `primary` is the bus whose errors are the publisher's: those of the other one are counted and logged. While
-    the old bus is primary and the new one does not take an event, the old one handles it for all agents.
+    `primary` is the bus whose errors `publish` raises: those of the other one are counted, and emitted as signals of
+    `new` (see `forebay.migration`). While the old bus is primary and the new one does not take an event, the old one
+    handles it for all agents.
     `options` are for all subscriptions, as for `EventBus.on`, for the new bus.
 
         async with DualBus(old, connect("sqlite:///events.db")) as bus:
@@ -72,9 +64,9 @@ class DualBus:
             await bus.publish("order_placed", "shop", {"order_id": 1})
             await bus.run()
 
-    The agents of one process: what the old bus delivers is delivered in the process that published it, and
-    lost with it, as ever. Processes may share the new bus. What one of them took with it is counted as lost as
-    far as no other process had read it there; `forebay migrate status` says that there may be more.
+    The agents run in one process: the old bus delivers an event in the process that published it, and loses it if that
+    process dies, as before. Processes may share the new bus. Events that a dead process had not finished count as lost
+    if no other process had read them there; `forebay migrate status` says that there may be more.
     """
 
     def __init__(
@@ -91,27 +83,32 @@ class DualBus:
             raise ConfigurationError("old and new are the same bus")
         self.old: OldBus = OldEventBus(old) if isinstance(old, EventBus) else old
         self.new = new
-        self._context = MigrationContext(consumer_name(), Peers(new.store))
+        self._context = MigrationContext(consumer_name(), new)
         self._primary = primary
         self._options = Options.parse({"concurrency": CONCURRENCY, **options})
-        self._published = 0
         self._subscriptions: dict[tuple[str, str], DualHandler] = {}
         self._table: dict[str, Route] = {}
-        self._observer = Observer(new, self._context.id, self._context.counts)
         self._stack = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._consumers: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
         self._closing = asyncio.Event()
-        self._is_silent = False
-        self._alone: set[str] = set()
+        self._publisher = DualPublisher(
+            self.old,
+            new,
+            self._context,
+            self._subscriptions,
+            primary=primary,
+            is_ready=self._ready,
+            is_closing=self._closing,
+        )
         self._stopped = asyncio.Event()
         self._is_open = False
         self._home: Home | None = None
 
     @property
     def counts(self) -> Counts:
-        """What this process counted so far."""
+        """The counts of this process so far."""
         return self._context.counts
 
     def __repr__(self) -> str:
@@ -130,25 +127,19 @@ class DualBus:
     ) -> str:
         """Publish an event on both buses; return its id, the same on both.
 
-        `data` is a dict, as on the old bus. Raises what the primary bus raised; with the old one primary an
-        event that is no JSON, too large, or of a type that is no name, is counted as missing on the new one, and
-        published on the old. So is what comes while the new one does not answer.
+        `data` is a dict, as on the old bus. Raises the errors of the primary bus. If that is the old one, an event that
+        is not JSON, is too large, or has a type that is not a name, is published on the old bus and counts as missing
+        on the new one. So does an event that is published while the new bus does not answer.
         """
         if not self._is_open or self._home is None:
             raise ConfigurationError("the DualBus is not open; use it inside `async with`")
         self._home.check()
-        # What is no name for forebay may be one for the old bus.
+        # A text that is not a name for forebay may be one for the old bus.
         stream = event_type if type(event_type) is str else type_name(event_type)
         plain = {} if data is None else data
         if not isinstance(plain, dict):
             raise InvalidEvent(f"a DualBus publishes dicts, as the old bus does, not {type(plain).__name__}")
-        agents = [agent for type, agent in self._subscriptions if type == stream]
-        self._published += 1
-        stamp = Stamp(self._context.migration, self._context.id, str(self._published)).for_agents(self._table, agents)
-        id, stamp = await self._publish_new(stream, source, plain, key, headers, stamp, agents)
-        event = Event(id, stream, source, plain, datetime.now(UTC), key, {**(headers or {}), **stamp.headers()})
-        await self._publish_old(event, stamp)
-        return id
+        return await self._publisher.publish(stream, source, plain, key=key, headers=headers, table=self._table)
 
     def subscribe(
         self,
@@ -208,8 +199,8 @@ class DualBus:
         if isinstance(self.old, OldEventBus):
             await self._stack.enter_async_context(self.old)
         self._is_open = True
-        self._tasks.append(keep_running("the switch", self._look, until=self._closing))
-        self._tasks.append(keep_running("the counts", self._report_regularly, until=self._closing))
+        self._keep_running("the switch", self._look)
+        self._keep_running("the counts", self._report_regularly)
         for subscription in self._subscriptions.values():
             self._begin(subscription)
         return self
@@ -236,11 +227,12 @@ class DualBus:
         await asyncio.gather(*self._consumers, return_exceptions=True)
         self._is_open = False
         self._closing.set()
-        await self._observer.close()
-        # Whoever still waits for the new bus need not wait any more.
+        await self._publisher.close()
+        # The tasks that wait for the new bus end with this.
         is_ready = self._ready.is_set()
         self._ready.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._publisher.closed()
         if is_ready:
             with contextlib.suppress(ForebayError):
                 await self._report(ended=True)
@@ -251,7 +243,7 @@ class DualBus:
             await self._stopped.wait()
 
     def stop(self) -> None:
-        """Let `run` return."""
+        """End `run`."""
         self._stopped.set()
 
     async def _open_new(self) -> None:
@@ -261,13 +253,13 @@ class DualBus:
         except StoreError as error:
             if self._primary == "new":
                 raise
-            logger.warning("migration: the new bus cannot be opened, the old one goes on alone: %s", describe(error))
-            self._tasks.append(keep_running("opening the new bus", self._open_later, until=self._closing))
+            self._context.signals.emit(NewBusUnavailable(error))
+            self._keep_running("opening the new bus", self._open_later)
         else:
             self._ready.set()
 
     async def _open_later(self) -> None:
-        await wait_for(self._closing, REPORT_INTERVAL)
+        await wait_for(self._closing, REPORT_SECONDS)
         if not self._closing.is_set():
             await self._enter_new()
             self._ready.set()
@@ -276,37 +268,46 @@ class DualBus:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.new)
             self._context.migration = await name_of(self.new.store)
-            self._table = await routes(self.new.store)
-            await self._context.peers.open()
-            # Else it is closed again: it cannot be opened a second time.
+            await self._read_notes()
+            # If anything before fails, it is closed again: it cannot be opened a second time.
             await self._stack.enter_async_context(stack.pop_all())
 
     def _begin(self, subscription: DualHandler) -> None:
         name = f"{subscription.stream} for {subscription.agent} on the new bus"
-        self._consumers.append(keep_running(name, subscription.consume, until=self._stopped))
+        signals = self._context.signals
+        self._consumers.append(keep_running(name, subscription.consume, signals=signals, until=self._stopped))
+
+    def _keep_running(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(keep_running(name, work, signals=self._context.signals, until=self._closing))
 
     async def _look(self) -> None:
-        """Follow the switch."""
+        """Follow the switch, and observe the other processes."""
         await self._ready.wait()
-        while not await wait_for(self._closing, LOOK):
-            before, self._table = self._table, await routes(self.new.store)
+        while not await wait_for(self._closing, SWITCH_SECONDS):
+            before = self._table
+            await self._read_notes()
             changed = {agent for agent, route in self._table.items() if route != before.get(agent, "old")}
             for subscription in self._subscriptions.values():
                 if subscription.agent in changed:
                     subscription.switched()
             if changed:
-                # Whoever switched waits for this.
+                # The command that switched waits for this.
                 await self._report()
+
+    async def _read_notes(self) -> None:
+        notes = await self.new.store.notes(STREAM)
+        self._table = routes_in(notes)
+        self._context.peers.observe(notes)
 
     async def _report_regularly(self) -> None:
         await self._ready.wait()
         while not self._closing.is_set():
             await self._report()
-            self._is_silent = False
-            await wait_for(self._closing, REPORT_INTERVAL)
+            self._publisher.is_paused = False
+            await wait_for(self._closing, REPORT_SECONDS)
 
     async def _report(self, *, ended: bool = False) -> None:
-        """Write what this bus has to tell, and when, by the store's clock."""
+        """Write the report of this bus, with the time by the store's clock."""
         store = self.new.store
         await write_report(store, self._process_report(at=await store.time(STREAM), ended=ended))
 
@@ -315,11 +316,11 @@ class DualBus:
         return ProcessReport(self._context.id, at, dict(self._table), self._context.counts, outstanding, ended)
 
     async def _settle(self) -> None:
-        """Wait for what is on its way to finish on both buses, as far as it does within AT_THE_END."""
+        """Wait until both buses have handled all events, at most `CLOSING_SECONDS`."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(AT_THE_END):
+            async with asyncio.timeout(CLOSING_SECONDS):
                 while not await self._is_settled():
-                    await asyncio.sleep(LOOK / 10)
+                    await asyncio.sleep(SWITCH_SECONDS / 10)
 
     async def _is_settled(self) -> bool:
         if any(each.outstanding for each in self._subscriptions.values()):
@@ -333,103 +334,3 @@ class DualBus:
             return True
         groups = [(group, (stream.stream, group.group)) for stream in found for group in stream.groups]
         return not any(group.lag or group.pending for group, place in groups if place in self._subscriptions)
-
-    # Publishing on each.
-
-    async def _publish_new(
-        self,
-        stream: str,
-        source: str,
-        data: dict[str, Any],
-        key: str | None,
-        headers: Mapping[str, str] | None,
-        stamp: Stamp,
-        agents: list[str],
-    ) -> tuple[str, Stamp]:
-        """The event's id, and the stamp that holds for the old bus."""
-        # Before it can be heard of: who reads it finds that the old bus has it in hand.
-        self._expect(stream, stamp)
-        arguments: dict[str, Any] = {"key": key, "headers": {**(headers or {}), **stamp.headers()}}
-        began = time.monotonic()
-        try:
-            self._check_new(stream)
-            await self._observer.watch(stream)
-            self._observer.expect(stream, stamp.key, data)
-            id = await self.new.publish(stream, source, data, **arguments)
-        except asyncio.CancelledError:
-            # The publisher has given it up, and the old bus will not be handed it.
-            self._observer.forget(stream, stamp.key)
-            self._forget(stream, stamp)
-            raise
-        except ForebayError as error:
-            self._observer.forget(stream, stamp.key)
-            if self._primary == "new":
-                self._forget(stream, stamp)
-                raise
-            if time.monotonic() - began > SLOW_PUBLISH:
-                self._is_silent = True
-            if isinstance(error, PublishUnknown):
-                # It may be stored, with this stamp: what that gives to the new bus stays there.
-                self._repeat(stream, source, data, error.id, arguments)
-                return error.id, stamp
-            if stream not in self._alone:
-                logger.warning("migration: %s is published on the old bus alone: %s", stream, describe(error))
-            self._alone.add(stream)
-            self._context.counts.type(stream).missing += 1
-            everyone = stamp.for_agents({}, agents)
-            self._expect(stream, everyone)
-            return new_id(), everyone
-        self._alone.discard(stream)
-        self._observer.published(stream, stamp.key)
-        self._context.counts.type(stream).new += 1
-        return id, stamp
-
-    def _check_new(self, stream: str) -> None:
-        """Say what the new bus would say, where asking it would take long, or it cannot be asked."""
-        type_name(stream)
-        if not self._ready.is_set():
-            raise StoreError("the new bus is not open yet")
-        if self._is_silent and self._primary == "old":
-            raise StoreError("the new bus did not answer in time; it is let alone until it does")
-
-    def _expect(self, stream: str, stamp: Stamp) -> None:
-        for agent in stamp.old:
-            self._subscriptions[stream, agent].expect(stamp.key)
-
-    def _forget(self, stream: str, stamp: Stamp) -> None:
-        for agent in stamp.old:
-            self._subscriptions[stream, agent].forget(stamp.key)
-
-    def _repeat(self, stream: str, source: str, data: dict[str, Any], id: str, arguments: dict[str, Any]) -> None:
-        """Publish again under its id, until it is known to be stored."""
-        # As it is now: handlers on the old bus may change it.
-        data = copy.deepcopy(data)
-
-        async def repeat() -> None:
-            await self.new.publish(stream, source, data, id=id, **arguments)
-            counts.missing -= 1
-            counts.new += 1
-
-        # Until it is known.
-        counts = self._context.counts.type(stream)
-        counts.missing += 1
-        task = keep_running(f"{stream} {id} on the new bus", repeat, until=self._closing)
-        self._tasks.append(task)
-        task.add_done_callback(self._tasks.remove)
-
-    async def _publish_old(self, event: Event, stamp: Stamp) -> None:
-        carried = EventDict(event)
-        try:
-            await completed(self.old.publish(event.type, event.source, carried))
-        except Exception as error:
-            self._forget(event.type, stamp)
-            if carried.is_delivered:
-                # It is a handler's error, which this bus hands on to the publisher.
-                self._context.counts.type(event.type).old += 1
-            else:
-                self._context.counts.type(event.type).extra += 1
-            if self._primary == "old":
-                raise
-            logger.warning("migration: %s %s failed on the old bus: %s", event.type, event.id, describe(error))
-        else:
-            self._context.counts.type(event.type).old += 1

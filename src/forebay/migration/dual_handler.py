@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -17,25 +16,24 @@ from forebay.migration.context import MigrationContext
 from forebay.migration.observer import digest
 from forebay.migration.old import EventDict, OldHandler
 from forebay.migration.routes import Stamp
+from forebay.migration.signals import HandledDifferently, LostByOldBus, OldBusCopiesData
 from forebay.reason import describe
-
-logger = logging.getLogger("forebay")
 
 Side = Literal["old", "new"]
 
-PATIENCE = 60.0
-"""Seconds from its publish after which an event that the old bus was handed counts as lost there."""
-HANDOVER = 5.0
-"""Seconds that a cutover waits, at most, for what runs on the old bus."""
-COMPARED = 10_000
-"""Outcomes of shadow runs that wait for those of the other bus, and lost events that are known when they come late."""
+OLD_BUS_SECONDS = 60.0
+"""Seconds from its publish after which an event that the old bus has not finished counts as lost there."""
+HANDOVER_SECONDS = 5.0
+"""The longest that a cutover waits for handlers on the old bus."""
+REMEMBERED_EVENTS = 10_000
+"""Outcomes of shadow runs that are not compared yet, and lost events that are recognised when they come late."""
 
 
 class DualHandler:
-    """Calls the agent's handler on the bus to which an event belongs, and counts what becomes of it.
+    """Calls the agent's handler on the bus to which an event belongs, and counts the outcomes.
 
     `consume` calls the function that it is given for each event of the agent's group on the new bus.
-    `outstanding` are the events that the old bus was handed for this agent and that it has not finished.
+    `outstanding` are the events that the old bus has for this agent and has not finished.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class DualHandler:
         self._carries = False
 
     def expect(self, key: str) -> None:
-        """The old bus is about to be handed this event."""
+        """The event is about to be published on the old bus."""
         if key not in self.outstanding:
             self.outstanding[key] = asyncio.get_running_loop().create_future()
 
@@ -73,7 +71,7 @@ class DualHandler:
             future.set_result(None)
 
     def switched(self) -> None:
-        """The switch was thrown: what comes on the new bus now waits for what runs on the old one."""
+        """The route has changed: the next event on the new bus waits for the handlers that run on the old one."""
         self._handing_over = True
 
     @property
@@ -83,9 +81,9 @@ class DualHandler:
     # On the old bus.
 
     async def on_old(self, event_type: str, source: str, data: Any) -> object:
-        """Handle what the old bus delivers, if it belongs to the old bus.
+        """Handle an event that the old bus delivers, if it belongs to the old bus.
 
-        A method, as the agents' own are: old buses ask of a handler whether it is a coroutine function, or its name.
+        A method, like the agents' own: old buses ask whether a handler is a coroutine function, or for its name.
         """
         if not isinstance(data, EventDict):
             return await self._deliver_past(event_type, source, data)
@@ -117,12 +115,9 @@ class DualHandler:
         return result
 
     async def _deliver_past(self, event_type: str, source: str, data: Any) -> object:
-        """Handle what did not come through a DualBus; or tell that the old bus does not pass data on as it is."""
+        """Handle an event that did not come through a DualBus, or report that the old bus copies its data."""
         if self.outstanding and not self._carries:
-            logger.error(
-                "migration: the old bus hands on a copy of the data of %s, so that its events cannot be told apart; "
-                "let its adapter pass on the very object that it is given", event_type,
-            )  # fmt: skip
+            self._context.signals.emit(OldBusCopiesData(event_type))
             return None
         self._context.counts.type(self.stream).bypassed += 1
         try:
@@ -140,7 +135,7 @@ class DualHandler:
         await self._consume(self.on_new)
 
     async def on_new(self, event: Event) -> None:
-        """Handle an event of the group, if it belongs to the new bus; finish it, once the old bus has, if not."""
+        """Handle an event of the group if it belongs to the new bus; else finish it once the old bus has."""
         stamp = self._context.stamp_of(event)
         if self.agent in stamp.shadow:
             await self._run_shadow(event, stamp)
@@ -172,27 +167,27 @@ class DualHandler:
             future = self.outstanding.get(stamp.key)
             if future is not None:
                 with contextlib.suppress(TimeoutError):
-                    # From its publish on: what waits behind many others that never come does not wait as long again.
-                    await asyncio.wait_for(asyncio.shield(future), max(0.0, PATIENCE - _age(event)))
+                    # From its publish on: an event after many lost ones must not wait as long again.
+                    await asyncio.wait_for(asyncio.shield(future), max(0.0, OLD_BUS_SECONDS - _age(event)))
             if stamp.key in self.outstanding:
                 self._give_up(stamp.key)
         elif await self._context.peers.state(stamp.by) == "died":
-            # It stood here unfinished when its process died, and the old bus with it.
+            # Its process died, and the old bus in it, before it was finished.
             self._counts.lost += 1
-            logger.warning("migration: %s %s was lost by the old bus, for %s", self.stream, event.id, self.agent)
+            self._context.signals.emit(LostByOldBus(self.stream, event.id, self.agent))
 
     def _give_up(self, key: str) -> None:
         self.forget(key)
         self._counts.lost += 1
         self._given_up[key] = None
-        if len(self._given_up) > COMPARED:
+        if len(self._given_up) > REMEMBERED_EVENTS:
             self._given_up.popitem(last=False)
 
     async def _hand_over(self) -> None:
-        """Wait for what the old bus still does for this agent, so that its order holds."""
+        """Wait for the handlers that run on the old bus for this agent, so that its order holds."""
         running = list(self.outstanding.values())
         if running:
-            await asyncio.wait(running, timeout=HANDOVER)
+            await asyncio.wait(running, timeout=HANDOVER_SECONDS)
         self._handing_over = False
 
     # Comparing.
@@ -210,17 +205,15 @@ class DualHandler:
             return
         other, first = self._outcomes.pop(stamp.key, (side, ""))
         if other == side:
-            # The other bus has not had it yet; a bus that delivers twice is compared by the last time.
+            # The other bus has not handled it yet. If a bus delivers twice, the last outcome is compared.
             self._outcomes[stamp.key] = (side, outcome)
-            if len(self._outcomes) > COMPARED:
+            if len(self._outcomes) > REMEMBERED_EVENTS:
                 self._outcomes.popitem(last=False)
         elif first == outcome:
             self._counts.same += 1
         else:
             self._counts.different += 1
-            logger.warning(
-                "migration: %s handled %s %s differently: %s, and %s", self.agent, self.stream, event.id, first, outcome
-            )
+            self._context.signals.emit(HandledDifferently(self.agent, self.stream, event.id, first, outcome))
 
 
 async def _called(handler: OldHandler, event_type: str, source: str, data: Any) -> object:
@@ -232,5 +225,5 @@ def _age(event: Event) -> float:
 
 
 def _outcome(result: object) -> str:
-    """What a handler returned, in a form that can be compared: what is no JSON counts by its type."""
+    """The result of a handler in a form that can be compared: a value that is not JSON counts by its type."""
     return f"returned {digest(result) or type(result).__name__}"

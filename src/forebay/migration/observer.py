@@ -1,4 +1,4 @@
-"""Whether what was published arrives on the new bus, with the same data: looked up, not assumed."""
+"""Checks that published events arrive on the new bus with the same data, by reading them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -17,11 +18,12 @@ from forebay.migration.upkeep import keep_running
 from forebay.positions import last_position
 from forebay.runtime.supervise import wait_for
 
-PATIENCE = 10.0
+MISSING_SECONDS = 10.0
 """Seconds after which an event that was acknowledged and cannot be read counts as missing."""
-SWEEP = 1.0
-MISSED = 10_000
-"""Missing events that are recognised where they are found after all."""
+CHECK_SECONDS = 1.0
+"""Time between two checks for missing events."""
+REMEMBERED_EVENTS = 10_000
+"""Missing events that are recognised if they are found later."""
 
 
 class Observer:
@@ -38,33 +40,34 @@ class Observer:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def watch(self, stream: str) -> None:
-        """See to it that the stream is read, from a place before the next publish."""
+        """Read the stream from now on, from a position before the next publish."""
         if stream in self._expected:
             return
         async with self._lock:
             if stream not in self._expected:
                 start = await last_position(self._new.store, stream)
                 self._expected[stream] = OrderedDict()
-                self._tasks += [
-                    keep_running(f"reading {stream}", lambda: self._follow(stream, start), until=self._closing),
-                    keep_running(f"what is missing of {stream}", lambda: self._sweep(stream), until=self._closing),
-                ]
+                self._keep_running(f"reading {stream}", lambda: self._follow(stream, start))
+                self._keep_running(f"missing events of {stream}", lambda: self._sweep(stream))
 
     def expect(self, stream: str, key: str, data: object) -> None:
         """The event with this key is about to be published."""
         self._expected[stream][key] = _Expected(digest(data) if _is_json(data) else _OTHER)
 
     def published(self, stream: str, key: str) -> None:
-        """It was acknowledged: it is there, or missing."""
+        """The event was acknowledged: from now on it is in the stream, or missing."""
         expected = self._expected[stream].get(key)
         if expected is not None:
             expected.published = time.monotonic()
             self._expected[stream].move_to_end(key)
 
     def forget(self, stream: str, key: str) -> None:
-        """It was not published, or nobody knows."""
+        """The event was not published, or its outcome is unknown."""
         if stream in self._expected:
             self._expected[stream].pop(key, None)
+
+    def _keep_running(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(keep_running(name, work, signals=self._new.signals, until=self._closing))
 
     async def _follow(self, stream: str, start: str) -> None:
         async for event in self._new.events(stream, start=start if start != "0" else "earliest", follow=True):
@@ -81,15 +84,15 @@ class Observer:
 
     async def _sweep(self, stream: str) -> None:
         expected = self._expected[stream]
-        while not await wait_for(self._closing, SWEEP):
+        while not await wait_for(self._closing, CHECK_SECONDS):
             for key in _overdue(expected):
                 self._missed[key] = expected.pop(key)
                 self._counts.type(stream).missing += 1
-            while len(self._missed) > MISSED:
+            while len(self._missed) > REMEMBERED_EVENTS:
                 self._missed.popitem(last=False)
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._closing.set()
         for task in self._tasks:
             task.cancel()
@@ -97,7 +100,7 @@ class Observer:
 
 
 _OTHER = "other"
-"""The digest of what is other data on the new bus, whatever it is."""
+"""The digest of data that JSON does not give back as it is."""
 
 
 class _Expected(msgspec.Struct):
@@ -107,7 +110,7 @@ class _Expected(msgspec.Struct):
 
 
 def _is_json(data: object) -> bool:
-    """Whether JSON gives back the same data: not so tuples, dates, and keys that are no strings."""
+    """Whether JSON gives back the same data: false for tuples, dates, and keys that are not strings."""
     try:
         return bool(msgspec.json.decode(msgspec.json.encode(data)) == data)
     except (TypeError, ValueError, RecursionError):
@@ -115,18 +118,18 @@ def _is_json(data: object) -> bool:
 
 
 def _overdue(expected: OrderedDict[str, _Expected]) -> list[str]:
-    """What was acknowledged too long ago; those not yet acknowledged come before all others."""
+    """Events that were acknowledged too long ago; those not yet acknowledged come before all others."""
     found = []
     for key, each in expected.items():
         if each.published is not None:
-            if time.monotonic() - each.published <= PATIENCE:
+            if time.monotonic() - each.published <= MISSING_SECONDS:
                 break
             found.append(key)
     return found
 
 
 def digest(data: object) -> str | None:
-    """A short text that is the same for the same JSON; None for what is no JSON."""
+    """A short text that is the same for the same JSON; None for data that is not JSON."""
     try:
         text = msgspec.json.encode(data, order="sorted")
     except (TypeError, ValueError, RecursionError):

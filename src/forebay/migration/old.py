@@ -20,7 +20,7 @@ Wrapped = Callable[[str, str, Any], Awaitable[object]]
 
 
 class OldBus(Protocol):
-    """What an old bus has to have; an adapter of these two methods takes any.
+    """The two methods of an old bus; an adapter with these takes any.
 
     `publish` delivers to all handlers of the type, and passes `data` on as it is: it is a dict that
     carries more than it shows; it may be async or plain. `subscribe` is plain; it is called before the first
@@ -33,10 +33,10 @@ class OldBus(Protocol):
 
 
 class EventDict(dict[str, Any]):
-    """The data of an event on its way through the old bus: the plain dict, and the event behind it.
+    """The data of an event on its way through the old bus: a plain dict that carries its event.
 
-    `digest` tells whether it is still what was published: all handlers are given the same dict. `is_delivered`
-    tells whether one was.
+    All handlers get the same dict: `digest` shows whether one of them has changed it. `is_delivered` is whether a
+    handler got it.
     """
 
     def __init__(self, event: Event) -> None:
@@ -47,7 +47,7 @@ class EventDict(dict[str, Any]):
 
 
 class OldEventBus:
-    """An `EventBus` in the place of the old bus: one in memory, or a durable one that is to be left for another.
+    """An `EventBus` in the place of the old bus: one in memory, or a durable one that is to be replaced.
 
     Each subscription is a group of its agent's name.
     """
@@ -98,4 +98,5 @@ class OldEventBus:
         async def consume() -> None:
             await self.bus.subscribe_to_stream(event_type, agent).consume_events(handle)
 
-        self._tasks.append(keep_running(f"{event_type} for {agent} on the old bus", consume, until=self._closing))
+        name = f"{event_type} for {agent} on the old bus"
+        self._tasks.append(keep_running(name, consume, signals=self.bus.signals, until=self._closing))

@@ -1,7 +1,7 @@
 """The parity report: what happened on each bus, over all processes that run both.
 
-Each DualBus writes its counts as a note beside STREAM about once a second. What belongs to processes
-that have ended is folded into one note, so that there are never many.
+Each DualBus writes its counts as a note beside STREAM about once a second. The counts of processes that have ended
+are merged into one note, so that there are never many.
 """
 
 from __future__ import annotations
@@ -15,36 +15,31 @@ import msgspec
 
 from forebay.migration.counts import Counts, TypeCounts
 from forebay.migration.routes import STREAM, Route, routes_in
+from forebay.presence import fence
 from forebay.store import Notes, Store
 
 FRESH = 10.0
-"""Seconds after which a process that writes no counts has died."""
-_PROCESS = "process:"
+"""Seconds without a report after which a process counts as dead."""
+PROCESS = "process:"
+"""Prefix of the notes with a report; the id of the DualBus follows."""
 _ENDED = "ended"
 FOLDED = 100
-"""Ended processes that are remembered as folded."""
+"""Ended processes whose last state is kept."""
 GONE = 3600.0
-"""Seconds after which a process that writes no counts will not write again."""
+"""Seconds without a report after which a process will not write again."""
 SILENT = 10
-"""Processes that fell silent later than that and are not folded yet: some may only have been held up."""
+"""The most processes that are silent for less than that and keep a note of their own: they may only be held up."""
 
 
 ProcessState = Literal["alive", "ended", "died"]
-"""What has become of a DualBus; one that has ended left nothing unfinished on the old bus."""
-
-
-class LastReport(msgspec.Struct, frozen=True):
-    """What has become of a DualBus, and the time of its last word by the store's clock, 0 where that is not kept."""
-
-    state: ProcessState
-    at: float = 0.0
+"""The state of a DualBus; one that has ended left no event unfinished on the old bus."""
 
 
 class ProcessReport(msgspec.Struct):
-    """What one DualBus tells: who it is, what it has seen of the switch, and its counts.
+    """The report of one DualBus: its id, the routes that it has seen, and its counts.
 
-    `at` is Unix time by the store's clock, and `age` the seconds since then when it was read. `outstanding` are
-    events that the old bus was handed for an agent and has not finished.
+    `at` is Unix time by the store's clock, and `age` the seconds since then when it was read. `outstanding` counts
+    the events that the old bus has for an agent and has not finished.
     """
 
     id: str
@@ -59,7 +54,7 @@ class ProcessReport(msgspec.Struct):
 
     @property
     def state(self) -> ProcessState:
-        """What has become of it."""
+        """Its state, by its age."""
         if self.ended:
             return "died" if self.outstanding else "ended"
         return "alive" if self.age < FRESH else "died"
@@ -90,7 +85,7 @@ class TypeParity(msgspec.Struct, frozen=True):
 class AgentParity(msgspec.Struct, frozen=True):
     """One agent and one type, over all processes: see `AgentCounts`.
 
-    `old` and `new` are the p50 and p99 of the latency on each bus, in seconds, None where there are none.
+    `old` and `new` are the p50 and p99 of the latency on each bus, in seconds; None without events.
     """
 
     agent: str
@@ -108,10 +103,10 @@ class AgentParity(msgspec.Struct, frozen=True):
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """The whole report. `processes` counts the DualBuses that are alive, `outstanding` what they are at.
+    """The whole report. `processes` counts the DualBuses that are alive, `outstanding` their unfinished events.
 
-    `killed` counts those, of the last hundred or so, that ended with events in hand on the old bus, or without a
-    word: of what they had in hand only that is counted as lost which no other process had seen on the new bus.
+    `killed` counts the processes, of the last hundred or so, that died with unfinished events on the old bus. These
+    count as lost only if no other process had read them on the new bus, so the true loss may be higher.
     """
 
     types: tuple[TypeParity, ...]
@@ -129,14 +124,9 @@ class Parity(msgspec.Struct, frozen=True):
 
 
 async def process_reports(store: Store) -> list[ProcessReport]:
-    """What all DualBuses told, those that have ended and are not folded yet among them."""
+    """The reports of all DualBuses, also of those that have ended, until they are merged."""
     notes, now = await _read(store)
     return [report for report in _process_reports(notes, now) if report.id not in _ended(notes).folded]
-
-
-async def last_reports(store: Store) -> dict[str, LastReport]:
-    """Where each DualBus stands, of those that are remembered."""
-    return _last_reports(*await _read(store))
 
 
 async def _read(store: Store) -> tuple[Mapping[str, bytes], float]:
@@ -162,7 +152,7 @@ async def parity(store: Store) -> Parity:
         agents=tuple(_agent_parity(total, agent, type, table.get(agent, "old")) for agent, type in agents),
         processes=alive,
         outstanding=outstanding,
-        killed=sum(last.state == "died" for last in _last_reports(notes, now).values()),
+        killed=sum(state == "died" for state in _states(notes, now).values()),
     )
 
 
@@ -185,15 +175,15 @@ def _agent_parity(total: Counts, agent: str, type: str, route: Route) -> AgentPa
 
 
 async def write_report(store: Notes, report: ProcessReport) -> None:
-    """Write what one DualBus has to tell."""
-    await store.set_note(STREAM, _PROCESS + report.id, msgspec.json.encode(report))
+    """Write the report of one DualBus."""
+    await store.set_note(STREAM, PROCESS + report.id, msgspec.json.encode(report))
 
 
 async def compact(store: Store) -> None:
-    """Put the counts of processes that have ended into one note.
+    """Merge the counts of processes that have ended into one note.
 
-    One that fell silent may go on, and its counts with it: it keeps its note while it is among the last few.
-    Added first, under a mark that keeps a report from being counted twice; removed last.
+    A silent process may go on, and its counts with it: it keeps its note while it is among the last few. The counts are
+    added first, with a mark that keeps a report from being counted twice; the reports are removed last.
     """
     notes, now = await _read(store)
     ended = _ended(notes)
@@ -204,14 +194,14 @@ async def compact(store: Store) -> None:
         ended.folded[report.id] = report.state
     ended.folded = dict(list(ended.folded.items())[-FOLDED:])
     if fresh and not await store.set_note(STREAM, _ENDED, msgspec.json.encode(ended), expected=notes.get(_ENDED)):
-        return  # somebody else is at it
+        return  # another process does it now
     for report in over:
-        await store.set_note(STREAM, _PROCESS + report.id, None)
+        name = PROCESS + report.id
+        await fence(store, STREAM, name, notes[name])
 
 
-def _last_reports(notes: Mapping[str, bytes], now: float) -> dict[str, LastReport]:
-    folded = {id: LastReport(state) for id, state in _ended(notes).folded.items()}
-    return folded | {report.id: LastReport(report.state, report.at) for report in _process_reports(notes, now)}
+def _states(notes: Mapping[str, bytes], now: float) -> dict[str, ProcessState]:
+    return ended_states(notes) | {report.id: report.state for report in _process_reports(notes, now)}
 
 
 def _over(reports: list[ProcessReport]) -> list[ProcessReport]:
@@ -221,10 +211,13 @@ def _over(reports: list[ProcessReport]) -> list[ProcessReport]:
     return ended + silent[: len(silent) - len(late)]
 
 
+def ended_states(notes: Mapping[str, bytes]) -> dict[str, ProcessState]:
+    """The last state of each DualBus that has ended and has no note of its own any more."""
+    return _ended(notes).folded
+
+
 def _process_reports(notes: Mapping[str, bytes], now: float) -> list[ProcessReport]:
-    found = [
-        msgspec.json.decode(value, type=ProcessReport) for name, value in notes.items() if name.startswith(_PROCESS)
-    ]
+    found = [msgspec.json.decode(note, type=ProcessReport) for name, note in notes.items() if name.startswith(PROCESS)]
     for report in found:
         report.age = now - report.at
     return found

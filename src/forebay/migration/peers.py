@@ -1,59 +1,61 @@
-"""What has become of the other processes that run both buses."""
+"""Whether the other processes of a migration are alive; see `forebay.presence`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 
-from forebay.migration.parity import FRESH, LastReport, ProcessState, last_reports
+import msgspec
+
+from forebay.migration.parity import FRESH, PROCESS, ProcessReport, ProcessState, ended_states
 from forebay.migration.routes import STREAM
+from forebay.presence import Observer
 from forebay.store import Store
 
-LOOK = 0.5
-"""Seconds between two looks at what they tell."""
-QUIET = 3.0
-"""Seconds after its last word for which a process is taken to be alive; it tells about once a second."""
+REPORT_SECONDS = 3.0
+"""Seconds within which a living process has surely written a report; it writes one about every second."""
 
 
 class Peers:
-    """Knows of a process whether it lives, and waits where that cannot be told yet.
+    """The other processes, by the reports that this one sees them write. Its DualBus calls `observe` with each look."""
 
-    A word that was there before this process opened proves nothing: whoever said it may be the one that was
-    killed, and whose place this process takes.
-    """
-
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
-        self._last_reports: dict[str, LastReport] = {}
-        self._before: dict[str, LastReport] = {}
-        self._silent: dict[str, LastReport] = {}
-        self._looked_at = float("-inf")
-        self._now = 0.0
+        self._observer = Observer[str](clock=clock)
+        self._notes: Mapping[str, bytes] = {}
+        self._next_look = asyncio.Event()
 
-    async def open(self) -> None:
-        """Remember what was said before."""
-        self._before = await last_reports(self._store)
+    def observe(self, notes: Mapping[str, bytes]) -> None:
+        """Take in the notes of the migration as they are now."""
+        self._notes = notes
+        self._observer.look({name: note for name, note in notes.items() if name.startswith(PROCESS)})
+        seen, self._next_look = self._next_look, asyncio.Event()
+        seen.set()
 
     async def state(self, id: str) -> ProcessState:
-        """What has become of one; of one that is silent, once it speaks or has been silent for long enough."""
-        first = await self._last_report(id)
-        last = first
-        # By the boottime of this process: the store's clock may be set, and make a last word look fresh for hours.
-        deadline = time.monotonic() + FRESH
-        while last.state == "alive" and last in (first, self._before.get(id)):
-            if last != self._before.get(id) and abs(self._now - last.at) < QUIET:
-                break
-            if last == self._silent.get(id) or time.monotonic() > deadline:
-                self._silent[id] = last
-                return "died"
-            await asyncio.sleep(LOOK)
-            last = await self._last_report(id)
-        return last.state
+        """The state of a process, as soon as it is certain: it may be silent, and alive.
 
-    async def _last_report(self, id: str) -> LastReport:
-        # One that is not known yet may have begun a moment ago.
-        if id not in self._last_reports or time.monotonic() - self._looked_at > LOOK:
-            self._last_reports = await last_reports(self._store)
-            self._now = await self._store.time(STREAM)
-            self._looked_at = time.monotonic()
-        return self._last_reports.get(id, LastReport("died"))
+        A report from before this process's first look proves nothing: its process may be the one that was killed, and
+        that this one replaces.
+        """
+        if PROCESS + id not in self._notes:
+            # A process that is not known yet may have started a moment ago.
+            await self._next_look.wait()
+        while (state := await self._certain_state(id)) is None:
+            await self._next_look.wait()
+        return state
+
+    async def _certain_state(self, id: str) -> ProcessState | None:
+        seen = self._observer.seen.get(PROCESS + id)
+        if seen is None:
+            return ended_states(self._notes).get(id, "died")
+        report = msgspec.json.decode(seen.note, type=ProcessReport)
+        if report.ended:
+            return report.state
+        if seen.state(FRESH) == "gone":
+            return "died"
+        if seen.unchanged < REPORT_SECONDS:
+            return "alive" if seen.state(FRESH) == "alive" else None
+        age = await self._store.time(STREAM) - report.at
+        return "died" if seen.silence(age) >= FRESH else None

@@ -1,20 +1,20 @@
-"""Background tasks that are to go on whatever happens: what fails is logged, and begun again."""
+"""Background tasks of a DualBus that go on whatever happens: a failure is reported, and the task starts again."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
-from forebay.reason import describe
+from forebay.migration.signals import MigrationTaskFailed
 from forebay.restarts import Restarts
 from forebay.runtime.supervise import wait_for
+from forebay.signals import Signals
 
-logger = logging.getLogger("forebay")
 
-
-def keep_running(name: str, work: Callable[[], Awaitable[object]], *, until: asyncio.Event) -> asyncio.Task[None]:
-    """Do the work, and again after a while where it fails, until it is done or `until` is set."""
+def keep_running(
+    name: str, work: Callable[[], Awaitable[object]], *, signals: Signals, until: asyncio.Event
+) -> asyncio.Task[None]:
+    """Do the work, and again after a while if it fails, until it is done or `until` is set."""
 
     async def keep() -> None:
         restarts = Restarts()
@@ -22,9 +22,9 @@ def keep_running(name: str, work: Callable[[], Awaitable[object]], *, until: asy
             try:
                 await work()
                 return
-            except Exception as error:  # noqa: BLE001  # whatever it is, the old bus is not to suffer from it
+            except Exception as error:  # noqa: BLE001  # no error here may reach the old bus
                 delay = restarts.failed()
-                logger.warning("migration: %s: %s; again in %.1f s", name, describe(error), delay)
+                signals.emit(MigrationTaskFailed(name, error, delay))
                 await wait_for(until, delay)
 
     return asyncio.create_task(keep(), name=f"forebay-{name}")
