@@ -14,8 +14,10 @@ QUICK := tests/test_public.py tests/test_original_names.py tests/cli/test_frame.
 demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten seconds
 	@$(BIN)/forebay demo
 
-# The tests wait more than they reckon, so twice as many at once as the smallest machine has cores.
-PYTEST := $(BIN)/pytest --numprocesses 4 --dist worksteal
+# The tests wait more than they compute, so twice as many run at once as the smallest machine has cores. Their files are
+# in memory if 4 GB are free there: a flush to a disk takes more than ten times as long. `make slow` uses the disk.
+TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 4000000 ] 2>/dev/null && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
+PYTEST := $(TEMPROOT) $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 test: .venv/dev ## run the tests
 	$(PYTEST)
