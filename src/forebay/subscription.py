@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from msgspec.structs import replace
@@ -104,8 +104,12 @@ class EventStreamConsumer(Generic[T]):
         concurrency: int | None = None,
         wait: float | None = None,
         middleware: Middleware | None = None,
+        beside: Sequence[EventStreamConsumer[Any]] = (),
     ) -> Consumer:
-        """A consumer that is ready to run; `ConfigurationError` where the function cannot be a handler."""
+        """A consumer that is ready to run; `ConfigurationError` if the function cannot be a handler.
+
+        It also consumes the streams `beside` this one, which have the same group and the same options.
+        """
         # Who only publishes need not wait for it.
         from forebay.runtime.consumer import Consumer, Source
 
@@ -113,21 +117,17 @@ class EventStreamConsumer(Generic[T]):
         if concurrency is not None:
             options = replace(options, concurrency=concurrency)
         context = self._context
-        source = Source(
-            Reader(self.stream, self.group, consumer_name(self._name), options.ordered),
-            self.handler(function, options, middleware=middleware),
-            Membership(
-                context.store,
-                self.stream,
-                self.group,
-                options.start,
-                context.signals,
-                is_implicit=self._is_implicit and options.start == "earliest",
-            ),
-        )
+        name = consumer_name(self._name)
         return Consumer(
             context.store,
-            [source],
+            [
+                Source(
+                    Reader(each.stream, self.group, name, options.ordered),
+                    each.handler(function, options, middleware=middleware),
+                    each.membership(),
+                )
+                for each in (self, *beside)
+            ],
             options,
             signals=context.signals,
             keeper=context.keeper,
@@ -136,6 +136,12 @@ class EventStreamConsumer(Generic[T]):
             limits=context.limits,
             **({} if wait is None else {"wait": wait}),
         )
+
+    def membership(self) -> Membership:
+        """The group on the stream, as the runtime makes it."""
+        context, start = self._context, self.options.start
+        is_implicit = self._is_implicit and start == "earliest"
+        return Membership(context.store, self.stream, self.group, start, context.signals, is_implicit=is_implicit)
 
     async def history(self) -> int:
         """How many events the group will begin with because it is new, if nobody has chosen its name or place.

@@ -18,6 +18,7 @@ import pytest
 
 from forebay import Event, EventBus, Reject, Retry
 from forebay.signals import LoopFailed
+from forebay.store import Reader
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
 from forebay.testing.faulty import Move
@@ -272,12 +273,16 @@ async def test_a10_a_lease_keeper_that_meets_a_bug_says_so_and_goes_on() -> None
     assert [1] == calls
 
 
-@pytest.mark.parametrize("move", ["read", "take_due", "claim", "ack"])
+@pytest.mark.parametrize("move", ["read", "outlook", "take_due", "claim", "ack"])
 async def test_a10_a_loop_that_meets_a_bug_ends_the_run_and_is_not_passed_over(move: Move) -> None:
     store = FaultyStore(MemoryStore())
     async with EventBus(store) as bus:
-        bus.on("t", group="g")(lambda event: None)
-        await bus.publish("t", source="s")
+        bus.on("t", group="g", lease=0.2)(lambda event: None)
+        await bus.publish_many("t", source="s", data=range(3))
+        await store.join("t", "g")
+        # So that one entry is due and one is held by a consumer that is dead.
+        [due, _] = await store.read(Reader("t", "g", "dead"), limit=2)
+        await store.retry(due, delay=0)
         store.fail_before(move, ZeroDivisionError("a bug"))  # type: ignore[arg-type]  # as a bug would
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(bus.run(), 10)

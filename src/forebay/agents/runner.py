@@ -181,13 +181,25 @@ class AgentRunner:
         """Handle events until `stop`, or until something fails."""
         self._run = Run()
         self._consumers = [
-            subscription.consumer(function, wait=self._wait, middleware=self._heartbeats.around)
-            for subscription, function in self._subscriptions
+            first.consumer(function, wait=self._wait, middleware=self._heartbeats.around, beside=others)
+            for function, (first, *others) in self._by_function()
         ]
         await self._unless_stopped(self.agent.started)
         self._enter("started")
         parts: list[Runnable] = [Work(self.agent, on_draining=lambda: self._enter("draining")), *self._consumers]
         await self._run.go(parts, grace=grace)
+
+    def _by_function(self) -> list[tuple[Callable[..., Any], list[EventStreamConsumer[Any]]]]:
+        """The streams of each consumer: those with the same function and the same options have one together."""
+        found: list[tuple[Callable[..., Any], list[EventStreamConsumer[Any]]]] = []
+        for subscription, function in self._subscriptions:
+            for other, subscriptions in found:
+                if other == function and subscriptions[0].options == subscription.options:
+                    subscriptions.append(subscription)
+                    break
+            else:
+                found.append((function, [subscription]))
+        return found
 
     def _subscription(self, declared: Handles) -> EventStreamConsumer[Any]:
         event: Any = declared.event_type

@@ -54,9 +54,8 @@ class Wakeups:
 
     def add(self, streams: set[str], stream: str) -> None:
         """Add a stream to one of the other sets."""
-        if stream not in streams:
-            streams.add(stream)
-            self.changed.set()
+        streams.add(stream)
+        self.changed.set()
 
     def fail(self, error: BaseException) -> None:
         """Report an error that does not pass; the first one counts."""

@@ -153,16 +153,18 @@ class Workers:
         else:
             self._signals.emit(reason)
             self._settler.done(flight)
+        self._wakeups.changed.set()
 
     def _open(self, flight: Flight) -> Event | Unhandled:
         """The event for the handler, or why it needs none."""
         delivery = flight.delivery
+        if delivery.recovered:
+            # It has started: the next event may be taken over.
+            self._wakeups.changed.set()
         if delivery.record is None:
             return EntryMissing(delivery)
-        if delivery.recovered:
-            self._wakeups.changed.set()
-            if (verdict := judge_recovered(delivery, self._options.retry)) is not None:
-                return verdict
+        if delivery.recovered and (verdict := judge_recovered(delivery, self._options.retry)) is not None:
+            return verdict
         if self._options.dedup and self._in_flight.is_repeat(flight):
             return Skipped(delivery)
         try:
@@ -193,7 +195,6 @@ class Workers:
             if is_timed:
                 self._signals.emit(Finished(flight.delivery, time.perf_counter() - started))
             if flight.delivery.recovered:
-                # The next event may be taken over.
                 self._wakeups.changed.set()
 
     async def _fail(self, flights: Sequence[Flight], error: BaseException) -> None:
