@@ -1,4 +1,4 @@
-"""A store around a store: what it does not do itself, the one inside does."""
+"""A store around a store: it passes on the moves that it does not change."""
 
 from __future__ import annotations
 

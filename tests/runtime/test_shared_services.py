@@ -1,4 +1,4 @@
-"""All consumers of a process share one watch of the store and one look at what is due, lapsed or lost."""
+"""All consumers of a process share one watch of the store and one query for due, expired and lost entries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Store(MemoryStore):
-    """A memory store that counts what it is asked, and raises what a test wants."""
+    """A memory store that counts queries, and raises the errors of a test."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__(clock=clock or Clock())
@@ -65,7 +65,7 @@ class Store(MemoryStore):
 
 
 def consumer(*streams: str, group: str = "g", ordered: bool = False, lease: float = 30.0) -> Wakeups:
-    """What the services know of a consumer."""
+    """A consumer, as the services see it."""
     return Wakeups(lease, [Reader(stream, group, f"{group}-1", ordered) for stream in streams])
 
 

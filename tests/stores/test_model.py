@@ -61,7 +61,7 @@ class Side:
         self.deliveries: dict[Handle, Delivery] = {}
 
     async def learn(self) -> None:
-        """Number what is new. It stands at the end, so the order tells which is which."""
+        """Number the new entries. They are at the end, in the same order on both stores."""
         after = self.positions[-1] if self.positions else START
         self.positions += [entry.position for entry in await self.store.scan(STREAM, after=after, limit=ALL)]
         after = self.letters[-1] if self.letters else ""
@@ -92,7 +92,7 @@ class Side:
 
 
 class Stores(RuleBasedStateMachine):
-    """Two groups with two consumers each; no time passes but for what is due at once."""
+    """Two groups with two consumers each; no time passes, except for entries that are due at once."""
 
     def __init__(self, open_other: Callable[[], Store], *, is_fenced: bool) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Stores(RuleBasedStateMachine):
     @rule(group=groups, at=some)
     def seek(self, group: str, at: int) -> None:
         number = at % (self.entries + 1) - 1
-        # A store may forget at a seek what was not asked for.
+        # A seek may drop the count of trimmed entries, so ask for it first.
         self.trimmed_unread(group)
         self.both(lambda side: side.store.seek(STREAM, group, side.place(number)))
         self.begun[group] = {each for each in self.begun[group] if each <= number}
@@ -415,7 +415,7 @@ class Stores(RuleBasedStateMachine):
             self.runner.close()
 
     def _nothing_is_lost(self, group: str) -> None:
-        """What the group was to see it has seen, but for what it was told to pass over."""
+        """The group has seen every entry that is for it, except those that a seek or a forced trim skipped."""
         side = self.sides[0]
         for entry in self.runner.run(side.store.scan(STREAM, limit=ALL)):
             if isinstance(entry.record, Record) and entry.record.only_group in (None, group):
@@ -432,8 +432,7 @@ async def _append(
     known = set(side.positions)
     found = await side.store.append(STREAM, records, dedup_window=dedup_window, search_after=search_after)
     await side.learn()
-    # Where an id stands twice, stores differ on which of the places they tell.
-    # One that is only scheduled has none yet.
+    # If an id is stored twice, stores may return either position. A scheduled entry has no position yet.
     return [-1 if position in known or position not in side.positions else side.number(position) for position in found]
 
 

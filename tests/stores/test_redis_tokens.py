@@ -1,4 +1,4 @@
-"""The tokens of leases on Redis: the server's delivery count, and what the reader counts beside it."""
+"""The tokens of leases on Redis: the delivery counts of the server and of the reader."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def delivery(position: str, token: str, reader: Reader = READER) -> Delivery:
     return Delivery(reader, position, order(), lease=token)
 
 
-# What the reader counts.
+# The count of the reader.
 
 
 def test_a_lease_from_a_read_is_the_first() -> None:
@@ -95,7 +95,7 @@ def test_a_token_that_this_store_did_not_make_is_gone(token: str) -> None:
     assert GONE == Tokens().number(OWN, delivery("1-0", token))
 
 
-# What the server counts.
+# The count of the server.
 
 
 @pytest.fixture(params=binaries(), ids=version)
