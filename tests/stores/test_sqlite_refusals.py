@@ -50,7 +50,7 @@ async def test_a_file_with_something_of_another_program_in_it_is_refused_by_name
     sql(path, statements)
 
     for read_only in (False, True):
-        with pytest.raises(ConfigurationError, match=f"holds what forebay did not make: {FOREIGN[statements]}"):
+        with pytest.raises(ConfigurationError, match=f"holds objects of another program: {FOREIGN[statements]}"):
             async with SQLiteStore(path, read_only=read_only):
                 pass
 

@@ -33,7 +33,7 @@ async def steps(store: SQLiteStore, *, ignore_groups: tuple[str, ...] = ()) -> i
             turn.connection.set_progress_handler(None)
         return ticks
 
-    return await store._look(count)  # there is no public way to the connection
+    return await store._query(count)  # there is no public way to the connection
 
 
 async def fill(store: SQLiteStore, count: int) -> None:

@@ -47,23 +47,23 @@ class Connections:
             raise
         return cls(home, database, line, namespace, inspector)
 
-    async def look(self, look: Callable[[Transaction], Result]) -> Result:
+    async def query(self, query: Callable[[Transaction], Result]) -> Result:
         """Run a query in one read transaction; return its result."""
-        return await self._inspector.call(partial(self._inspect, look))
+        return await self._inspector.call(partial(self._inspect, query))
 
-    def _inspect(self, look: Callable[[Transaction], Result]) -> Result:
+    def _inspect(self, query: Callable[[Transaction], Result]) -> Result:
         try:
-            return self._database.guard.run(partial(self._look, look))
+            return self._database.guard.run(partial(self._query, query))
         except apsw.Error as error:
             raise to_store_error(error, str(self._database.path)) from error
 
-    def _look(self, look: Callable[[Transaction], Result]) -> Result:
+    def _query(self, query: Callable[[Transaction], Result]) -> Result:
         clock = self._database.clock
         with self._line as connection:
             self._line.check()
             connection.execute("BEGIN")
             try:
-                return look(Transaction(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch))
+                return query(Transaction(connection, self._namespace, clock.now(), clock.wall(), self._database.epoch))
             except SUSPICIOUS:
                 self._line.check()
                 raise

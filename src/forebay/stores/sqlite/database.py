@@ -70,7 +70,7 @@ class Database:
         if not self._any_file_system and (kind := network_filesystem(self.path)) is not None:
             raise ConfigurationError(
                 f"{self.path} is on a file system of type {kind}, where several processes can damage a database:"
-                " use a local disk; or, where this process is surely the only one, say ?any_file_system=true in the URL"
+                " use a local disk; or, if no other process uses it, say ?any_file_system=true in the URL"
             )
         try:
             connection = self._open(0 if self._read_only else apsw.SQLITE_OPEN_CREATE)

@@ -12,7 +12,7 @@ _CHOSEN = "FROM dead WHERE stream_id = ? AND number IN (SELECT value FROM json_e
 _WITH_A_GROUP = f"{_CHOSEN} AND group_name <> ''"
 
 
-# An event that is only scheduled under such an id is another one.
+# A row without a position belongs to another event with this id, which is only scheduled.
 _FORGET_SEEN = f"DELETE FROM seen WHERE stream_id = ? AND seq IS NOT NULL AND id IN (SELECT id {_CHOSEN})"  # noqa: S608  # constants
 _FORGET_HANDLED = f"""
     DELETE FROM handled WHERE (group_id, id) IN (
@@ -38,7 +38,7 @@ def redrive(tx: Transaction, stream: str, ids: Sequence[str]) -> int:
 
 
 def discard(tx: Transaction, stream: str, ids: Sequence[str]) -> int:
-    """Remove dead letters, and what is remembered of their events' ids; return how many there were."""
+    """Remove dead letters, and forget the ids of their events; return how many there were."""
     stream_id = tx.stream(stream)
     if stream_id is None:
         return 0

@@ -47,7 +47,7 @@ Writers = Mapping[int, int]
 
 
 class Changed(Exception):
-    """The files are not as SQLite left them. The text says what was found."""
+    """The files are not as SQLite left them. The text says how they differ."""
 
 
 class Line:
@@ -415,7 +415,7 @@ class Guard:
         if stored is None and is_same and state is not None and state.is_between:
             stored = self._stored  # with its log it may be whole: the check after the opening decides
         if stored is None or not contains(stored, self._stored if is_same_index else self._floor):
-            raise self._damaged(f"{changed}, and what is at its path now is an older state, or another file")
+            raise self._damaged(f"{changed}, and the file at its path now is an older state, or another file")
         try:
             if opened and places is not None and is_same and self._is_log_to_be_saved(places, opened[0]):
                 self._save_log(opened[0])
@@ -466,20 +466,20 @@ class Guard:
         connection.execute("BEGIN")
         try:
             if not contains(_writers(connection), self._known):
-                raise self._damaged(f"{changed}, and what is at its path now lacks the last events")
+                raise self._damaged(f"{changed}, and the file at its path now lacks the last events")
             status = self.path.stat()
             state = (_identity(status), status.st_mtime_ns, status.st_size, self._log.stat().st_size)
             if state == self._refused or connection.execute("PRAGMA integrity_check(1)").get != "ok":
                 self._refused = state
-                raise self._damaged(f"{changed}, and what is at its path now is not whole")
+                raise self._damaged(f"{changed}, and the file at its path now is not whole")
         finally:
             connection.execute("ROLLBACK")
 
     def _damaged(self, found: str) -> StoreDamaged:
         return StoreDamaged(
             f"{self.path}: {found}: nothing more is written to it. Put back the files that were there; or, to go on"
-            " with what is there now, or a backup, stop all that have it open, delete the -wal and -shm files beside"
-            " it, and open the store again"
+            " with the file that is there now, or a backup, stop all programs that have it open, delete the -wal and"
+            " -shm files beside it, and open the store again"
         )
 
     def _adopt(self, connection: apsw.Connection, index: WalIndex, *, read_only: bool) -> None:

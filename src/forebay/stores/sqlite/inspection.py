@@ -1,4 +1,4 @@
-"""What can be looked up without changing anything. Each runs inside a reading transaction."""
+"""The queries: scan, locate, stats, pending, dead letters. Each runs inside a read transaction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forebay.stores.sqlite.transaction import LAST, Transaction, parse
 
 
 def scan(tx: Transaction, stream: str, *, after: str, until: str, limit: int, newest: bool) -> list[Entry]:
-    """Entries behind `after` up to `until`, oldest first."""
+    """Entries after `after` up to `until`, oldest first."""
     stream_id = tx.stream(stream)
     if stream_id is None or limit < 1:
         return []
@@ -41,9 +41,9 @@ def locate(tx: Transaction, stream: str, moment: float) -> int:
 
 
 def _locate(tx: Transaction, stream: str, moment: float) -> int:
-    """The same for a moment by the file's own time.
+    """The same for a moment of the file's own time.
 
-    A search by halves: where that went back while entries came in, over a restart of the machine, it is that far off.
+    A binary search. If that time went back over a restart of the machine, the result is off by as much.
     """
     stream_id = tx.stream(stream)
     if stream_id is None:
@@ -64,7 +64,7 @@ def _locate(tx: Transaction, stream: str, moment: float) -> int:
 
 
 class Counted(NamedTuple):
-    """What a look has counted: so many `entries` stand behind `mark` and up to `head`, the first of them at `first`."""
+    """The number of `entries` after `mark` and up to `head`, as a query counted them; the first is at `first`."""
 
     mark: int
     first: int
@@ -75,9 +75,9 @@ class Counted(NamedTuple):
 def trim_limit(
     tx: Transaction, stream: str, *, max_length: int | None, max_age: float | None, known: Counted | None
 ) -> tuple[int, Counted | None]:
-    """The last position that a trim is to remove, 0 for none, and what was counted to find it.
+    """The last position for a trim to remove, 0 for none, and the count that found it.
 
-    With what the look before has `known`, it costs as much as was changed since.
+    With the count of the query before (`known`) it costs as much as was changed since.
     """
     stream_id = tx.stream(stream)
     if stream_id is None:
@@ -88,13 +88,13 @@ def trim_limit(
 
 
 def _newest(tx: Transaction, stream_id: int, length: int, known: Counted | None) -> Counted | None:
-    """The newest `length` entries; None where there are surely no more of them."""
+    """The newest `length` entries; None if there certainly are no more than these."""
     first, head = _first(tx, stream_id, 0), tx.head(stream_id)
-    # Positions are counted over all streams, so there may be fewer entries than that, and never more.
+    # Positions are counted over all streams: the stream has at most `head - first + 1` entries.
     if first is None or head - first < length:
         return None
     if known is None or first > known.first:
-        # A trim went further than what was counted: of all that stands behind it nothing is known.
+        # A trim has removed counted entries: the number of the rest is unknown.
         known = _count(tx, stream_id, length)
     else:
         behind = "SELECT count(*) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
@@ -111,7 +111,7 @@ def _newest(tx: Transaction, stream_id: int, length: int, known: Counted | None)
 
 
 def _count(tx: Transaction, stream_id: int, length: int) -> Counted:
-    """The newest `length` entries, or all where there are fewer."""
+    """The newest `length` entries, or all if there are fewer."""
     newest = "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? ORDER BY seq DESC"
     mark = tx.value(f"{newest} LIMIT 1 OFFSET ?", (stream_id, length))
     count = length if mark is not None else tx.value(f"SELECT count(*) FROM ({newest})", (stream_id,))
@@ -119,14 +119,14 @@ def _count(tx: Transaction, stream_id: int, length: int) -> Counted:
 
 
 def _first(tx: Transaction, stream_id: int, behind: int) -> int | None:
-    """The first entry behind a position."""
+    """The first entry after a position."""
     first = "SELECT min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
     found: int | None = tx.value(first, (stream_id, behind))
     return found
 
 
 def begins_unfinished(tx: Transaction, stream: str, *, ignore_groups: Collection[str]) -> bool:
-    """Whether the first entry of a stream is one that a group has not finished, other than those in `ignore_groups`."""
+    """Whether a group has not finished the first entry of a stream. Groups in `ignore_groups` do not count."""
     stream_id = tx.stream(stream)
     first = None if stream_id is None else _first(tx, stream_id, 0)
     unfinished = f"SELECT 1 {UNFINISHED} AND e.seq = ?"
@@ -134,7 +134,7 @@ def begins_unfinished(tx: Transaction, stream: str, *, ignore_groups: Collection
 
 
 def handled(tx: Transaction, stream: str, group: str, ids: Sequence[str]) -> set[str]:
-    """Those of the ids that the group remembers."""
+    """The ids that the group remembers, of these."""
     found = tx.find_group(stream, group)
     if found is None:
         return set()
@@ -146,7 +146,7 @@ def handled(tx: Transaction, stream: str, group: str, ids: Sequence[str]) -> set
 
 
 def dead_letters(tx: Transaction, stream: str, *, group: str | None, after: str, limit: int) -> list[DeadLetter]:
-    """Dead letters behind `after`, oldest first."""
+    """Dead letters after `after`, oldest first."""
     rows = select(
         tx.connection,
         [
@@ -154,7 +154,7 @@ def dead_letters(tx: Transaction, stream: str, *, group: str | None, after: str,
             "CAST(e.group_name AS BLOB)",
             "CAST(e.seq AS INTEGER)",
             "CAST(e.error AS BLOB)",
-            # What is no time of the calendar is taken for its nearest end.
+            # A time outside of the calendar becomes the nearest one in it.
             f"max(0, min(CAST(e.failed_at AS REAL), {_FAR}))",
             "CAST(e.attempts AS INTEGER)",
             "CAST(e.traceback AS BLOB)",
@@ -199,7 +199,7 @@ def groups(tx: Transaction, stream: str) -> list[str]:
 
 
 def pending(tx: Transaction, stream: str, group: str, *, after: str, limit: int) -> list[Pending]:
-    """What a group has begun and not finished."""
+    """The pending entries of a group."""
     found = tx.find_group(stream, group)
     if found is None:
         return []
@@ -223,7 +223,7 @@ def pending(tx: Transaction, stream: str, group: str, *, after: str, limit: int)
 
 
 def stats(tx: Transaction, streams: Sequence[str] | None) -> list[StreamStats]:
-    """All streams of the namespace, or some, by name."""
+    """The statistics of all streams of the namespace, or of some, by name."""
     rows = tx.rows(
         f"SELECT id, {NAME} FROM streams WHERE namespace = ?1"
         " AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2))) ORDER BY name",
@@ -233,7 +233,7 @@ def stats(tx: Transaction, streams: Sequence[str] | None) -> list[StreamStats]:
 
 
 def strays(tx: Transaction) -> list[str]:
-    """What other programs gave names that forebay has not."""
+    """A sentence for each invalid name that another program made."""
     space = (tx.namespace,)
     streams = tx.rows(f"SELECT {NAME} FROM streams WHERE namespace = ?", space)
     groups = tx.rows(
@@ -247,7 +247,7 @@ def strays(tx: Transaction) -> list[str]:
 
 
 def _stream_stats(tx: Transaction, stream_id: int, name: str) -> StreamStats:
-    # min and max each on their own: together they would go through the whole index.
+    # min and max in separate queries: a query for both would scan the whole index.
     [(length, scheduled, dead, first, last)] = tx.rows(
         "SELECT (SELECT count(*) FROM entries WHERE stream_id = ?1),"
         " (SELECT count(*) FROM scheduled WHERE stream_id = ?1),"
@@ -274,7 +274,7 @@ def _stream_stats(tx: Transaction, stream_id: int, name: str) -> StreamStats:
 
 def _group_stats(tx: Transaction, stream_id: int, group_id: int, name: str, cursor: int) -> GroupStats:
     [(lag, pending, waiting, consumers, dead, oldest)] = tx.rows(
-        # Behind the cursor, but not what is meant for others.
+        # The entries after the cursor, without those for other groups.
         "SELECT (SELECT count(*) FROM entries WHERE stream_id = :stream AND seq > :cursor)"
         " - (SELECT count(*) FROM entries INDEXED BY entries_for_one"
         "    WHERE stream_id = :stream AND seq > :cursor AND only_group IS NOT NULL AND only_group <> :name),"

@@ -12,12 +12,13 @@ from forebay.stores.sqlite.rows import COLUMNS, FIELDS, ID, PLACEHOLDERS, Row, i
 from forebay.stores.sqlite.transaction import Transaction
 
 TRIMMED_AT_ONCE = 5_000
-"""Entries that one transaction removes, so that a long trim does not hold up everyone else."""
+"""Entries that one transaction removes, so that a long trim does not delay other moves."""
 EXPIRED_PER_CALL = 1_000
+"""Expired ids that one move forgets."""
 
 
 MOMENTS = 1e12
-"""An event for a moment of Unix time has MOMENTS + that as its `due`: more seconds than any machine runs."""
+"""A record that is scheduled for a moment has MOMENTS + its Unix time as `due`: longer than any machine runs."""
 
 _SCHEDULE = f"INSERT INTO scheduled (stream_id, due, at, {COLUMNS}) VALUES (?, ?, ?, {PLACEHOLDERS})"  # noqa: S608  # constants
 IS_RIPE = f"""
@@ -33,7 +34,7 @@ _APPEND_DUE = f"""
 
 
 class Append(msgspec.Struct, frozen=True):
-    """A plain append. Those that stand next to each other in a transaction become one statement."""
+    """A plain append. Appends that follow one another in a transaction become one statement."""
 
     stream: str
     rows: Sequence[Row]
@@ -43,11 +44,11 @@ class Append(msgspec.Struct, frozen=True):
 
 
 def append(tx: Transaction, moves: Sequence[Append]) -> list[list[str]]:
-    """Carry out several appends in their order; return the positions of each."""
+    """Carry out appends in their order; return the positions of each."""
     ids = {stream: tx.make_stream(stream) for stream in dict.fromkeys([move.stream for move in moves])}
     rows = [(ids[move.stream], *row) for move in moves for row in move.rows]
     last = insert(tx.connection, tx.time, rows)
-    # This transaction is the only writer, so that its positions follow one another.
+    # No other transaction writes at the same time, so the positions are consecutive.
     before = last - len(rows)
     tx.last_before = before if tx.last_before is None else tx.last_before
     numbers = list(map(str, range(before + 1, last + 1)))
@@ -63,7 +64,7 @@ def append(tx: Transaction, moves: Sequence[Append]) -> list[list[str]]:
 def append_once(
     tx: Transaction, stream: str, rows: Sequence[Row], *, dedup_window: float | None, search_after: str | None
 ) -> list[str]:
-    """Append those rows whose ids are not known yet; return the positions of all."""
+    """Append the rows with new ids; return the positions of all."""
     stream_id = tx.make_stream(stream)
     seen = _seen(tx, stream_id, rows) if dedup_window is not None else {}
     known = (_find(tx, stream_id, rows, tx.place(search_after, stream_id)) if search_after is not None else {}) | seen
@@ -123,7 +124,7 @@ def append_due(tx: Transaction, stream: str, *, limit: int) -> int:
 
 
 def trim(tx: Transaction, stream: str, *, until: int, force: bool, ignore_groups: Collection[str]) -> Trimmed:
-    """Remove at most TRIMMED_AT_ONCE of the entries up to `until`, the oldest first."""
+    """Remove entries up to `until`, the oldest first, at most TRIMMED_AT_ONCE."""
     stream_id = tx.stream(stream)
     last = tx.value(
         "SELECT max(seq) FROM (SELECT seq FROM entries WHERE stream_id = ? AND seq <= ? ORDER BY seq LIMIT ?)",
@@ -154,7 +155,7 @@ UNFINISHED = """
 
 
 def _find(tx: Transaction, stream_id: int, rows: Sequence[Row], search_after: int) -> dict[str, str]:
-    """The first position behind `search_after` of each id."""
+    """The first position after `search_after` of each id."""
     found = tx.rows(
         "SELECT id, min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
         " AND only_group IS NULL AND id IN (SELECT value FROM json_each(?)) GROUP BY id",
@@ -164,7 +165,7 @@ def _find(tx: Transaction, stream_id: int, rows: Sequence[Row], search_after: in
 
 
 def _seen(tx: Transaction, stream_id: int, rows: Sequence[Row]) -> dict[str, str]:
-    """The position of each remembered id; START for one that is only scheduled."""
+    """The position of each remembered id; START if its event is only scheduled."""
     found = tx.rows(
         "SELECT id, seq FROM seen WHERE stream_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
         (stream_id, tx.time, _ids(rows)),
@@ -173,7 +174,7 @@ def _seen(tx: Transaction, stream_id: int, rows: Sequence[Row]) -> dict[str, str
 
 
 def _fresh(rows: Sequence[Row], known: dict[str, str]) -> list[Row]:
-    """The rows whose id is not known, each id once. An empty id names nothing."""
+    """The rows whose id is not known, each id once, and all rows with an empty id."""
     fresh: dict[str | int, Row] = {}
     for number, row in enumerate(rows):
         if row[ID] not in known:

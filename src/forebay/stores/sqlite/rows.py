@@ -181,7 +181,7 @@ def _decoder(lead: int) -> msgspec.json.Decoder[list[tuple[Any, ...]]]:
 
 
 def _from_values(values: Sequence[Any]) -> Record | Foreign:
-    # One flipped bit in the header of a row shifts all columns; if the checksum becomes NULL, only the types tell.
+    # One flipped bit in the header of a row shifts all columns; if the checksum becomes NULL, only the types show it.
     is_text = all(value is None or value.__class__ is str for value in values[:-1])
     return _from_texts(values) if is_text or None in values[:4] else _damaged(values)
 

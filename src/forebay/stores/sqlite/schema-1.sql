@@ -1,13 +1,13 @@
 -- forebay's file format, version 1 (`PRAGMA user_version`; `PRAGMA application_id` says "fore").
--- Each later `schema-N.sql` brings a file from the version before to version N.
+-- Each later `schema-N.sql` upgrades a file of version N - 1 to version N.
 --
--- Where a row stands is its state: an entry of a group is unread (behind the group's cursor), pending
+-- The place of a row is its state: an entry of a group is unread (after the group's cursor), pending
 -- (a row in `pending` with a consumer), waiting (one without), dead (a copy in `dead`), or done (no row).
 --
--- Times are seconds. `appended`, `at`, `expires` and `failed_at` are Unix time. That is the file's own: the time since
--- the start of the machine plus the `epoch` in `meta`, which the first process after that start has set, so that no
--- other one's wall clock changes it. `leased_at` and `due` count from the start of the machine, whose boot id is in `meta`; but what is scheduled for a moment is due at
--- 1e12 + `at`, and comes when the machine's wall clock says `at`.
+-- Times are seconds. `appended`, `at`, `expires` and `failed_at` are Unix time, the file's own: the time since the start
+-- of the machine plus the `epoch` in `meta`. The first process after that start sets the epoch, so that the wall clocks
+-- of others do not change the time. `leased_at` and `due` count from the start of the machine, whose boot id is in
+-- `meta`. The `due` of a record that is scheduled for a moment is 1e12 + `at`, and is compared with the wall clock.
 
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
@@ -21,7 +21,7 @@ CREATE TABLE streams (
     UNIQUE (namespace, name)
 );
 
--- `seq` is the position. Any program may insert here; what it leaves out is NULL.
+-- `seq` is the position. Any program may insert here; columns that it leaves out are NULL.
 CREATE TABLE entries (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     stream_id  INTEGER NOT NULL REFERENCES streams,
@@ -84,7 +84,7 @@ CREATE TABLE pending (
 ) WITHOUT ROWID;
 CREATE INDEX pending_by_due ON pending (group_id, due) WHERE consumer IS NULL;
 
--- Ids that a group has handled, where it was told to remember them.
+-- Ids of events that a group has acked with `remember`.
 CREATE TABLE handled (
     group_id INTEGER NOT NULL REFERENCES groups,
     id       TEXT NOT NULL,

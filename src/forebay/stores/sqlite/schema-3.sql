@@ -1,4 +1,4 @@
--- Version 3: what forebay wrote it recognises, so that a disk that changed it is found out.
+-- Version 3: a checksum of each record, so that damage by a disk is found.
 
 -- CRC-32 of the fields; NULL where other programs, or earlier versions, wrote the row.
 ALTER TABLE entries ADD COLUMN checksum INTEGER;

@@ -1,4 +1,4 @@
--- Version 5: who has written lately, so that a state of the file is known for an older one, and what groups missed.
+-- Version 5: the last writers, by which an older state of the file is recognised; and entries trimmed unread.
 
 -- Each transaction of forebay gives its writer the next number: a state that lacks a number is an older one.
 CREATE TABLE writers (
@@ -7,7 +7,7 @@ CREATE TABLE writers (
 );
 INSERT INTO writers (id, number) VALUES (random(), 1);
 
--- Entries that left a stream, removed by any program, before the group had read them. Counted until it is told.
+-- Entries that any program removed before the group had read them, counted until `trimmed_unread` returns the number.
 ALTER TABLE groups ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;
 CREATE TRIGGER entries_missed AFTER DELETE ON entries
 WHEN EXISTS (SELECT 1 FROM groups WHERE stream_id = OLD.stream_id AND cursor < OLD.seq)

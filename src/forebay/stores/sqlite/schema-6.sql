@@ -1,5 +1,5 @@
--- Version 6: a lease has a token, which its holder gives back.
+-- Version 6: a lease has a token.
 
-ALTER TABLE pending ADD COLUMN lease INTEGER;    -- made anew at each lease; NULL: it waits, or an earlier version leased it
+ALTER TABLE pending ADD COLUMN lease INTEGER;    -- the token; NULL: it waits, or an earlier version leased it
 
 PRAGMA user_version = 6;

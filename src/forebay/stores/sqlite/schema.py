@@ -29,14 +29,14 @@ def check_schema(connection: apsw.Connection, version: int, path: str) -> None:
     foreign = [key for key in found.keys() - expected.keys() if key[0] != "index"]
     if foreign:
         raise ConfigurationError(
-            f"{path} is forebay's, and holds what forebay did not make: {_names(foreign)}. Triggers change what is"
-            " stored, and an upgrade may need the names: drop these, or keep them in a file of their own"
+            f"{path} is forebay's, and holds objects of another program: {_names(foreign)}. Triggers change the"
+            " events that are stored, and an upgrade may need the names: drop them, or keep them in another file"
         )
     altered = [key for key in expected if found.get(key) != expected[key]]
     if altered:
         raise StoreDamaged(
-            f"{path}: its tables are not those that forebay made, but were altered: {_names(altered)}. Undo what was"
-            " done to them, or restore a backup"
+            f"{path}: its tables are not those that forebay made, but were altered: {_names(altered)}. Undo the"
+            " changes, or restore a backup"
         )
 
 

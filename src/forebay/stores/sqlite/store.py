@@ -1,4 +1,4 @@
-"""The Store on SQLite: the async face of the moves."""
+"""The Store on SQLite: it checks names and hands each move to the thread that carries it out."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ from forebay.stores.sqlite.log import Append
 from forebay.stores.sqlite.names import Names
 from forebay.stores.sqlite.rows import to_row
 from forebay.stores.sqlite.transaction import Transaction
-from forebay.stores.sqlite.writer import Look
+from forebay.stores.sqlite.writer import Precheck
 
 Result = TypeVar("Result")
 
-ORDERED_INTERVAL = 0.05
-"""Seconds between two looks of an ordered reader: nothing tells it that another one has finished."""
+ORDERED_POLL_SECONDS = 0.05
+"""Seconds between two reads of an ordered reader that waits: no signal comes when the other consumer has finished."""
 
 
 class SQLiteStore:
     """Streams in one SQLite file, which any number of processes of one machine share.
 
-    `synchronous="full"` flushes every commit to the disk; "normal" leaves that to the system, so that
-    a power failure may take the last commits with it, and is several times faster for single events.
-    Whoever finds the file locked tries for `busy_timeout` seconds. Keep the file on a local disk: network
-    and FUSE file systems are refused, unless `any_file_system`. With `read_only` nothing is made or changed: a file
-    that does not exist is `NotFound`, and every move is refused (`StoreDenied`).
+    `synchronous="full"` flushes every commit to the disk. "normal" leaves that to the system: several times faster for
+    single events, but a power failure may lose the last commits. If another process holds the lock on the file, a move
+    waits for it up to `busy_timeout` seconds. Keep the file on a local disk: network and FUSE file systems are refused,
+    unless `any_file_system`. With `read_only` the store makes and changes nothing: a missing file is `NotFound`, and
+    each move raises `StoreDenied`.
 
     Positions are whole numbers, counted over all streams of the file.
     """
@@ -119,7 +119,7 @@ class SQLiteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         connections, self._open = self._open, None
-        # After a fork the threads are in the other process, and so are the locks.
+        # After a fork the threads and the locks are in the other process.
         if connections is not None and not connections.home.forked():
             await finish(connections.close())
 
@@ -138,7 +138,7 @@ class SQLiteStore:
             return []
         rows = list(map(to_row, records))
         if dedup_window is None and search_after is None:
-            # The hot path: without the detour by way of `_move`.
+            # The hot path: without the call of `_move`.
             positions: list[str] = await self._connections().writer.submit(Append(stream, rows))
             return positions
         return await self._move(
@@ -165,14 +165,14 @@ class SQLiteStore:
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:
         self._names.check(stream)
-        return await self._look(
+        return await self._query(
             partial(inspection.scan, stream=stream, after=after, until=until, limit=limit, newest=newest)
         )
 
     async def locate(self, stream: str, moment: datetime) -> str:
         self._names.check(stream)
         aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-        return str(await self._look(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
+        return str(await self._query(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
 
     async def trim(
         self,
@@ -187,8 +187,8 @@ class SQLiteStore:
         self._names.check_groups(ignore_groups)
         place = (stream, max_length)
         limit = partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age)
-        until, self._counted[place] = await self._look(partial(limit, known=self._counted.get(place)))
-        if not force and await self._look(
+        until, self._counted[place] = await self._query(partial(limit, known=self._counted.get(place)))
+        if not force and await self._query(
             partial(inspection.begins_unfinished, stream=stream, ignore_groups=ignore_groups)
         ):
             return Trimmed(0, 0)
@@ -203,7 +203,7 @@ class SQLiteStore:
                 break
         return Trimmed(removed, dropped)
 
-    # What consumers do.
+    # Groups and leases.
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
         self._names.check(stream, group)
@@ -227,16 +227,16 @@ class SQLiteStore:
         reader = check_readers(readers)
         self._names.check_readers(readers)
         move: Callable[[Transaction], list[Delivery]] = partial(leases.read, readers=readers, limit=limit)
-        look = partial(leases.can_read, readers=readers)
+        precheck = partial(leases.can_read, readers=readers)
         connections = self._connections()
-        found = await self._move(move, look)
+        found = await self._move(move, precheck)
         if found or wait <= 0 or self._open is not connections:
             return found
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
         with connections.arrivals.expect([reader.stream for reader in readers]) as woken:
-            while not (found := await self._move(move, look)) and (left := deadline - clock()) > 0:
-                await connections.arrivals.wait(woken, min(left, ORDERED_INTERVAL) if reader.ordered else left)
+            while not (found := await self._move(move, precheck)) and (left := deadline - clock()) > 0:
+                await connections.arrivals.wait(woken, min(left, ORDERED_POLL_SECONDS) if reader.ordered else left)
                 woken.clear()
                 if self._open is not connections:
                     break
@@ -244,8 +244,8 @@ class SQLiteStore:
 
     async def append_due(self, stream: str, *, limit: int = 500) -> int:
         self._names.check(stream)
-        look = partial(log.has_due, stream=stream)
-        return await self._move(partial(log.append_due, stream=stream, limit=limit), look) or 0
+        precheck = partial(log.has_due, stream=stream)
+        return await self._move(partial(log.append_due, stream=stream, limit=limit), precheck) or 0
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
         self._names.check_readers([reader])
@@ -255,7 +255,7 @@ class SQLiteStore:
 
     async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
         self._names.check_readers(readers)
-        return await self._look(partial(leases.outlook, readers=readers))
+        return await self._query(partial(leases.outlook, readers=readers))
 
     def arrivals(self) -> AsyncGenerator[str | None, None]:
         return self._connections().arrivals.names()
@@ -277,7 +277,7 @@ class SQLiteStore:
 
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
         self._names.check(stream, group)
-        return await self._look(partial(inspection.handled, stream=stream, group=group, ids=ids))
+        return await self._query(partial(inspection.handled, stream=stream, group=group, ids=ids))
 
     async def retry(
         self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
@@ -302,7 +302,7 @@ class SQLiteStore:
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
         self._names.check(stream, group)
-        return await self._look(partial(inspection.dead_letters, stream=stream, group=group, after=after, limit=limit))
+        return await self._query(partial(inspection.dead_letters, stream=stream, group=group, after=after, limit=limit))
 
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
         self._names.check(stream)
@@ -312,30 +312,30 @@ class SQLiteStore:
         self._names.check(stream)
         return await self._move(partial(dead_letters.discard, stream=stream, ids=ids))
 
-    # What operators ask.
+    # Inspection.
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         for stream in streams or ():
             self._names.check(stream)
-        return await self._look(partial(inspection.stats, streams=streams))
+        return await self._query(partial(inspection.stats, streams=streams))
 
     async def streams(self) -> list[str]:
-        return await self._look(inspection.streams)
+        return await self._query(inspection.streams)
 
     async def time(self, stream: str) -> float:
         self._names.check(stream)
-        return await self._look(lambda tx: tx.time + tx.shift)
+        return await self._query(lambda tx: tx.time + tx.shift)
 
     async def groups(self, stream: str) -> list[str]:
         self._names.check(stream)
-        return await self._look(partial(inspection.groups, stream=stream))
+        return await self._query(partial(inspection.groups, stream=stream))
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
         self._names.check(stream, group)
-        return await self._look(partial(inspection.pending, stream=stream, group=group, after=after, limit=limit))
+        return await self._query(partial(inspection.pending, stream=stream, group=group, after=after, limit=limit))
 
     async def strays(self) -> list[str]:
-        return await self._look(inspection.strays)
+        return await self._query(inspection.strays)
 
     async def durability(self) -> Durability:
         self._connections()
@@ -353,10 +353,10 @@ class SQLiteStore:
 
     async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
         self._names.check(stream)
-        return await self._look(partial(notes.notes, stream=stream, names=names))
+        return await self._query(partial(notes.notes, stream=stream, names=names))
 
     async def streams_with_notes(self) -> list[str]:
-        return await self._look(notes.streams_with_notes)
+        return await self._query(notes.streams_with_notes)
 
     async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
@@ -364,17 +364,17 @@ class SQLiteStore:
         self._names.check(stream)
         return await self._move(partial(notes.set_note, stream=stream, name=name, value=value, expected=expected))
 
-    # From one store to another.
+    # Transfer.
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
         self._names.check(stream)
-        return await self._look(partial(transfer.scheduled, stream=stream, after=after, limit=limit))
+        return await self._query(partial(transfer.scheduled, stream=stream, after=after, limit=limit))
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[RememberedId]:
         self._names.check(stream, group)
-        return await self._look(partial(transfer.remembered, stream=stream, group=group, after=after, limit=limit))
+        return await self._query(partial(transfer.remembered, stream=stream, group=group, after=after, limit=limit))
 
     async def restore(
         self,
@@ -395,14 +395,14 @@ class SQLiteStore:
         move = partial(transfer.drop, stream=stream, keep_entries=keep_entries, expected=expected or {})
         return await self._move(move)
 
-    # The way to the threads.
+    # The threads.
 
-    async def _move(self, move: Callable[[Transaction], Result], look: Look | None = None) -> Result:
-        result: Result = await self._connections().writer.submit(move, look)
+    async def _move(self, move: Callable[[Transaction], Result], precheck: Precheck | None = None) -> Result:
+        result: Result = await self._connections().writer.submit(move, precheck)
         return result
 
-    async def _look(self, look: Callable[[Transaction], Result]) -> Result:
-        return await self._connections().look(look)
+    async def _query(self, query: Callable[[Transaction], Result]) -> Result:
+        return await self._connections().query(query)
 
     def _connections(self) -> Connections:
         connections = self._open

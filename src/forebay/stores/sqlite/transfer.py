@@ -1,4 +1,4 @@
-"""What moves a stream to another store, and back. Each runs inside a transaction."""
+"""The moves and queries that copy a stream: restore, drop, scheduled, remembered. Each runs inside a transaction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def restore(
     notes: Mapping[str, bytes | None],
     expected: Mapping[str, bytes | None],
 ) -> list[str] | None:
-    """Put items back together with notes; the positions of the entries, or None where notes are not as expected."""
+    """Restore items and notes; return the positions of the entries, or None if the notes are not as expected."""
     if not kept.are(tx, stream, expected):
         return None
     for name, value in notes.items():
@@ -44,7 +44,7 @@ def restore(
 
 
 class _Restoring:
-    """A stream under restoration, and how far it reaches."""
+    """A stream that is being restored, and its last positions."""
 
     def __init__(self, tx: Transaction, stream: str) -> None:
         self._tx = tx
@@ -87,14 +87,14 @@ class _Restoring:
         self._tx.run(_SCHEDULED, (self._id, due, at, *to_row(item.record)))
 
     def _restore_letter(self, letter: DeadLetter) -> None:
-        # One that a stranger wrote has no position.
+        # A dead letter that another program wrote has no position.
         position = parse(letter.position or "0")
         reason = (letter.attempts, letter.error, letter.traceback, letter.failed_at.timestamp())
         values = (self._id, letter.group, position, *reason, *to_fields(letter.record))
         self._last_letter = self._insert(_LETTER, _number(letter.id, self._last_letter), values)
 
     def _insert(self, sql: str, number: int | None, values: tuple[object, ...]) -> int:
-        """Insert a row under its own number, or, where that is taken, under the next one."""
+        """Insert a row under its own number, or, if that is taken, under the next free one."""
         if number is None or not self._tx.run(sql, (number, *values)):
             self._tx.run(sql, (None, *values))
         return self._tx.connection.last_insert_rowid()
@@ -108,7 +108,7 @@ class _Restoring:
 
     def _restore_begun(self, begun: GroupPending) -> None:
         now, pending = self._tx.now, begun.pending
-        # 0 is the start of the machine: a lease from before it has run out.
+        # 0 is the start of the machine: a lease from before it has expired. No consumer has its token.
         leased = None if pending.consumer is None else max(now - (pending.idle or 0.0), 0.0)
         due = now + (pending.due or 0.0) if pending.consumer is None else None
         failure = pending.last_failure
@@ -137,13 +137,13 @@ class _Restoring:
 
 
 def _number(text: str, last: int) -> int | None:
-    """The number in a position or an id of this store, if it stands behind the last one."""
+    """The number in a position or an id of this store; None if it is not after the last one."""
     number = int(text) if text.isascii() and text.isdecimal() else 0
     return number if last < number < LAST else None
 
 
 def drop(tx: Transaction, stream: str, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
-    """Remove a stream with all that belongs to it, or all but its entries and notes; False as in `restore`."""
+    """Remove a stream, or all of it but its entries and notes; False if the notes are not as expected."""
     if not kept.are(tx, stream, expected):
         return False
     stream_id = tx.stream(stream)
@@ -159,7 +159,7 @@ def drop(tx: Transaction, stream: str, *, keep_entries: bool, expected: Mapping[
 
 
 def scheduled(tx: Transaction, stream: str, *, after: str, limit: int) -> list[Scheduled]:
-    """What is scheduled, by the time that is kept as due; the id is that and the number."""
+    """The scheduled records, ordered by `due` and number, which are also the id of each."""
     due, _, number = after.partition(" ")
     rows = select(
         tx.connection,
@@ -177,7 +177,7 @@ def scheduled(tx: Transaction, stream: str, *, after: str, limit: int) -> list[S
 
 
 def remembered(tx: Transaction, stream: str, *, group: str | None, after: str, limit: int) -> list[RememberedId]:
-    """The ids that a stream or a group remembers, by the alphabet."""
+    """The ids that a stream or a group remembers, sorted."""
     if group is None:
         rows = tx.rows(
             "SELECT id, expires, seq FROM seen WHERE stream_id = ? AND id > ? AND expires > ? ORDER BY id LIMIT ?",

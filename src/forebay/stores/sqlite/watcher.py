@@ -36,7 +36,7 @@ NEXT_COMMIT_SECONDS = 0.005
 ERROR_PAUSE_SECONDS = 0.1
 
 NEW_ENTRIES = 1_000
-"""Entries that are read to tell which streams have grown; if there are more, the heads of all streams are read."""
+"""New entries that are read to find the streams that have grown; if there are more, all streams are read."""
 _NEW_HEADS = """
     SELECT CASE WHEN s.namespace = ? THEN CAST(s.name AS BLOB) END, max(e.seq), count(*)
     FROM (SELECT stream_id, seq FROM entries WHERE seq > ? ORDER BY seq LIMIT ?) e

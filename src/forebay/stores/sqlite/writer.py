@@ -23,7 +23,8 @@ from forebay.stores.sqlite.log import Append, append
 from forebay.stores.sqlite.transaction import Transaction
 
 Move = Callable[[Transaction], Any]
-Look = Callable[[Transaction], bool]
+Precheck = Callable[[Transaction], bool]
+"""Whether a move has anything to do: a query without a transaction."""
 
 MOVES_PER_TRANSACTION = 1_000
 """The writer takes no more moves at this number. The moves of one turn of the event loop stay together."""
@@ -34,7 +35,7 @@ class Job(msgspec.Struct, eq=False):
 
     future: asyncio.Future[Any]
     move: Move
-    look: Look | None = None
+    precheck: Precheck | None = None
     is_settled: bool = False
     result: Any = None
     error: Exception | None = None
@@ -85,16 +86,16 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="forebay-sqlite-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, move: Move, look: Look | None = None) -> asyncio.Future[Any]:
+    def submit(self, move: Move, precheck: Precheck | None = None) -> asyncio.Future[Any]:
         """The future of a move; it gets the result after the commit.
 
-        If `look` returns False, the move is left out, and its result is an empty list. Cancelling the future does not
-        stop the move.
+        If `precheck` returns False, the move is left out, and its result is an empty list. A cancelled future does not
+        stop its move.
         """
         future = self._loop.create_future()
         if not self._collected:
             self._loop.call_soon(self._hand_over)
-        self._collected.append(Job(future, move, look))
+        self._collected.append(Job(future, move, precheck))
         return future
 
     def finish(self) -> None:
@@ -155,17 +156,17 @@ class Writer:
                 self._is_suspect = False
             else:
                 fresh = connection
-            self._settle(fresh, self._worth_it(fresh, [job for job in jobs if not job.is_settled]), changed)
+            self._settle(fresh, self._with_work(fresh, [job for job in jobs if not job.is_settled]), changed)
 
-    def _worth_it(self, connection: apsw.Connection, jobs: list[Job]) -> list[Job]:
+    def _with_work(self, connection: apsw.Connection, jobs: list[Job]) -> list[Job]:
         """The jobs that have something to do. The others are settled with an empty result, without a transaction."""
-        if any(job.look is not None for job in jobs):
+        if any(job.precheck is not None for job in jobs):
             self._line.check()
-        return [job for job in jobs if job.look is None or self._is_worth_it(connection, job, job.look)]
+        return [job for job in jobs if job.precheck is None or self._passes(connection, job, job.precheck)]
 
-    def _is_worth_it(self, connection: apsw.Connection, job: Job, look: Look) -> bool:
+    def _passes(self, connection: apsw.Connection, job: Job, precheck: Precheck) -> bool:
         try:
-            if look(self._transaction(connection)):
+            if precheck(self._transaction(connection)):
                 return True
             job.settle([])
         except Exception as error:  # noqa: BLE001  # it is raised where the move is awaited
