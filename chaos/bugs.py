@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from chaos.dump import Dump
-from chaos.wrapped import Wrapped
 from forebay.errors import StoreUnavailable
 from forebay.event import Record
 from forebay.store import Delivery, Reader, Store
+from forebay.testing import StoreProxy
 
 
-class Counting(Wrapped):
+class Counting(StoreProxy):
     """A bug that strikes each `every`-th time; twins count together."""
 
     every = 1
@@ -39,7 +39,7 @@ class DropsAcknowledged(Counting):
         return await self.store.append(stream, records, **options)  # type: ignore[arg-type]  # passed on
 
 
-class AcksBeforeHandling(Wrapped):
+class AcksBeforeHandling(StoreProxy):
     """Every read entry is acked at once."""
 
     async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
@@ -48,14 +48,14 @@ class AcksBeforeHandling(Wrapped):
         return deliveries
 
 
-class ClaimsNothing(Wrapped):
+class ClaimsNothing(StoreProxy):
     """What dead consumers hold is never taken over."""
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
         return []
 
 
-class DeletesConsumersWithTheirPending(Wrapped):
+class DeletesConsumersWithTheirPending(StoreProxy):
     """A consumer that has fallen silent is removed, with all it holds."""
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
@@ -63,7 +63,7 @@ class DeletesConsumersWithTheirPending(Wrapped):
         return []
 
 
-class TrimsByLength(Wrapped):
+class TrimsByLength(StoreProxy):
     """Each publish trims the stream to its newest twenty, read or not."""
 
     async def append(self, stream: str, records: Sequence[Record], **options: float | str | None) -> list[str]:
@@ -72,7 +72,7 @@ class TrimsByLength(Wrapped):
         return positions
 
 
-class AcksBeforeTheDeadLetter(Wrapped):
+class AcksBeforeTheDeadLetter(StoreProxy):
     """The move to the dead letters is two steps, in the wrong order, and something happens in between."""
 
     async def dead_letter(
@@ -82,14 +82,14 @@ class AcksBeforeTheDeadLetter(Wrapped):
         raise StoreUnavailable("gone between the two steps")
 
 
-class ClaimsWhatIsHeld(Wrapped):
+class ClaimsWhatIsHeld(StoreProxy):
     """A claim does not look how long an entry has been idle."""
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
         return await self.store.claim(reader, idle=0.0, limit=limit)
 
 
-class RenewsWhatOthersHold(Wrapped):
+class RenewsWhatOthersHold(StoreProxy):
     """A lease is renewed without a look at who holds it now."""
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -112,7 +112,7 @@ class SwapsTwo(Counting):
         self._late = asyncio.ensure_future(self.store.append(stream, records))
 
 
-class RedrivesTwice(Wrapped):
+class RedrivesTwice(StoreProxy):
     """A dead letter that is sent round again is sent twice."""
 
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
@@ -142,7 +142,7 @@ def cut_unsynced_tail(dump: Dump) -> None:
             events.discard(event)
 
 
-BUGS: dict[type[Wrapped], str] = {
+BUGS: dict[type[StoreProxy], str] = {
     DropsAcknowledged: "lost",
     AcksBeforeHandling: "lost",
     ClaimsNothing: "stuck",

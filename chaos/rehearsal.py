@@ -7,9 +7,10 @@ they say reaches the store, nor their history, ever again).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,11 +20,11 @@ from chaos.dump import Dump
 from chaos.history import Facts, Pen, Struck, now
 from chaos.soak import Counted, drain
 from chaos.workers import STREAM, Plan, consuming_bus, write_lane
-from chaos.wrapped import Wrapped
 from forebay import EventBus
-from forebay.store import Store
+from forebay.store import Outlook, Store
 from forebay.stores.memory import MemoryStore
-from forebay.testing import eventually
+from forebay.testing import StoreProxy, eventually
+from forebay.testing.proxy import Move
 
 LEASE = 0.2
 COUNT = 40
@@ -34,30 +35,30 @@ WRITER = "w193"
 NOTHING: dict[str, Any] = {"join": False, "retry": False, "dead_letter": False, "ack": 0, "release": 0}
 NOTHING |= {"append_due": 0, "read": [], "take_due": [], "claim": [], "extend": []}
 """The results of the moves of dead consumers."""
+IDLE = Outlook(scheduled=None, waiting=None, leased=False, unread=False)
 
+T = TypeVar("T")
 Bug = Callable[[Store], Store]
 
 
-class Mortal(Wrapped):
+class Mortal(StoreProxy):
     """A store's end of the line to one process, which may be silent for a while, or dead."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.state = {"alive": True, "silent": False}
 
-    def __getattr__(self, name: str) -> Any:
-        move = getattr(self.store, name)
-        if not callable(move):
-            return move
-
-        async def pass_on(*arguments: Any, **options: Any) -> Any:
-            while self.state["silent"]:
-                await asyncio.sleep(0.01)
-            if not self.state["alive"]:
-                return NOTHING[name]
-            return await move(*arguments, **options)
-
-        return pass_on
+    async def around(self, move: Move, call: partial[Coroutine[Any, Any, T]]) -> T:
+        while self.state["silent"]:
+            await asyncio.sleep(0.01)
+        if self.state["alive"]:
+            return await call()
+        if move == "arrivals":
+            await asyncio.Event().wait()
+        # Its bus goes on, but nothing that it does reaches the store.
+        nothing: Any = [IDLE] * len(call.args[0]) if move == "outlook" else NOTHING[move]
+        result: T = nothing
+        return result
 
 
 class MortalPen(Pen):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from chaos.history import Leased, Move, Pen, Settled, now
-from chaos.wrapped import Wrapped
 from forebay.errors import ForebayError, OutcomeUnknown
 from forebay.event import Record
-from forebay.store import Delivery, Failure, Reader, Store
+from forebay.store import Delivery, Store
+from forebay.testing import StoreProxy, proxy
 
 SECOND = 1_000_000_000
 
-Count = TypeVar("Count", int, bool)
+T = TypeVar("T")
 
 
 def name(delivery: Delivery) -> str:
@@ -21,7 +22,7 @@ def name(delivery: Delivery) -> str:
     return delivery.record.source if isinstance(delivery.record, Record) else ""
 
 
-class Witness(Wrapped):
+class Witness(StoreProxy):
     """Stands between the bus and its store. `lease` is the consumers', in seconds."""
 
     def __init__(self, store: Store, pen: Pen, *, lease: float) -> None:
@@ -29,63 +30,44 @@ class Witness(Wrapped):
         self._pen = pen
         self._lease = int(lease * SECOND)
 
-    async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
+    async def around(self, move: proxy.Move, call: partial[Coroutine[Any, Any, T]]) -> T:
+        match move:
+            case "read" | "take_due" | "claim" | "extend":
+                return await self._leasing(move, call)
+            case "ack" | "release":
+                return await self._settling(move, call.args[0], call)
+            case "retry":
+                return await self._settling(move, call.args, call)
+            case "dead_letter":
+                return await self._settling("dead", call.args, call)
+            case _:
+                return await call()
+
+    async def _leasing(self, move: str, call: partial[Coroutine[Any, Any, T]]) -> T:
         # The wait is part of the call: a lease that is given at its end begins later than this says.
-        return await self._leasing("read", lambda: self.store.read(*readers, limit=limit, wait=wait))
-
-    async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
-        return await self._leasing("take_due", lambda: self.store.take_due(reader, limit=limit))
-
-    async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
-        return await self._leasing("claim", lambda: self.store.claim(reader, idle=idle, limit=limit))
-
-    async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        return await self._leasing("extend", lambda: self.store.extend(deliveries))
-
-    async def _leasing(self, move: str, act: Callable[[], Awaitable[list[Delivery]]]) -> list[Delivery]:
-        asked = now()
-        given = await act()
+        requested_at = now()
+        given: Any = await call()
         if given:
             events = [name(delivery) for delivery in given]
-            self._pen.write(Leased(now(), given[0].reader.group, move, asked + self._lease, events))
-        return given
+            self._pen.write(Leased(now(), given[0].reader.group, move, requested_at + self._lease, events))
+        result: T = given
+        return result
 
-    async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
-        return await self._settling("ack", deliveries, lambda: self.store.ack(deliveries, remember=remember))
-
-    async def release(self, deliveries: Sequence[Delivery]) -> int:
-        return await self._settling("release", deliveries, lambda: self.store.release(deliveries))
-
-    async def retry(
-        self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
-    ) -> bool:
-        return await self._settling(
-            "retry", [delivery], lambda: self.store.retry(delivery, delay=delay, keep=keep, failure=failure)
-        )
-
-    async def dead_letter(
-        self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
-    ) -> bool:
-        return await self._settling(
-            "dead",
-            [delivery],
-            lambda: self.store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
-        )
-
-    async def _settling(self, move: Move, deliveries: Sequence[Delivery], act: Callable[[], Awaitable[Count]]) -> Count:
-        asked = now()
+    async def _settling(self, move: Move, deliveries: Sequence[Delivery], call: partial[Coroutine[Any, Any, T]]) -> T:
+        requested_at = now()
         count: int | None = None
         try:
-            answer = await act()
+            answer: Any = await call()
             count = int(answer)
-            return answer
+            result: T = answer
+            return result
         except OutcomeUnknown:
             raise
         except ForebayError:
-            # Surely not done; it will be tried again.
+            # Not done for certain; the caller tries again.
             deliveries = ()
             raise
         finally:
             if deliveries:
                 events = [name(delivery) for delivery in deliveries]
-                self._pen.write(Settled(asked, deliveries[0].reader.group, move, events, count))
+                self._pen.write(Settled(requested_at, deliveries[0].reader.group, move, events, count))

@@ -11,7 +11,8 @@ from chaos.checker import Report, _recovery
 from chaos.history import Struck
 from chaos.ledger import Call, Ledger
 from chaos.rehearsal import rehearse
-from chaos.wrapped import Wrapped
+
+from forebay.testing import StoreProxy
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_a_store_without_a_bug_breaks_no_promise(reports: dict[str, Report]) -> 
 
 
 @pytest.mark.parametrize(("bug", "breach"), BUGS.items(), ids=lambda value: getattr(value, "__name__", value))
-def test_the_checker_finds_a_planted_bug(bug: type[Wrapped], breach: str, reports: dict[str, Report]) -> None:
+def test_the_checker_finds_a_planted_bug(bug: type[StoreProxy], breach: str, reports: dict[str, Report]) -> None:
     report = reports[bug.__name__]
 
     assert report.counts[breach] > 0, (report.counts, report.reached)

@@ -21,7 +21,7 @@ from forebay.signals import LoopFailed
 from forebay.store import Reader
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
-from forebay.testing.faulty import Move
+from forebay.testing.proxy import Move
 from tests.support import killing
 from tests.support.consumers import Span, consume, spans
 from tests.support.killing import Point

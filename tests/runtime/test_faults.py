@@ -13,7 +13,7 @@ from forebay.signals import DeadLettered, GroupCreated, LateAck, LeaseLost, Loop
 from forebay.store import Delivery, Reader
 from forebay.stores.memory import MemoryStore
 from forebay.testing import FaultyStore, eventually
-from forebay.testing.faulty import Move
+from forebay.testing.proxy import Move
 
 QUICK = Retry(attempts=3, base=0.001, cap=0.002)
 LEASE = 0.15

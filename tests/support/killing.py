@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from forebay import Event, EventBus, Reject, Retry
-from forebay.testing import FaultyStore
-from forebay.testing.faulty import Move
+from forebay.testing import StoreProxy
+from forebay.testing.proxy import Move
 from forebay.urls import open_store
 from tests.support.processes import History
 
@@ -19,24 +20,19 @@ T = TypeVar("T")
 Point = tuple[Literal["before", "after"], Move]
 
 
-class KillingStore(FaultyStore):
+class KillingStore(StoreProxy):
     """Passes all calls to a store, until the process dies at its point."""
 
     point: Point | None = None
 
-    async def _call(self, move: Move, act: Callable[[], Awaitable[T]]) -> T:
+    async def around(self, move: Move, call: partial[Coroutine[Any, Any, T]]) -> T:
         if self.point == ("before", move):
             os.kill(os.getpid(), signal.SIGKILL)
-        result = await act()
+        result = await call()
         # A query that found nothing is not a point to die at.
         if self.point == ("after", move) and result not in ([], 0):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
-
-    def clone(self) -> KillingStore:
-        clone = KillingStore(self.store.clone())
-        clone.point = self.point
-        return clone
 
 
 def open_killing(url: str, namespace: str, point: Point | None) -> KillingStore:
