@@ -14,50 +14,15 @@ from forebay.agents import (
     AgentRecovered,
     AgentStatus,
     AgentUnhealthy,
-    BaseAgent,
-    HealthMonitorAgent,
     HealthReport,
     agent_statuses,
     health_monitor,
 )
 from forebay.agents.health_monitor import Incident, update_incidents
 from forebay.testing import FaultyStore, eventually
+from tests.support.health import WITHIN, Patient, is_told, monitor, told
 from tests.support.processes import Process
 from tests.support.watching import running
-
-WITHIN = 30.0
-
-
-class Patient(BaseAgent):
-    """An agent whose health the test sets."""
-
-    name = "patient"
-    event_types = ("work",)
-    heartbeat = 1.0
-    ailment: str | None = None
-
-    async def health(self) -> object:
-        if self.ailment is not None:
-            raise RuntimeError(self.ailment)
-        return None
-
-
-def monitor() -> HealthMonitorAgent:
-    """One that asks all the time."""
-    return HealthMonitorAgent(interval=0.1, timeout=5.0, lease=1.0)
-
-
-async def told(bus: EventBus) -> list[Event]:
-    """The published changes of agents, in order."""
-    found: list[Event] = []
-    for kind in (EventType.AGENT_UNHEALTHY, EventType.AGENT_RECOVERED):
-        found.extend([event async for event in bus.events(kind) if isinstance(event, Event)])
-    return sorted(found, key=lambda event: event.timestamp)
-
-
-async def is_told(bus: EventBus, *types: str) -> bool:
-    """True if just these changes were published."""
-    return [event.type for event in await told(bus)] == list(types)
 
 
 async def checks(bus: EventBus) -> int:

@@ -10,7 +10,7 @@ from forebay.agents.heartbeat import Heartbeat, Members
 from forebay.agents.state import notes_of
 from forebay.signals import LoopFailed
 from forebay.testing import eventually
-from tests.agents.test_health_monitor import WITHIN, Patient, is_told, monitor
+from tests.support.health import WITHIN, Patient, is_told, monitor
 from tests.support.stores import dealt
 from tests.support.watching import running
 

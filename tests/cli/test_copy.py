@@ -11,7 +11,7 @@ import pytest
 
 from forebay import DeadLetter, EventBus
 from tests.support.command import PATIENCE, Forebay
-from tests.transfer.test_events_table import write
+from tests.support.events_table import write
 
 
 def files(folder: Path) -> set[str]:

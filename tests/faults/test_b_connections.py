@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from forebay.errors import OutcomeUnknown
 from forebay.event import to_event, to_record
 from forebay.stores.redis import RedisStore
 from forebay.testing import eventually
+from tests.support.handled import Handled, running
 from tests.support.redis_servers import Proxy, Server, binaries
 
 LEASE = 0.6
@@ -37,33 +37,6 @@ async def bus(proxy: Proxy, namespace: str) -> AsyncIterator[EventBus]:
     async with proxy.listen() as url, EventBus(RedisStore(url, namespace=namespace, timeout=1.0)) as bus:
         yield bus
         proxy.swallow = proxy.silent = proxy.tear = False
-
-
-class Handled:
-    """Counts events by their data, and remembers their attempts."""
-
-    def __init__(self, busy: float = 0.0) -> None:
-        self.times: Counter[int] = Counter()
-        self._busy = busy
-
-    async def handle(self, event: Event) -> None:
-        await asyncio.sleep(self._busy)
-        self.times[event.data] += 1
-
-    def has(self, count: int) -> bool:
-        return len(self.times) >= count
-
-
-@contextlib.asynccontextmanager
-async def running(bus: EventBus) -> AsyncIterator[None]:
-    """The bus runs meanwhile."""
-    run = asyncio.create_task(bus.run())
-    try:
-        await eventually(lambda: bus.last_read is not None)
-        yield
-    finally:
-        bus.stop()
-        await asyncio.wait_for(run, 30)
 
 
 @pytest.mark.parametrize("fault", ["swallow", "tear"])

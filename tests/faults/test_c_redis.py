@@ -23,7 +23,7 @@ from forebay import (
 )
 from forebay.signals import DeadLettered, EntryMissing, Finished, GroupCreated, LoopFailed, TrimmedUnread
 from forebay.testing import eventually
-from tests.faults.test_b_connections import Handled, running
+from tests.support.handled import Handled, running
 from tests.support.redis_servers import Server, version
 from tests.support.stores import SERVERS
 

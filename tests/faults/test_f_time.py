@@ -14,16 +14,7 @@ from forebay import EventBus
 from forebay.event import to_record
 from forebay.store import Reader
 from forebay.stores.sqlite import SQLiteStore
-from tests.stores.test_sqlite import SetClock
-
-HOUR = 3600.0
-
-
-class Jumping(SetClock):
-    """A clock whose wall time the test sets."""
-
-    def jump(self, seconds: float) -> None:
-        self._wall += seconds
+from tests.support.clocks import HOUR, Jumping
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["forward", "back"])

@@ -16,7 +16,7 @@ import pytest
 
 from forebay import StoreDamaged
 from forebay.stores.sqlite import SQLiteStore
-from tests.faults.test_changed_files import HARMLESS, LOSSES, back_up, record, shell, sql, stored
+from tests.support.changed_files import HARMLESS, LOSSES, back_up, record, shell, sql, stored
 
 READ = """
 import sqlite3, sys

@@ -15,8 +15,7 @@ from forebay.store import Reader
 from forebay.stores.memory import MemoryStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing import eventually
-from tests.faults.test_f_time import HOUR, Jumping
-from tests.support.clocks import WallClock
+from tests.support.clocks import HOUR, Jumping, WallClock
 
 READER = Reader("t", "g", "first")
 

@@ -13,10 +13,9 @@ from forebay.errors import ConfigurationError, StoreDenied, StoreError, StoreUna
 from forebay.event import Record, to_record
 from forebay.store import Reader
 from forebay.stores.redis import RedisStore, doorbell
-from tests.stores.test_redis_healing import _replica_of
-from tests.stores.test_redis_rights import ROLES, let
-from tests.stores.test_redis_topologies import _watched, insist, make_cluster
+from tests.support.redis_rights import ROLES, let
 from tests.support.redis_servers import Proxy, Server, binaries, eventually, version
+from tests.support.topologies import insist, make_cluster, replica_of, watched
 
 each_server = pytest.mark.parametrize("binary", binaries(), ids=version)
 
@@ -261,7 +260,7 @@ async def test_behind_a_stable_address_the_new_master_is_watched(
 ) -> None:
     old = Server(binary, tmp_path, "--repl-diskless-sync-delay", "0")
     started.append(old)
-    new = _replica_of(old, binary, tmp_path)
+    new = replica_of(old, binary, tmp_path)
     started.append(new)
     proxy = Proxy(old.port)
     async with proxy.listen() as url, RedisStore(url) as store:
@@ -285,7 +284,7 @@ async def test_behind_a_stable_address_the_new_master_is_watched(
 async def test_after_a_failover_by_sentinel_the_new_master_is_watched(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
-    master, replica, sentinel = _watched(started, binary, tmp_path)
+    master, replica, sentinel = watched(started, binary, tmp_path)
     url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
     async with RedisStore(url, timeout=1.0) as store, hearing(store) as heard:
         master.stop()

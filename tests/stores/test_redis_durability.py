@@ -11,8 +11,8 @@ import pytest
 from forebay.errors import StoreError
 from forebay.store import Durability
 from forebay.stores.redis import RedisStore
-from tests.stores.test_redis_topologies import make_cluster
 from tests.support.redis_servers import Server, binaries, version
+from tests.support.topologies import make_cluster
 
 each_server = pytest.mark.parametrize("binary", binaries(), ids=version)
 

@@ -23,8 +23,8 @@ from forebay.stores.redis.address import Address
 from forebay.stores.redis.errors import TABLE, Fate, fate
 from forebay.stores.redis.node import SingleFlight
 from forebay.stores.redis.topology import Cluster
-from tests.stores.test_redis_topologies import insist, make_cluster
 from tests.support.redis_servers import Proxy, Server, binaries, eventually, version
+from tests.support.topologies import insist, make_cluster, replica_of
 
 each_server = pytest.mark.parametrize("binary", binaries(), ids=version)
 
@@ -47,12 +47,6 @@ def started(tmp_path: Path) -> Iterator[list[Server]]:
     for server in servers:
         server.process.send_signal(signal.SIGCONT)
         server.stop()
-
-
-def _replica_of(master: Server, binary: str, folder: Path, *options: str) -> Server:
-    replica = Server(binary, folder, "--replicaof", "127.0.0.1", str(master.port), *options)
-    eventually(lambda: replica.redis.info("replication")["master_link_status"] == "up", "the replica has no link")
-    return replica
 
 
 # What can be done about an error.
@@ -82,7 +76,7 @@ async def test_behind_a_stable_address_the_new_master_is_found_though_the_old_on
     """Row D3 of docs/faults.md."""
     old = Server(binary, tmp_path, "--repl-diskless-sync-delay", "0")
     started.append(old)
-    new = _replica_of(old, binary, tmp_path)
+    new = replica_of(old, binary, tmp_path)
     started.append(new)
     moves: dict[str, Callable[[RedisStore], object]] = {
         "one": lambda store: store.append("order_placed", [order()]),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from redis.crc import key_slot
@@ -19,25 +17,13 @@ from forebay.stores.redis import RedisStore
 from forebay.transfer import copy
 from tests.support.contents import contents, fill
 from tests.support.redis_servers import Server, binaries, eventually, version
-
-T = TypeVar("T")
+from tests.support.topologies import LAST_OF_FIRST, insist, make_cluster, watched
 
 each_server = pytest.mark.parametrize("binary", binaries(), ids=version)
 
 
 def order(number: int = 1) -> Record:
     return to_record("order_placed", source="shop", data={"order_id": number})
-
-
-async def insist(attempt: Callable[[], Awaitable[T]], within: float = 20.0) -> T:
-    """Repeat over transient errors, as the runtime does."""
-    deadline = time.monotonic() + within
-    while True:
-        try:
-            return await attempt()
-        except (StoreUnavailable, OutcomeUnknown):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -56,7 +42,7 @@ async def test_after_a_failover_the_store_goes_on_with_the_new_master(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
     """Row D1 of docs/faults.md."""
-    master, replica, sentinel = _watched(started, binary, tmp_path)
+    master, replica, sentinel = watched(started, binary, tmp_path)
     async with RedisStore(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", timeout=1.0) as store:
         reader = Reader("order_placed", "billing", "worker")
         await store.join("order_placed", "billing")
@@ -77,7 +63,7 @@ async def test_after_a_failover_the_store_goes_on_with_the_new_master(
 async def test_a_service_that_no_sentinel_watches_is_a_wrong_url(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
-    *_, sentinel = _watched(started, binary, tmp_path)
+    *_, sentinel = watched(started, binary, tmp_path)
 
     with pytest.raises(ConfigurationError, match="'elsewhere'"):
         async with RedisStore(f"redis+sentinel://127.0.0.1:{sentinel.port}/elsewhere"):
@@ -87,24 +73,6 @@ async def test_a_service_that_no_sentinel_watches_is_a_wrong_url(
 def _leases_at(server: Server) -> list[int]:
     key = "events:order_placed"
     return [group["pending"] for group in server.redis.xinfo_groups(key)] if server.redis.exists(key) else []
-
-
-def _watched(started: list[Server], binary: str, folder: Path) -> tuple[Server, Server, Server]:
-    master = Server(binary, folder, "--repl-diskless-sync-delay", "0")
-    started.append(master)
-    replica = Server(binary, folder, "--replicaof", "127.0.0.1", str(master.port))
-    started.append(replica)
-    eventually(lambda: replica.redis.info("replication")["master_link_status"] == "up", "the replica has no link")
-    sentinel = Server(
-        binary,
-        folder,
-        config=f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds main 500\n"
-        "sentinel failover-timeout main 5000\n",
-    )
-    started.append(sentinel)
-    eventually(lambda: sentinel.redis.info("sentinel")["master0"]["slaves"] == 1, "the sentinel sees no replica")
-    return master, replica, sentinel
 
 
 # Cluster.
@@ -231,29 +199,3 @@ async def test_one_server_is_not_mistaken_for_a_cluster(started: list[Server], b
     with pytest.raises((StoreUnavailable, NotFound), match="cluster support disabled"):
         async with RedisStore(f"redis+cluster://127.0.0.1:{started[0].port}"):
             pass
-
-
-LAST_OF_FIRST = 5460
-
-
-def make_cluster(started: list[Server], binary: str, folder: Path, *options: str) -> list[Server]:
-    """Three masters without replicas."""
-    cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *options)
-    # One by one, so that those before one that fails are stopped.
-    started.extend(Server(binary, folder, *cluster) for _ in range(3))
-    nodes = started
-    for node, first, last in zip(nodes, (0, LAST_OF_FIRST + 1, 10923), (LAST_OF_FIRST, 10922, 16383), strict=True):
-        node.redis.execute_command("CLUSTER", "ADDSLOTS", *range(first, last + 1))
-    for epoch, node in enumerate(nodes, 1):
-        node.redis.execute_command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
-    for node in nodes[1:]:
-        nodes[0].redis.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
-    for node in nodes:
-        eventually(lambda node=node: b"cluster_slots_ok:16384" in _info(node), "the cluster does not form")  # type: ignore[misc]  # bound in the loop
-        eventually(lambda node=node: b"cluster_state:ok" in _info(node), "the cluster is not well")  # type: ignore[misc]  # bound in the loop
-    return nodes
-
-
-def _info(node: Server) -> bytes:
-    reply = node.redis.execute_command("CLUSTER", "INFO", NEVER_DECODE=True)
-    return reply if isinstance(reply, bytes) else "\n".join(f"{k}:{v}" for k, v in reply.items()).encode()

@@ -9,7 +9,7 @@ import pytest
 from forebay.errors import StoreError
 from forebay.stores.redis import RedisStore
 from forebay.stores.redis.keys import Keys
-from tests.stores.test_redis_rights import ALL, STREAM, State
+from tests.support.redis_rights import ALL, STREAM, State
 from tests.support.redis_servers import Server, binaries, version
 
 KEYS = Keys("events", STREAM)

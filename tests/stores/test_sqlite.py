@@ -40,34 +40,12 @@ from forebay.stores.sqlite.rows import _step, select
 from forebay.stores.sqlite.schema import VERSION
 from forebay.testing import eventually
 from tests.support import sqlite_roles
+from tests.support.clocks import SetClock
 from tests.support.failing_sync import FailingSync
 from tests.support.processes import Process
 
 READER = Reader("order_placed", "billing", "worker-1")
 OTHER = Reader("order_placed", "billing", "worker-2")
-
-
-class SetClock:
-    """A clock that tests set."""
-
-    def __init__(self, now: float = 1000.0, wall: float = 1_800_000_000.0, boot_id: str = "first") -> None:
-        self.boot_id = boot_id
-        self._now = now
-        self._wall = wall
-
-    def now(self) -> float:
-        return self._now
-
-    def wall(self) -> float:
-        return self._wall
-
-    def advance(self, seconds: float) -> None:
-        self._now += seconds
-        self._wall += seconds
-
-    def restarted(self, after: float) -> SetClock:
-        """The clock of the same machine, started again `after` seconds later, and just up."""
-        return SetClock(3.0, self._wall + after, "second")
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from forebay import Event, EventBus
 from forebay.event import Record, to_record
 from forebay.store import Reader, Trimmed
 from forebay.stores.sqlite import SQLiteStore
-from tests.faults.test_f_time import HOUR, Jumping
-from tests.support.clocks import WallClock
+from tests.support.clocks import HOUR, Jumping, WallClock
 
 READER = Reader("t", "g", "c")
 shifts = pytest.mark.parametrize("shift", [HOUR, -HOUR], ids=["ahead", "behind"])

@@ -79,3 +79,36 @@ class WallClock:
         """Let the clock be so many seconds ahead of the true time from now on."""
         with self._file.open("r+b") as file:
             file.write(struct.pack("d", seconds))
+
+
+class SetClock:
+    """A clock that tests set."""
+
+    def __init__(self, now: float = 1000.0, wall: float = 1_800_000_000.0, boot_id: str = "first") -> None:
+        self.boot_id = boot_id
+        self._now = now
+        self._wall = wall
+
+    def now(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        return self._wall
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+        self._wall += seconds
+
+    def restarted(self, after: float) -> SetClock:
+        """The clock of the same machine, started again `after` seconds later, and just up."""
+        return SetClock(3.0, self._wall + after, "second")
+
+
+HOUR = 3600.0
+
+
+class Jumping(SetClock):
+    """A clock whose wall time the test sets."""
+
+    def jump(self, seconds: float) -> None:
+        self._wall += seconds
