@@ -111,8 +111,20 @@ async def test_each_way_to_append_is_reported(server: Server) -> None:
         assert [STREAM] == await heard.until(STREAM)
 
 
+async def test_an_append_of_this_store_object_is_reported_before_its_reply(server: Server) -> None:
+    async with RedisStore(server.url) as store, hearing(store) as heard:
+        server.redis.client_pause(60_000, all=False)
+        append = asyncio.create_task(store.append(STREAM, [order()]))
+
+        assert [STREAM] == await heard.until(STREAM)
+
+        assert not append.done()
+        server.redis.client_unpause()
+        await append
+
+
 async def test_reads_and_settlements_are_not_reported(server: Server) -> None:
-    async with RedisStore(server.url) as store:
+    async with RedisStore(server.url) as store, RedisStore(server.url) as other:
         await store.join(STREAM, "billing")
         await store.append(STREAM, [order(number) for number in range(4)])
         async with hearing(store) as heard:
@@ -125,7 +137,7 @@ async def test_reads_and_settlements_are_not_reported(server: Server) -> None:
             await store.take_due(READER, limit=4)
             await store.claim(READER, idle=0)
             await store.set_note(STREAM, "note", b"1")
-            await store.append("another", [order()])
+            await other.append("another", [order()])
 
             assert ["another"] == await heard.until("another")
 

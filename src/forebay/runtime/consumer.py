@@ -238,8 +238,8 @@ class Consumer:
         await self._settler.release([flight.delivery for flight in flights])
 
     async def _read(self) -> None:
-        await self._fetcher.read()
-        if time.monotonic() >= self._trim_check_at:
+        # Not between a wakeup and its read, where it would be in the way of a new event.
+        if await self._fetcher.read() and time.monotonic() >= self._trim_check_at:
             await self._report_trimmed()
 
     def _resume(self, flight: Flight) -> None:

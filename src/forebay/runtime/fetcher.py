@@ -86,21 +86,23 @@ class Fetcher:
 
     # The loop that reads.
 
-    async def read(self) -> None:
-        """Read once, or wait for unread entries or for room."""
+    async def read(self) -> bool:
+        """Read once, or wait for unread entries or for room; return whether the store was read."""
         is_blocking = self._services.is_blocking
         readers = self._wakeups.readers if is_blocking else self._unread()
         in_flight = len(self._in_flight)
         limit = self._in_flight.read_ahead.limit(in_flight, time.monotonic())
         if not readers:
             await self._wait_for_work()
-        elif not limit or self._workers.all_hang:
+            return False
+        if not limit or self._workers.all_hang:
             self._wakeups.may_read.clear()
             await wait_for(self._wakeups.may_read, FULL_READ_SECONDS if self._in_flight.room() else self._wait)
             self.read_at = time.monotonic()
-        else:
-            readers = readers[:limit]
-            await self._read(readers, limit // len(readers), in_flight, wait=self._wait if is_blocking else 0.0)
+            return False
+        readers = readers[:limit]
+        await self._read(readers, limit // len(readers), in_flight, wait=self._wait if is_blocking else 0.0)
+        return True
 
     async def _wait_for_work(self) -> None:
         self.waits_for_work = True

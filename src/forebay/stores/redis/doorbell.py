@@ -72,7 +72,7 @@ class Watch:
         if self._maintaining is not None:
             await _end([self._maintaining])
         await _end(self._watched.values())
-        self._report(None)
+        self.report(None)
 
     async def _maintain(self) -> None:
         """Keep each master watched, with growing pauses while that fails."""
@@ -120,7 +120,7 @@ class Watch:
             wire.close()
             raise
         self._watched[node] = asyncio.create_task(self._stay(node, wire))
-        self._report(None)
+        self.report(None)
 
     async def _track(self, node: Node, wire: Wire) -> None:
         """Let the server push the names of changed keys over this wire."""
@@ -172,10 +172,11 @@ class Watch:
             # Without keys if the database was emptied.
             for name in [None] if push[1] is None else map(self._name_of, push[1]):
                 if name != "":
-                    self._report(name)
+                    self.report(name)
         return True
 
-    def _report(self, name: str | None) -> None:
+    def report(self, name: str | None) -> None:
+        """Report a stream, or any of them."""
         self._grown[name] = None
         self._news.set()
 

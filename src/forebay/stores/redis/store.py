@@ -126,13 +126,11 @@ class RedisStore:
         dedup_window: float | None = None,
         search_after: str | None = None,
     ) -> list[str]:
-        return await log.append(
-            self._client,
-            self._namespace.stream(stream),
-            records,
-            dedup_window=dedup_window,
-            search_after=search_after,
-        )
+        client, keys = self._client, self._namespace.stream(stream)
+        for watch in self._watches:
+            # Consumers of this process read in the same round trip, after the append.
+            watch.report(stream)
+        return await log.append(client, keys, records, dedup_window=dedup_window, search_after=search_after)
 
     async def schedule(
         self,
