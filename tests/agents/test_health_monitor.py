@@ -144,7 +144,7 @@ async def test_what_fails_while_it_is_told_is_told_once_all_the_same(stream: str
 async def test_old_checks_and_answers_are_trimmed(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
     await bus.store.join("health_check", "never-reads")
     ids = [await bus.publish(kind, "test") for kind in (EventType.HEALTH_CHECK, EventType.HEALTH_REPORT)]
-    monkeypatch.setattr(health_monitor, "KEPT", 0.0)
+    monkeypatch.setattr(health_monitor, "RETENTION_SECONDS", 0.0)
 
     async with running(bus, monitor()):
         await eventually(lambda: _more_checks(bus, 3), within=WITHIN)
@@ -207,5 +207,5 @@ def test_what_makes_an_agent_well(reason: Any, status: str, report: HealthReport
     after = update_incidents(before, [_status(status)], {} if report is None else {"a": report}, NOW)
 
     assert recovers == (after["a"].recovered is not None)
-    assert recovers == (after["a"].telling is not None)
+    assert recovers == (after["a"].pending is not None)
     assert recovers or before == after

@@ -39,7 +39,7 @@ _REFERENCE = {
 
 
 def __getattr__(name: str) -> Any:
-    """The reference agents, which are loaded when somebody asks for them."""
+    """The reference agents, which are loaded at their first use."""
     if name not in _REFERENCE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""What an agent is: a name, the events that it handles, and a life with a beginning and an end."""
+"""The base class of agents: a name, the events that it handles, and hooks for its start and its end."""
 
 from __future__ import annotations
 
@@ -28,28 +28,27 @@ _HOOKS = ("initialize", "started", "work", "draining", "stopped", "health", "pro
 
 
 class BaseAgent(ABC):
-    """A member of a team of programs that tell each other what happened.
+    """A program with a name that handles events and publishes its own.
 
-    A subclass has a `name`, which is also its consumer group: several processes that run the agent
-    share its events. What it handles are the methods marked with `@handles`, and the types in
-    `event_types`, which go to `process_event`. `bus.run(agent)` or `forebay agents` runs it: `initialize`,
-    `started`, `draining` and `stopped` are called in this order, and `work` runs between the second and the
-    third. Where any of them fails, or a consumer does, the agent ends, and begins again after a while.
+    A subclass has a `name`, which is also its consumer group: several processes that run the agent share its events. It
+    handles events by the methods marked with `@handles`; the types in `event_types` go to `process_event`.
+    `bus.run(agent)` or `forebay agents` runs it: `initialize`, `started`, `draining` and `stopped` are called in this
+    order, and `work` runs between the second and the third. If a hook or a consumer fails, the agent ends, and is
+    started again after a while.
 
-    What it publishes while it handles an event bears the id of that event, and of the one that began the
-    chain, in its headers (`causation_id`, `correlation_id`); what it publishes for a batch has no one cause, and
-    bears none. It answers `EventType.HEALTH_CHECK`, and
-    publishes a sign of life each `heartbeat` seconds.
+    An event that it publishes while it handles another one has the id of that event, and of the first one of the chain,
+    in its headers (`causation_id`, `correlation_id`). An event that it publishes for a batch has no single cause and no
+    such headers. The agent answers `EventType.HEALTH_CHECK`, and publishes a heartbeat each `heartbeat` seconds.
     """
 
     name: str = ""
-    """Who it is: the group of its consumers, and the source of what it publishes."""
+    """The group of its consumers, and the source of its events."""
     event_types: Sequence[object] = ()
     """Types that go to `process_event`: strings, enum members, payload classes."""
     heartbeat: float = 5.0
-    """Seconds between two signs of life; after three times that without one, it counts as silent."""
+    """Seconds between two heartbeats; after three times that without one, it counts as silent."""
     restarts: ClassVar[int] = 10
-    """How often in a row it is started again; what ran for a minute begins a new row."""
+    """How often in a row it is started again. A failure after a minute of running begins a new row."""
 
     consumer: EventStreamConsumer[Any] | None = None
     """Free for a subclass that subscribes by itself in `initialize`, as the original design does."""
@@ -57,25 +56,25 @@ class BaseAgent(ABC):
     _bus: EventBus | None = None
     _own_bus: EventBus | None = None
 
-    # What subclasses may fill in.
+    # Hooks for subclasses.
 
     async def initialize(self) -> None:
-        """Get ready: called before anything is handled, and again at each new beginning."""
+        """Get ready: called before any event is handled, and again at each restart."""
 
     async def started(self) -> None:
         """Called when its consumers begin to run."""
 
     async def work(self) -> None:
-        """What it does of itself, beside handling events: cancelled when the agent drains."""
+        """Work beside handling events: cancelled when the agent drains."""
 
     async def draining(self) -> None:
-        """Called when it is about to end: nothing more is read, what runs may finish."""
+        """Called when it is about to end: no more events are read, and running handlers may finish."""
 
     async def stopped(self) -> None:
-        """Let go of what `initialize` took: called at the end, also after a failure."""
+        """Release the resources of `initialize`: called at the end, also after a failure."""
 
     async def health(self) -> object:
-        """What it answers to a health check, as JSON; raise to be reported as unhealthy, with the error's text."""
+        """The answer to a health check, as JSON; raise to be reported as unhealthy, with the error's text."""
         return None
 
     async def process_event(self, event_type: str, data: Any) -> None:
@@ -85,7 +84,7 @@ class BaseAgent(ABC):
         """
         raise Reject(f"agent {self.name!r} has no process_event() to handle {event_type!r} with")
 
-    # What they may use.
+    # Tools for subclasses.
 
     @property
     def bus(self) -> EventBus:
@@ -123,11 +122,11 @@ class BaseAgent(ABC):
 
     @property
     def state(self) -> AgentState:
-        """What it keeps in the store, across restarts and for all processes that run it."""
+        """Its values in the store, kept across restarts and shared by all processes that run it."""
         return AgentState(NotesOf(self.bus), self.name)
 
     def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
-        """What runs it on this bus. An agent runs once at a time."""
+        """The runner of the agent on this bus. An agent runs once at a time."""
         if self._own_bus is not None and self._own_bus is not bus:
             raise ConfigurationError(
                 f"agent {self.name!r} has an event_bus of its own, {self._own_bus!r}, and cannot run on {bus!r}:"
@@ -135,7 +134,7 @@ class BaseAgent(ABC):
             )
         return AgentRunner(self, bus, wait=wait)
 
-    # What runs it uses.
+    # For its runner.
 
     @contextlib.contextmanager
     def bound_to(self, bus: EventBus) -> Iterator[None]:
@@ -149,7 +148,7 @@ class BaseAgent(ABC):
             self._bus = None
 
     def declared(self) -> list[Handles]:
-        """All that it handles; `ConfigurationError` where that, or its name, cannot be."""
+        """All handlers that it declares; `ConfigurationError` if they or its name are not valid."""
         name = check_name(f"{type(self).__qualname__}: agent name", self.name)
         if type(self.name) is not str:
             self.name = name

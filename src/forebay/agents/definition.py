@@ -1,4 +1,4 @@
-"""What an agent declares: how it is called, what it handles, and the hooks that its runner calls."""
+"""The declarations of an agent: its name, its handlers, and the hooks that its runner calls."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RunnableAgent(Protocol):
 
 
 class Handles(NamedTuple):
-    """That a function handles an event type, and how."""
+    """A function, the event type that it handles, and the options."""
 
     event_type: EventTypeLike
     options: Options
@@ -77,8 +77,8 @@ def handles(event_type: EventTypeLike, *, batch: int | None = None, **options: U
 
     `event_type` and the options (`retry`, `concurrency`, `ordered`, `timeout`, `batch`, `start`, ...) are
     those of `EventBus.on`, but for the group: that is the agent's name. One method may handle several
-    types, by several decorators. A subclass that overrides the method keeps what it handles, unless it
-    is decorated anew; with `method = None` it handles nothing.
+    types, by several decorators. A subclass that overrides the method keeps its types, unless it
+    is decorated again; with `method = None` it handles nothing.
 
         class Billing(BaseAgent):
             name = "billing"
@@ -101,7 +101,7 @@ def handles(event_type: EventTypeLike, *, batch: int | None = None, **options: U
 
 
 def _own_parameters(method: Any) -> int:
-    """How many parameters stand before the event: the object's or the class's, unless the method is static."""
+    """The number of parameters before the event: one for the object or class, none for a static method."""
     parameters = list(inspect.signature(getattr(method, "__func__", method)).parameters.values())
     # A function that is to become a static method has a type for its first parameter, or no other one.
     is_static = len(parameters) < 2 or parameters[0].annotation is not inspect.Parameter.empty
@@ -109,7 +109,7 @@ def _own_parameters(method: Any) -> int:
 
 
 def marks_of(agent: type, name: str) -> Iterable[tuple[EventTypeLike, Options]]:
-    """What an attribute handles: as it is marked itself, or as what it overrides is marked."""
+    """The types that an attribute handles, by its own marks or those of the attribute that it overrides."""
     if inspect.getattr_static(agent, name) is None:
         return ()
     for kind in agent.__mro__:
@@ -123,6 +123,6 @@ def marks_of(agent: type, name: str) -> Iterable[tuple[EventTypeLike, Options]]:
 
 
 def code_of(agent: object) -> str:
-    """Where its class stands, as module:class: whether two agents of one name are the same."""
+    """The place of its class, as module:class, by which two agents of one name differ."""
     kind = type(agent)
     return f"{module_of(kind) or 'main'}:{kind.__qualname__}"

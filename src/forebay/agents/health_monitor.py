@@ -1,4 +1,4 @@
-"""An agent that asks the others how they are, and tells when one falls ill and when it is well again."""
+"""An agent that checks the health of the others, and publishes when one becomes unhealthy or recovers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from forebay.payload import decode, encode
 from forebay.positions import last_position
 from forebay.signals import LoopFailed
 
-KEPT = 86_400.0
-"""Seconds for which health checks, and the answers to them, are kept."""
-TRIM = 3_600.0
-"""Seconds between two trims of them."""
-ANSWERED = 0.1
-"""Seconds between two looks whether all have answered."""
+RETENTION_SECONDS = 86_400.0
+"""Time for which health checks and reports are kept."""
+TRIM_SECONDS = 3_600.0
+"""Time between two trims of them."""
+POLL_SECONDS = 0.1
+"""Time between two looks for reports."""
 
 _ILL = "ill"
 
@@ -35,11 +35,11 @@ Reason = Literal["silent", "failed", "says so"]
 
 
 class AgentUnhealthy(msgspec.Struct, frozen=True):
-    """An agent fell ill: the data of `EventType.AGENT_UNHEALTHY`.
+    """An agent became unhealthy: the data of `EventType.AGENT_UNHEALTHY`.
 
-    `reason` is "silent" (no sign of life in time, and it did not say that it stops), "failed" (it is about to be
-    started again, or given up), or "says so" (it answered a health check so). `detail` is what it said, or its last
-    error. `since` is when that was found, `last_seen` the time of its last sign of life.
+    `reason` is "silent" (its heartbeats are overdue, and it has not stopped in an orderly way), "failed" (it is about
+    to be started again, or given up), or "says so" (it reported so). `detail` is its report, or its last error. `since`
+    is when that was found, `last_seen` the time of its last heartbeat.
     """
 
     agent: str
@@ -50,7 +50,7 @@ class AgentUnhealthy(msgspec.Struct, frozen=True):
 
 
 class AgentRecovered(msgspec.Struct, frozen=True):
-    """An agent is well again: the data of `EventType.AGENT_RECOVERED`. It was ill since `unhealthy_since`."""
+    """An agent has recovered: the data of `EventType.AGENT_RECOVERED`. It was unhealthy since `unhealthy_since`."""
 
     agent: str
     since: datetime
@@ -58,25 +58,25 @@ class AgentRecovered(msgspec.Struct, frozen=True):
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """What is known of an agent that is ill. `recovered` is when it got well, while that is being told.
+    """The time in which an agent is unhealthy. `recovered` is its end, until that is published.
 
-    `telling` is the id under which this is just being told; None once it is told.
+    `pending` is the id of the event that may not be published yet; None once it is.
     """
 
     unhealthy: AgentUnhealthy
     recovered: datetime | None = None
-    telling: str | None = None
+    pending: str | None = msgspec.field(default=None, name="telling")
 
 
 class HealthMonitorAgent(BaseAgent):
-    """Asks all agents how they are, collects what they answer and their signs of life, and tells what has changed.
+    """Checks the health of all agents, by their reports and heartbeats, and publishes each change.
 
-    Each `interval` seconds it publishes a `health_check`, and waits up to `timeout` seconds for the answers. It
-    publishes an `AgentUnhealthy` once when an agent falls silent, fails, or says that it is unhealthy, and an
-    `AgentRecovered` once when it is well again. An agent that was stopped in an orderly way is not unhealthy; of one
-    that lives and does not answer nothing new is known. What it has told is kept in the store, so a restart says
-    nothing twice. Checks and answers are trimmed after a day. Of several processes that run it one asks; another
-    takes over when that one has given no sign for `lease` seconds.
+    Each `interval` seconds it publishes a `health_check`, and waits up to `timeout` seconds for the reports. It
+    publishes an `AgentUnhealthy` once when an agent falls silent, fails, or reports that it is unhealthy, and an
+    `AgentRecovered` once when it is healthy again. An agent that was stopped in an orderly way is not unhealthy. An
+    agent that is alive and does not report keeps its state. The open incidents are kept in the store, so a restart
+    publishes nothing twice. Checks and reports are trimmed after a day. Of several processes that run it one checks;
+    another takes over when that one has been silent for `lease` seconds.
 
     >>> HealthMonitorAgent(interval=10, timeout=2).name
     'health_monitor'
@@ -93,11 +93,11 @@ class HealthMonitorAgent(BaseAgent):
         self._kept: bytes | None = None
 
     async def health(self) -> object:
-        """The names of the agents that are ill, as far as this process knows."""
+        """The names of the unhealthy agents, as far as this process knows."""
         return {"unhealthy": sorted(self._incidents)}
 
     async def work(self) -> None:
-        """Ask, and tell, while it is this process's turn."""
+        """Check while this process leads."""
         leadership = Leadership(self.bus.store, notes_of(self.name), seconds=self._lease)
         while True:
             async with leadership.lead():
@@ -108,29 +108,29 @@ class HealthMonitorAgent(BaseAgent):
         try:
             self._incidents = {} if self._kept is None else decode(self._kept, dict[str, Incident])
         except MalformedEvent as error:
-            # It is written anew: what is ill still is told once more.
+            # The note is written again, and agents that are still unhealthy are published once more.
             self._incidents = {}
             self.bus.signals.emit(LoopFailed("monitor", notes_of(self.name), self.name, error, 0.0))
-        await self._tell()
+        await self._publish_pending()
         trimmed = 0.0
         roster = Roster(self.bus)
         while True:
             began = time.monotonic()
-            reports = await self._ask(roster)
+            reports = await self._check(roster)
             statuses = [status for status in await roster.statuses() if status.agent != self.name]
             ill = update_incidents(self._incidents, statuses, reports, datetime.now(UTC))
             if ill != self._incidents:
                 self._incidents = ill
                 await self._keep()
-                await self._tell()
-            if not trimmed or began - trimmed > TRIM:
+                await self._publish_pending()
+            if not trimmed or began - trimmed > TRIM_SECONDS:
                 for kind in (EventType.HEALTH_CHECK, EventType.HEALTH_REPORT):
-                    await self.bus.store.trim(kind.value, max_age=KEPT, force=True)
+                    await self.bus.store.trim(kind.value, max_age=RETENTION_SECONDS, force=True)
                 trimmed = began
             await asyncio.sleep(self._interval - (time.monotonic() - began))
 
-    async def _ask(self, roster: Roster) -> dict[str, HealthReport]:
-        """The answers to a new health check, by agent: once all who live have answered, or after the timeout."""
+    async def _check(self, roster: Roster) -> dict[str, HealthReport]:
+        """The reports on a new health check, by agent, once all living agents have reported or the time is over."""
         start = await last_position(self.bus.store, EventType.HEALTH_REPORT.value)
         check = await self.publish(EventType.HEALTH_CHECK)
         alive = {status.agent for status in await roster.statuses() if status.alive}
@@ -144,7 +144,7 @@ class HealthMonitorAgent(BaseAgent):
                         reports[report.agent] = report
             if alive <= reports.keys() or time.monotonic() >= deadline:
                 return reports
-            await asyncio.sleep(ANSWERED)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _keep(self) -> None:
         note = encode(self._incidents)
@@ -152,16 +152,16 @@ class HealthMonitorAgent(BaseAgent):
             raise LeadershipLost(_ILL)
         self._kept = note
 
-    async def _tell(self) -> None:
-        """Publish what is noted as being told, then note that it is told. A repetition has the same id."""
-        telling = [incident for incident in self._incidents.values() if incident.telling is not None]
-        for incident in telling:
+    async def _publish_pending(self) -> None:
+        """Publish the pending events, then note that they are published. A repetition has the same id."""
+        pending = [incident for incident in self._incidents.values() if incident.pending is not None]
+        for incident in pending:
             unhealthy, recovered = incident.unhealthy, incident.recovered
-            told = unhealthy if recovered is None else AgentRecovered(unhealthy.agent, recovered, unhealthy.since)
-            await self.publish(told, key=unhealthy.agent, id=incident.telling)
-        if telling:
+            event = unhealthy if recovered is None else AgentRecovered(unhealthy.agent, recovered, unhealthy.since)
+            await self.publish(event, key=unhealthy.agent, id=incident.pending)
+        if pending:
             self._incidents = {
-                agent: msgspec.structs.replace(incident, telling=None)
+                agent: msgspec.structs.replace(incident, pending=None)
                 for agent, incident in self._incidents.items()
                 if incident.recovered is None
             }
@@ -171,7 +171,7 @@ class HealthMonitorAgent(BaseAgent):
 def update_incidents(
     ill: Mapping[str, Incident], statuses: Iterable[AgentStatus], reports: Mapping[str, HealthReport], now: datetime
 ) -> dict[str, Incident]:
-    """Who is ill, and what of that is to be told, after what was known before and what was found `now`."""
+    """The open incidents, with the pending events, after those before and the statuses and reports of `now`."""
     found = dict(ill)
     for status in statuses:
         known = ill.get(status.agent)
@@ -179,16 +179,16 @@ def update_incidents(
         if known is None and isinstance(ailing, tuple):
             reason, detail = ailing
             seen = None if status.seen is None else now - timedelta(seconds=status.seen)
-            found[status.agent] = Incident(AgentUnhealthy(status.agent, reason, detail, now, seen), telling=new_id())
+            found[status.agent] = Incident(AgentUnhealthy(status.agent, reason, detail, now, seen), pending=new_id())
         elif known is not None and (ailing == "well" or (ailing == "alive" and known.unhealthy.reason != "says so")):
-            found[status.agent] = Incident(known.unhealthy, recovered=now, telling=new_id())
+            found[status.agent] = Incident(known.unhealthy, recovered=now, pending=new_id())
     return found
 
 
 def diagnose(
     status: AgentStatus, report: HealthReport | None
 ) -> tuple[Reason, object] | Literal["well", "alive"] | None:
-    """What ails an agent, or that it is well, or only that it lives; None where nothing is known, or it was stopped."""
+    """The fault of an agent, that it is "well", or only "alive"; None if it has stopped, or nothing is known."""
     if status.status in ("silent", "failed"):
         return ("silent" if status.status == "silent" else "failed"), status.last_error
     if report is not None and not report.healthy:

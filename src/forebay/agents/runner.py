@@ -1,10 +1,10 @@
-"""An agent's life on a bus: it begins, runs, and ends; where it fails, it begins again after a while.
+"""Runs an agent on a bus: it starts, runs, and stops; after a failure it is started again.
 
 initializing ---> started ---> draining ---> stopped
      ^  |            |
      |  +---> failed <+
      |          |
-     +----------+   after a back-off, at most so often in a row
+     +----------+   after a back-off, up to a limit in a row
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ RESTART_WINDOW_SECONDS = 60.0
 """Running time after which an earlier failure does not count."""
 CHECK_EXPIRY_SECONDS = 60.0
 """Age of a health check at which it is not answered."""
-HEALTH_TIMEOUT = 10.0
-"""Seconds that `health` may take."""
-LAST_WORD = 2.0
-"""Seconds that the last sign of life may take."""
-LAST = 1.4
-"""Seconds after the grace, from the moment when the agent is stopped, for its last hook and its last sign of life."""
-LEAST = 0.15
-"""Seconds that each of them has, however late it is."""
-LEFT = 0.5
-"""Seconds after which a hook that was cancelled and goes on is left behind."""
+HEALTH_SECONDS = 10.0
+"""Time that `health` may take."""
+LAST_HEARTBEAT_SECONDS = 2.0
+"""Time that the last heartbeat may take."""
+AFTER_GRACE_SECONDS = 1.4
+"""Time after the grace, from the moment when the agent is stopped, for its last hook and its last heartbeat."""
+LEAST_SECONDS = 0.15
+"""Time that each of them has, however late it is."""
+ABANDON_SECONDS = 0.5
+"""Time after which a hook that was cancelled and goes on is not waited for."""
 
 _CHECK = EventType.HEALTH_CHECK.value
 
@@ -56,7 +56,7 @@ Hook = Callable[[], Coroutine[Any, Any, object]]
 
 
 class AgentRunner:
-    """Runs one agent until it is stopped. What it serves is known before it begins."""
+    """Runs one agent until it is stopped. Its `groups` are known before it starts."""
 
     def __init__(self, agent: RunnableAgent, bus: EventBus, *, wait: float | None = None) -> None:
         self.agent = agent
@@ -74,28 +74,27 @@ class AgentRunner:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has begun, and had nothing to do at its last look."""
+        """Whether it has started, and its consumers are idle."""
         return bool(self._consumers) and all(consumer.is_idle for consumer in self._consumers)
 
     @property
     def last_read(self) -> float | None:
-        """When the slowest of its consumers last finished a read."""
+        """The time when the slowest of its consumers last finished a read."""
         times = [consumer.last_read for consumer in self._consumers]
         return None if None in times else min((t for t in times if t is not None), default=None)
 
     def stop(self) -> None:
-        """Let it drain, and end."""
+        """Drain, and end."""
         if not self._stop.is_set():
             self._stopped_at = time.monotonic()
         self._stop.set()
         self._run.stop()
 
     async def run(self, *, grace: float) -> None:
-        """Live until `stop`; after a failure once more, with a back-off from half a second to half a minute.
+        """Run until `stop`; start again after a failure, with a back-off from half a second to half a minute.
 
-        Raised are a `ConfigurationError` of its first `initialize`, as it could never work, or where other code
-        runs under its name, and `AgentError` after `agent.restarts` failures in a row; an unreachable store does
-        not count.
+        Raises the `ConfigurationError` of its first `initialize`, since it could never work, or if other code runs
+        under its name; and `AgentError` after `agent.restarts` failures in a row. An unreachable store does not count.
         """
         with self.agent.bound_to(self._bus):
             await self._run_with_restarts(grace)
@@ -127,7 +126,7 @@ class AgentRunner:
                     ) from error
                 if await wait_for(self._stop, delay):
                     self._enter("stopped")
-                    await self._heartbeats.publish_last(self._left(grace, LAST_WORD))
+                    await self._heartbeats.publish_last(self._left(grace, LAST_HEARTBEAT_SECONDS))
                     return
                 self._heartbeats.restarts += 1
 
@@ -154,31 +153,31 @@ class AgentRunner:
     async def _end(self, beating: asyncio.Task[None], grace: float) -> None:
         beating.cancel()
         await asyncio.wait([beating])
-        await self._heartbeats.publish_last(self._left(grace, LAST_WORD))
+        await self._heartbeats.publish_last(self._left(grace, LAST_HEARTBEAT_SECONDS))
 
     def _left(self, grace: float, wanted: float) -> float:
-        """Seconds, of those wanted, for something at the end: all of that has `grace` and a little more."""
+        """The part of the `wanted` seconds that is left at the end, which takes `grace` and a little more in all."""
         if not self._stop.is_set():
             return wanted
-        return min(wanted, max(LEAST, self._stopped_at + grace + LAST - time.monotonic()))
+        return min(wanted, max(LEAST_SECONDS, self._stopped_at + grace + AFTER_GRACE_SECONDS - time.monotonic()))
 
     @contextlib.asynccontextmanager
     async def _ended_by_stopped(self, grace: float) -> AsyncIterator[None]:
-        """Call `stopped` at the end. What failed before tells more than what `stopped` then finds missing."""
+        """Call `stopped` at the end. An earlier error is raised rather than one of `stopped`."""
         try:
             yield
         except BaseException as error:
             self._consumers = []
             try:
                 await finish(in_time(self.agent.stopped, self._left(grace, grace)))
-            except Exception as further:  # noqa: BLE001  # it is told with the first one
+            except Exception as further:  # noqa: BLE001  # it is raised as a note of the first one
                 error.add_note(f"and then stopped() failed: {describe(further)}")
             raise
         self._consumers = []
         await finish(in_time(self.agent.stopped, self._left(grace, grace)))
 
     async def _serve(self, grace: float) -> None:
-        """Handle events until `stop`, or until something fails."""
+        """Handle events until `stop`, or until a part fails."""
         self._run = Run()
         self._consumers = [
             first.consumer(function, wait=self._wait, middleware=self._heartbeats.around, beside=others)
@@ -210,13 +209,13 @@ class AgentRunner:
         return subscription
 
     async def _unless_stopped(self, hook: Hook) -> None:
-        """Wait for it; where the stop comes first, it is cancelled."""
+        """Wait for the hook; if the stop comes first, cancel it."""
         task = asyncio.create_task(completed(hook()))
         try:
             await until_first_ends(task, self._stop.wait())
         finally:
             task.cancel()
-            await finish(leave([task], after=LEFT))
+            await finish(leave([task], after=ABANDON_SECONDS))
         if not (self._stop.is_set() and (task.cancelled() or not task.done())):
             require_done(task, hook)
 
@@ -225,7 +224,7 @@ class AgentRunner:
         self._bus.signals.emit(AgentStatusChanged(self.agent.name, status))
 
     def _with_health_check(self, declared: Sequence[Handles]) -> list[Handles]:
-        """What the agent handles, and the health check, which it may handle beside us."""
+        """The handlers of the agent, and the one for health checks, which it may not declare itself."""
         own = [each for each in declared if type_name(each.event_type) == _CHECK]
         if own:
             raise ConfigurationError(
@@ -238,9 +237,9 @@ class AgentRunner:
             return
         name, member = self.agent.name, self._heartbeats.member
         try:
-            report = HealthReport(name, member, healthy=True, detail=await in_time(self.agent.health, HEALTH_TIMEOUT))
+            report = HealthReport(name, member, healthy=True, detail=await in_time(self.agent.health, HEALTH_SECONDS))
             encode(report)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
+        except Exception as error:  # noqa: BLE001  # any error is the answer
             report = HealthReport(name, member, healthy=False, detail=describe(error))
         await self._bus.publish(EventType.HEALTH_REPORT, name, report, key=name)
 
@@ -254,7 +253,7 @@ class AgentRunner:
 
 
 async def in_time(hook: Hook, seconds: float) -> object:
-    """What a hook returns; `TimeoutError` where it takes longer."""
+    """The result of a hook; `TimeoutError` if it takes longer."""
     task = asyncio.create_task(completed(hook()))
     try:
         await asyncio.wait([task], timeout=seconds)
@@ -266,14 +265,14 @@ async def in_time(hook: Hook, seconds: float) -> object:
 
 
 def require_done(task: asyncio.Task[object], hook: Hook) -> object:
-    """What a hook returned. One that was cancelled, and not by us, has failed: else nobody would hear of it."""
+    """The result of a hook. A hook that was cancelled, and not by its runner, has failed."""
     if task.cancelled():
         raise ForebayError(f"{hook.__name__}() was cancelled from within")
     return task.result()
 
 
 class Work:
-    """What an agent does of itself, as a part of its run; ends it where it fails, and not where it is done."""
+    """The `work` of an agent as a part of its run. Its failure ends the run, its return does not."""
 
     groups: Sequence[tuple[str, str]] = ()
     is_idle = True
@@ -285,11 +284,11 @@ class Work:
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Cancel the work, and let the agent know that it drains."""
+        """Cancel the work, and call `draining`."""
         self._stop.set()
 
     async def run(self, *, grace: float) -> None:
-        """Work until it is done or fails; then wait for the end."""
+        """Work until it returns or fails; then wait for the stop."""
         working: asyncio.Task[object] = asyncio.create_task(
             completed(self._agent.work()), name=f"forebay-agent-{self._agent.name}"
         )
@@ -302,6 +301,6 @@ class Work:
             await in_time(self._agent.draining, grace)
         finally:
             working.cancel()
-            await finish(leave([working], after=LEFT))
+            await finish(leave([working], after=ABANDON_SECONDS))
         if working.done() and not working.cancelled():
             working.result()

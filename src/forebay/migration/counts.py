@@ -1,4 +1,4 @@
-"""What a DualBus counts of both buses: small, bounded, and fit to be added up."""
+"""The counts of a DualBus, for both buses: small, bounded, and mergeable."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import itertools
 import msgspec
 
 BUCKETS = 24
-"""Of a histogram: from 0.1 ms, each twice the one before; the last one holds all that took longer, some 14 minutes."""
-FIRST = 0.0001
+"""Buckets of a histogram: from 0.1 ms, each twice the one before; the last one has no upper end."""
+FIRST_SECONDS = 0.0001
+"""The upper end of the first bucket."""
 
 
 class Histogram(msgspec.Struct, omit_defaults=True):
-    """How long things took, in buckets that double. A quantile is exact to a factor of two."""
+    """Durations, in buckets that double. A quantile is exact to a factor of two."""
 
     buckets: list[int] = []
-    """As many as were needed so far."""
+    """As many buckets as were needed so far."""
 
     def add(self, seconds: float) -> None:
         """Count one."""
-        place, limit = 0, FIRST
+        place, limit = 0, FIRST_SECONDS
         while seconds > limit and place < BUCKETS - 1:
             place, limit = place + 1, limit * 2
         self.buckets += [0] * (place + 1 - len(self.buckets))
@@ -30,13 +31,13 @@ class Histogram(msgspec.Struct, omit_defaults=True):
         self.buckets = [a + b for a, b in itertools.zip_longest(self.buckets, other.buckets, fillvalue=0)]
 
     def quantile(self, part: float) -> float | None:
-        """The upper end, in seconds, of the bucket that holds this part of them; None where there are none."""
+        """The upper end, in seconds, of the bucket with this quantile; None if nothing was counted."""
         total = sum(self.buckets)
         seen = 0
         for place, number in enumerate(self.buckets):
             seen += number
             if number and seen >= part * total:
-                return FIRST * 2.0**place
+                return FIRST_SECONDS * 2.0**place
         return None
 
 
@@ -44,8 +45,8 @@ class TypeCounts(msgspec.Struct, omit_defaults=True):
     """Events of one type.
 
     `old`, `new`: published on each. `missing`: on the old bus, and not found on the new one. `extra`: on the
-    new one, and refused by the old one. `differing`: other data on the one than on the other. `bypassed`: on the
-    old bus, published past the DualBus.
+    new one, and refused by the old one. `differing`: with other data on the one than on the other. `bypassed`: on the
+    old bus, published without the DualBus.
     """
 
     old: int = 0
@@ -57,11 +58,11 @@ class TypeCounts(msgspec.Struct, omit_defaults=True):
 
 
 class AgentCounts(msgspec.Struct, omit_defaults=True):
-    """What an agent did with events of one type.
+    """The events of one type that an agent handled.
 
     `handled` and `failed` on each bus; a failure that is followed by another attempt counts each time.
-    `lost`: for the old bus to handle, and never handled there, as far as could be seen. `same` and `different`:
-    how shadow runs compared. Latencies are from publish to handled, in seconds.
+    `lost`: for the old bus to handle, and not handled there, as far as is known. `same` and `different`: the
+    results of shadow runs. Latencies are from publish to handled, in seconds.
     """
 
     old_handled: int = 0
@@ -76,7 +77,7 @@ class AgentCounts(msgspec.Struct, omit_defaults=True):
 
 
 class Counts(msgspec.Struct, omit_defaults=True):
-    """All of it: by type, and by type and agent."""
+    """All counts: by type, and by type and agent."""
 
     types: dict[str, TypeCounts] = {}
     agents: dict[str, dict[str, AgentCounts]] = {}

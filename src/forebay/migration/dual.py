@@ -50,14 +50,13 @@ class DualBus:
     """Publishes to an old bus and to this one, and lets each agent handle events on one of them.
 
     It stands in the old bus's place: `publish(event_type, source, data)` and `subscribe(event_type, handler)`
-    are what an `OldBus` has; an `EventBus` may be the old one, too. Where an agent handles its events is
-    switched while it runs: `forebay migrate cutover AGENT`, and `rollback`. The bus that handles an event is settled
-    at its publish, so a switch loses no event, and each event is handled once, on one of the two buses.
+    are the methods of an `OldBus`; an `EventBus` may be the old one, too. The route of an agent is switched while it
+    runs: `forebay migrate cutover AGENT`, and `rollback`. The bus that handles an event is settled at its publish, so
+    a switch loses no event, and each event is handled once, on one of the two buses.
 
     `primary` is the bus whose errors `publish` raises: those of the other one are counted, and emitted as signals of
     `new` (see `forebay.migration`). While the old bus is primary and the new one does not take an event, the old one
-    handles it for all agents.
-    `options` are for all subscriptions, as for `EventBus.on`, for the new bus.
+    handles it for all agents. `options` are for all subscriptions on the new bus, as for `EventBus.on`.
 
         async with DualBus(old, connect("sqlite:///events.db")) as bus:
             bus.subscribe("order_placed", billing.on_order, agent="billing")
@@ -176,7 +175,7 @@ class DualBus:
         async def consume(handle: Callable[[Event], Awaitable[None]]) -> None:
             await self._ready.wait()
             await introduce(self.new.store, name)
-            # A run that begins after the stop would have nobody to end it.
+            # A run that begins after the stop would never end.
             if not self._stopped.is_set():
                 await consumer.consume_events(handle)
 
@@ -184,7 +183,7 @@ class DualBus:
         subscribed = self.old.subscribe(stream, subscription.on_old)
         if inspect.isawaitable(subscribed):
             discard(subscribed)
-            raise ConfigurationError("the old bus's subscribe is async, and nobody would wait for it: adapt it")
+            raise ConfigurationError("the old bus's subscribe is async, and it would not be awaited: adapt it")
         self._subscriptions[stream, name] = subscription
         if self._is_open:
             self._begin(subscription)
@@ -218,7 +217,7 @@ class DualBus:
 
     async def _drain(self) -> None:
         self._stopped.set()
-        # As long as handlers run, what they publish goes out.
+        # Handlers that still run may publish.
         await self._settle()
         self.new.stop()
         if not self._ready.is_set():

@@ -27,7 +27,7 @@ REMEMBERED_EVENTS = 10_000
 
 
 class Observer:
-    """Reads the streams of the new bus, from where this process began to publish, and compares."""
+    """Reads the streams of the new bus, from the first publish of this process on, and compares."""
 
     def __init__(self, new: EventBus, by: str, counts: Counts) -> None:
         self._new = new

@@ -1,8 +1,8 @@
-"""Which bus each agent is on, and which one handles an event: the switch, and the stamp.
+"""The route of each agent, and the stamp that says which bus handles an event.
 
-The switch is a note per agent beside a stream of the new store. The stamp travels with the event: at
-its publish it is settled, once, for which agents the old bus handles it. So each event belongs to one
-side, whatever each process has seen of the switch so far.
+The route is a note per agent beside a stream of the new store. The stamp is in the event's headers: at its publish it
+is settled, once, for which agents the old bus handles it. So one bus handles each event, even if two processes know
+different routes at the moment.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from forebay.replay import nearest
 from forebay.store import Notes
 
 Route = Literal["old", "new", "shadow"]
-"""Where an agent handles events; with "shadow" on the old bus, and once more on the new one, to compare."""
+"""The bus on which an agent handles events; with "shadow" the old one, and the new one too, to compare."""
 
 STREAM = "forebay.migration"
-"""The stream whose notes hold the switch and the counts; it has no entries."""
+"""The stream whose notes hold the routes and the counts; it has no entries."""
 _ROUTE = "route:"
 _NAME = "name"
 
@@ -32,11 +32,11 @@ SHADOW = "forebay-shadow"
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What was settled about an event when it was published.
+    """The routes of an event, settled when it was published.
 
-    `migration` names the pair of buses, `by` the DualBus that published it, and `number` counts what that one
-    published; all are empty for an event that came past all of them. `old` are the agents for which the
-    old bus handles it, `shadow` those of them that look at it on the new one too.
+    `migration` names the pair of buses, `by` the DualBus that published it, and `number` counts the publishes of that
+    one; all are empty for an event that was published without a DualBus. `old` are the agents for which the old bus
+    handles it, `shadow` those of them that handle it on the new one too.
     """
 
     migration: str = ""
@@ -47,7 +47,7 @@ class Stamp(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """What no other event of a DualBus has; known before the event has its id."""
+        """A key that no other event of a DualBus has; known before the event has its id."""
         return f"{self.by}/{self.number}"
 
     def headers(self) -> dict[str, str]:
@@ -67,7 +67,7 @@ class Stamp(msgspec.Struct, frozen=True):
         return cls(migration, by, number, _names(event, OLD), _names(event, SHADOW))
 
     def for_agents(self, table: Mapping[str, Route], agents: Iterable[str]) -> Stamp:
-        """The stamp for an event of which these agents are to hear."""
+        """The stamp for an event that these agents handle."""
         there = {agent: table.get(agent, "old") for agent in agents}
         old = frozenset(agent for agent, route in there.items() if route != "new")
         shadow = frozenset(agent for agent in old if there[agent] == "shadow")
@@ -80,12 +80,12 @@ def _names(event: Event, header: str) -> frozenset[str]:
 
 
 async def routes(store: Notes) -> dict[str, Route]:
-    """Where each known agent is."""
+    """The route of each known agent."""
     return routes_in(await store.notes(STREAM))
 
 
 def routes_in(notes: Mapping[str, bytes]) -> dict[str, Route]:
-    """Where each agent is, by these notes; what is no route counts as the old bus."""
+    """The route of each agent, by these notes; an invalid one counts as the old bus."""
     found: dict[str, Route] = {}
     for name, value in sorted(notes.items()):
         if name.startswith(_ROUTE):
@@ -96,8 +96,8 @@ def routes_in(notes: Mapping[str, bytes]) -> dict[str, Route]:
 async def name_of(store: Notes) -> str:
     """The name of the migration to this store, which is the same for all its processes.
 
-    An event keeps its stamp wherever it is taken: when the new bus is the old one of another migration, the stamps of
-    this one must mean nothing.
+    An event keeps its stamp in a copy: when the new bus is the old one of another migration, the stamps of this one
+    must mean nothing.
     """
     while True:
         found = (await store.notes(STREAM)).get(_NAME)
@@ -107,14 +107,14 @@ async def name_of(store: Notes) -> str:
 
 
 async def introduce(store: Notes, agent: str) -> None:
-    """Make an agent known; a new one is on the old bus."""
+    """Make an agent known; the route of a new one is the old bus."""
     await store.set_note(STREAM, _ROUTE + agent, b"old", expected=None)
 
 
 async def switch(store: Notes, agent: str, to: Route) -> Route:
     """Put an agent on a route; return the one it was on. `NotFound` for an agent that no DualBus knows."""
     if to not in get_args(Route):
-        raise ConfigurationError(f"{to!r} is no route; use {', '.join(get_args(Route))}")
+        raise ConfigurationError(f"{to!r} is not a route; use {', '.join(get_args(Route))}")
     while True:
         notes = await store.notes(STREAM)
         known = routes_in(notes)

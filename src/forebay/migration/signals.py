@@ -66,8 +66,8 @@ class OldBusCopiesData(LoggedSignal, frozen=True):
         """At ERROR."""
         return LogLine(
             logging.ERROR,
-            f"migration: the old bus hands on a copy of the data of {self.type}, so that its events cannot be told "
-            "apart; let its adapter pass on the very object that it is given",
+            f"migration: the old bus hands on a copy of the data of {self.type}, so that its events cannot be "
+            "recognised; let its adapter pass on the very object that it is given",
         )
 
 

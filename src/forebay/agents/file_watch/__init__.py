@@ -1,1 +1,1 @@
-"""The agent that watches folders, the journal of what it published, and the files themselves."""
+"""The agent that watches folders, the journal of its publishes, and the files themselves."""

@@ -1,4 +1,4 @@
-"""An agent that tells what changes in folders: each change once, also what changed while it was down."""
+"""An agent that publishes the changes in folders, each once, also those that happened while it was down."""
 
 from __future__ import annotations
 
@@ -27,35 +27,34 @@ from forebay.signals import LoopFailed
 
 __all__ = ["ChangeDetectionAgent", "FileChange"]
 
-LOOK = 0.2
-"""Seconds between two looks whether the folders are there; the longest wait before what was put off is tried again."""
-MANY = 50
-"""Changed folders that are looked through one by one; where there are more, everything is looked through."""
+CHECK_SECONDS = 0.2
+"""Time between two checks that the folders exist, and between two tries to read a file that is being written."""
+MOST_FOLDERS = 50
+"""The most changed folders that are scanned one by one; after more, everything is scanned."""
 
 
 class NoticesFailed(Exception):
-    """The system gives no notice of changes any more; its cause says why."""
+    """The system reports changes no longer; the cause of this error says why."""
 
 
 class ChangeDetectionAgent(BaseAgent):
-    """Watches folders, with all that lies within, and publishes what becomes of their files.
+    """Watches folders, with their subfolders, and publishes the changes of their files.
 
     It publishes `file_created`, `file_modified` and `file_deleted`, with a `FileChange` as data and the path as key.
-    What it has told is kept in the store. After a restart, however it ended, it tells what has changed since, and
-    says nothing twice. A file counts as modified when its content is another one; what comes and goes between two
-    looks is not told. A file that is being written is told when it holds still for the time that it takes to read it.
+    Its journal is kept in the store: after a restart, however it ended, it publishes the changes since then, and none
+    twice. A file counts as modified when its content differs. A file that exists only between two scans is not
+    published. A file that is being written is published once it stays unchanged for the time that it takes to read it.
 
-    `ignore` are patterns for names of files and folders, such as "*.tmp" or ".git". Changes that come within
-    `debounce` seconds are looked at together. Each `rescan` seconds it looks at everything, for what the system's
-    notices have missed. Several processes may run it: one of them watches, and another takes over when that one
-    has given no sign for `lease` seconds.
+    `ignore` are patterns for names of files and folders, such as "*.tmp" or ".git". Changes within `debounce` seconds
+    are read together. Each `rescan` seconds it scans everything, for changes that the system did not report. Several
+    processes may run it: one of them watches, and another takes over when that one has been silent for `lease` seconds.
 
-    A folder that is not there at the first start is a `ConfigurationError`. One that vanishes later counts as empty,
-    and the agent as unhealthy, until it is back. While the disk of known files is not mounted, no change of them is
-    published, and the agent is unhealthy. A link to a file within the folders counts as a file, with the content of
+    A folder that does not exist at the first start is a `ConfigurationError`. A folder that vanishes later counts as
+    empty, and the agent as unhealthy, until it is back. While the disk of known files is not mounted, no change of them
+    is published, and the agent is unhealthy. A link to a file within the folders counts as a file, with the content of
     its target (so an update of a Kubernetes ConfigMap is a modified file); other links are not followed. Files that
-    this very process has open (such as the bus's own database) are left alone. Needs the extra `agents`; where the
-    system gives no notice of changes (network drives, some containers), set WATCHFILES_FORCE_POLLING=true.
+    this very process has open (such as the bus's own database) are not read. Needs the extra `agents`. If the system
+    does not report changes (network drives, some containers), set WATCHFILES_FORCE_POLLING=true.
 
     Put one in a module, say `watcher` in app/agents.py, and run it with `forebay agents app.agents:watcher`:
 
@@ -89,11 +88,11 @@ class ChangeDetectionAgent(BaseAgent):
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """What it watches: real paths, without those that lie within another one of them."""
+        """The watched folders: real paths, without those within another one of them."""
         return tuple(map(Path, self._folders))
 
     async def initialize(self) -> None:
-        """See that it can work; `ConfigurationError` where it never could."""
+        """Check that it can work; `ConfigurationError` if it never could."""
         try:
             import watchfiles  # noqa: F401  # used later, by `_notices`
         except ImportError as error:
@@ -111,7 +110,7 @@ class ChangeDetectionAgent(BaseAgent):
                     )
 
     async def health(self) -> object:
-        """Whether this process watches, and how many files; `AgentError` where it cannot see all."""
+        """Whether this process watches, and how many files; `AgentError` if it cannot read all of them."""
         publisher = self._publisher
         if publisher is None:
             return {"watching": False}
@@ -119,7 +118,7 @@ class ChangeDetectionAgent(BaseAgent):
             _ailing(folder) for folder, found in self._present.items() if not found and folder not in self._unmounted
         ]
         ails += [str(_not_mounted(folder)) for folder in sorted(self._unmounted)]
-        # Threads add to it; a copy is made in one go.
+        # A copy, because threads add to it.
         unreadable = list(publisher.unreadable.items())
         if unreadable:
             path, reason = unreadable[0]
@@ -131,7 +130,7 @@ class ChangeDetectionAgent(BaseAgent):
         return {"watching": True, "files": len(publisher.journal)}
 
     async def work(self) -> None:
-        """Watch, while it is this process's turn."""
+        """Watch while this process leads."""
         leadership = Leadership(self.bus.store, notes_of(self.name), seconds=self._lease)
         while True:
             async with leadership.lead():
@@ -147,7 +146,7 @@ class ChangeDetectionAgent(BaseAgent):
     # Following what happens.
 
     async def _watch(self) -> None:
-        """Follow the folders; begin anew when one comes or goes, or when the notices fail."""
+        """Follow the folders; start again when one appears or vanishes, or when the notices fail."""
         store = self.bus.store
         mounts = Mounts(store, notes_of(self.name), self._folders)
         publisher = FileChangePublisher(self.bus, self.name, FileJournal(store, self._stream), mounts, self._folders)
@@ -155,13 +154,13 @@ class ChangeDetectionAgent(BaseAgent):
         if damaged := publisher.journal.damaged:
             self._complain(
                 StoreDamaged(
-                    f"what was told of some files cannot be read (notes {', '.join(damaged)} of {self._stream}):"
-                    " they are told once more"
+                    f"the journal of some files cannot be read (notes {', '.join(damaged)} of {self._stream}):"
+                    " their changes are published once more"
                 ),
                 0.0,
             )
         self._publisher = publisher
-        restarts = Restarts(backoff=Backoff(base=LOOK, cap=30.0))
+        restarts = Restarts(backoff=Backoff(base=CHECK_SECONDS, cap=30.0))
         while True:
             await self._folders_changed(publisher)
             try:
@@ -169,18 +168,18 @@ class ChangeDetectionAgent(BaseAgent):
             except NoticesFailed as failed:
                 error, delay = failed.__cause__ or failed, restarts.failed()
                 self._blind = (
-                    f"the system's notices of changes have failed ({describe(error)}), so it looks at everything "
-                    "now and then; set WATCHFILES_FORCE_POLLING=true, or raise fs.inotify.max_user_watches"
+                    f"the system's notices of changes have failed ({describe(error)}), so it scans everything "
+                    "from time to time; set WATCHFILES_FORCE_POLLING=true, or raise fs.inotify.max_user_watches"
                 )
                 self._complain(error, delay)
                 await self._scan(publisher)
                 await asyncio.sleep(delay)
 
     async def _follow(self, publisher: FileChangePublisher, restarts: Restarts) -> None:
-        """Tell what changes, until the folders are not the same any more, or notices were missed."""
+        """Publish changes until other folders exist than before, or the system has missed a change."""
         due = None
         async with aclosing(self._notices()) as notices:
-            # The first look comes when the notices do, so that nothing falls between.
+            # The first scan comes after the first notices, so that no change is missed between them.
             async for noticed in notices:
                 if await self._folders_changed(publisher):
                     return
@@ -196,44 +195,44 @@ class ChangeDetectionAgent(BaseAgent):
                     if missed and due is not None and not all_of_it:
                         return
                     self._blind = None
-                    # Looking at everything takes at most a twentieth of the time.
+                    # Scans take at most a twentieth of the time.
                     due = time.monotonic() + max(self._rescan, 20 * (time.monotonic() - began))
 
     async def _notices(self) -> AsyncGenerator[set[str]]:
-        """The paths that something has happened to, as the system says; none of them each `LOOK` seconds."""
+        """The changed paths that the system reports; an empty set each `CHECK_SECONDS`."""
         folders = [folder for folder, found in self._present.items() if found]
         while not folders:
             yield set()
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(CHECK_SECONDS)
         from watchfiles import awatch
 
         wait = max(1, round(self._debounce * 1000))
         changes = awatch(
             *folders, watch_filter=None, debounce=wait, step=min(50, wait),
-            rust_timeout=round(LOOK * 1000), yield_on_timeout=True, ignore_permission_denied=True,
+            rust_timeout=round(CHECK_SECONDS * 1000), yield_on_timeout=True, ignore_permission_denied=True,
         )  # fmt: skip
         async with aclosing(changes):
             try:
                 async for noticed in changes:
                     yield {path for _, path in noticed}
             except (OSError, RuntimeError) as error:
-                # At a folder that has just gone, or the system's limit of watches.
+                # A folder has just vanished, or the system's limit of watches is reached.
                 raise NoticesFailed from error
             except ExceptionGroup as group:
-                # At a name that is no UTF-8.
+                # A name is not UTF-8.
                 raise NoticesFailed from group.exceptions[0]
 
     async def _folders_changed(self, publisher: FileChangePublisher) -> bool:
-        """See which folders are there; whether that, or which ones they are, has changed."""
+        """Check which folders exist; return whether that has changed, or one is another folder now."""
         before, unmounted = self._present, self._unmounted
         self._present, self._unmounted = await in_thread(self._look_for_folders, publisher.mounts)
         for place in self._unmounted - unmounted:
-            self._complain(_not_mounted(place), LOOK)
+            self._complain(_not_mounted(place), CHECK_SECONDS)
         for folder, found in self._present.items():
             if found is not None:
                 self._seen.add(folder)
             elif folder not in self._unmounted and before.get(folder, True) is not None:
-                self._complain(NotFound(f"{_ailing(folder)}; its files count as deleted"), LOOK)
+                self._complain(NotFound(f"{_ailing(folder)}; its files count as deleted"), CHECK_SECONDS)
         return (before, unmounted) != (self._present, self._unmounted)
 
     def _look_for_folders(
@@ -244,14 +243,14 @@ class ChangeDetectionAgent(BaseAgent):
     def _complain(self, error: BaseException, delay: float) -> None:
         self.bus.signals.emit(LoopFailed("watch", "files", self.name, error, delay))
 
-    # What may have changed.
+    # Finding the files that may have changed.
 
     def _suspects(self, stop: threading.Event, publisher: FileChangePublisher, noticed: set[str]) -> set[str] | None:
-        """The files to look at because of these notices, and those put off; None where all have to be looked at."""
+        """The files to read because of these notices, and the postponed ones; None if all must be read."""
         suspects, folders = publisher.postponed | publisher.links, set[str]()
         real: dict[str, str] = {}
         for notice in noticed:
-            # A notice may come by way of a link.
+            # The path of a notice may go through a link.
             parent, name = os.path.split(notice)
             if parent not in real:
                 real[parent] = os.path.realpath(parent)
@@ -264,7 +263,7 @@ class ChangeDetectionAgent(BaseAgent):
                     publisher.links.add(path)
             else:
                 folders.add(path)
-        if len(folders) > MANY:
+        if len(folders) > MOST_FOLDERS:
             return None
         for folder in folders:
             suspects.update(publisher.journal.within(folder))
@@ -292,13 +291,13 @@ class ChangeDetectionAgent(BaseAgent):
             yield path, status
 
     async def _scan(self, publisher: FileChangePublisher) -> int:
-        """Look at everything; return how many changes were told."""
+        """Scan everything; return how many changes were published."""
         suspects = await in_thread(self._all_suspects, publisher)
         await publisher.mounts.save()
         return await publisher.publish_changes(suspects)
 
     def _all_suspects(self, stop: threading.Event, publisher: FileChangePublisher) -> set[str]:
-        """The files that are not as they were told."""
+        """The files that differ from the journal."""
         journal, unmounted = publisher.journal, publisher.mounts.unmounted()
         publisher.unreadable.clear()
         publisher.links.clear()

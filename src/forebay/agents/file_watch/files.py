@@ -1,4 +1,4 @@
-"""What is on the disk: which files there are under a folder, and what is in them. Runs in threads.
+"""The files on the disk: which ones a folder holds, and their contents. Runs in threads.
 
 Only regular files count, and links to such files within the watched folders, as a Kubernetes ConfigMap has them.
 Links to folders, and links that lead out of the watched folders, are not followed.
@@ -17,21 +17,21 @@ from pathlib import Path
 
 import msgspec
 
-BLOCK = 1024 * 1024
+BLOCK_BYTES = 1024 * 1024
 """Bytes of a file that are in memory at a time."""
-UNSURE = 2_000_000_000
-"""Nanoseconds within which two changes of a file may bear the same time (FAT: two seconds)."""
+TIMESTAMP_NANOSECONDS = 2_000_000_000
+"""Resolution of the coarsest timestamps of files: two changes within it may have the same one (FAT: two seconds)."""
 _FLAGS = os.O_RDONLY
 for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-    _FLAGS |= getattr(os, _name, 0)  # each system has its own of them
+    _FLAGS |= getattr(os, _name, 0)  # not every system has all of them
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A file, as it was while it was read. Times in nanoseconds since 1970, within 64 bits.
+    """The content of a file at the time when it was read. Times in nanoseconds since 1970, within 64 bits.
 
-    `changed` is when its inode last changed; 0 where it had changed just before, so that a later change might
-    bear the same time.
+    `changed` is when its inode last changed; 0 if that was so shortly before that a later change might have the same
+    timestamp.
     """
 
     size: int
@@ -41,21 +41,21 @@ class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Unsettled(Exception):
-    """A file that cannot be told yet: it is being written, or open in this process."""
+    """A file whose change cannot be published yet: it is being written, or open in this process."""
 
 
 class Stopped(Exception):
-    """Whoever asked does not wait any more."""
+    """The caller does not wait any more."""
 
 
 Outcome = Content | None | Unsettled | OSError
-"""What a look at a path found: a file, none, or why that cannot be said."""
+"""The result of reading a path: its content, None if it is not a file, or the reason why it cannot be read."""
 
 
 def read(
     path: str, known: Content | None, held: frozenset[tuple[int, int]], folders: Sequence[str], stop: threading.Event
 ) -> Outcome:
-    """What is in the file now; None where no file is there. `known` is returned where nothing has touched it since."""
+    """Return the content of the file now; None if it does not exist. If it is untouched since, that is `known`."""
     try:
         place = real_place(path, folders)
         if place is None:
@@ -65,7 +65,7 @@ def read(
             return None
         if known is not None and untouched(known, status):
             return known
-        # To close any handle on a file gives up this process's locks on it, and SQLite's with them.
+        # Closing any handle on a file releases all locks of this process on it, also those of SQLite.
         if (status.st_dev, status.st_ino) in held:
             return Unsettled(f"{path} is open in this process")
         return _digest(place, stop)
@@ -84,12 +84,12 @@ def real_place(path: str, folders: Sequence[str]) -> str | None:
 
 
 def untouched(known: Content, status: os.stat_result) -> bool:
-    """Whether the file is surely as it was read."""
+    """Whether the file is certainly unchanged since it was read."""
     return (known.size, known.modified, known.changed) == _times(status)
 
 
 def _digest(path: str, stop: threading.Event) -> Content | None:
-    # What took the file's place since may be a link, or a pipe that nobody writes to.
+    # The file may have been replaced by a link, or by a pipe without a writer.
     handle = os.open(path, _FLAGS)
     with open(handle, "rb", buffering=0) as file:  # noqa: PTH123  # by its handle
         before = os.fstat(handle)
@@ -97,7 +97,7 @@ def _digest(path: str, stop: threading.Event) -> Content | None:
             return None
         now = time.time_ns()
         digest = hashlib.sha256()
-        while block := file.read(BLOCK):
+        while block := file.read(BLOCK_BYTES):
             digest.update(block)
             if stop.is_set():
                 raise Stopped
@@ -105,7 +105,7 @@ def _digest(path: str, stop: threading.Event) -> Content | None:
                 raise Unsettled(f"{path} is being written")
         if _times(os.fstat(handle)) != _times(before):
             raise Unsettled(f"{path} is being written")
-    sure = now - before.st_ctime_ns > UNSURE
+    sure = now - before.st_ctime_ns > TIMESTAMP_NANOSECONDS
     size, modified, changed = _times(before)
     return Content(size, modified, changed if sure else 0, digest.digest())
 
@@ -120,7 +120,7 @@ def _within_64_bits(time: int) -> int:
 
 
 def held_open() -> frozenset[tuple[int, int]]:
-    """Device and inode of each regular file that this process has open; none where the system does not tell."""
+    """Device and inode of each regular file that this process has open; empty if the system does not list them."""
     found = set()
     try:
         handles = os.listdir("/dev/fd")  # noqa: PTH208  # names are enough
@@ -137,7 +137,7 @@ def held_open() -> frozenset[tuple[int, int]]:
 
 
 def identity(folder: str) -> tuple[int, int] | None:
-    """Device and inode of the folder; None where it is gone. One that cannot be looked at counts as there."""
+    """Device and inode of the folder; None if it does not exist. A folder that cannot be read counts as existing."""
     try:
         status = os.lstat(folder)
     except OSError as error:
@@ -202,12 +202,12 @@ def below(path: str, folder: str) -> bool:
 
 
 def as_text(path: str) -> str:
-    """The path for people and JSON: bytes that are no UTF-8 are written as \\xff."""
+    """The path for people and JSON: bytes that are not UTF-8 are written as \\xff."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def raw(path: str) -> bytes | None:
-    """The path's bytes, where they are no UTF-8."""
+    """The bytes of the path, unless they are UTF-8."""
     name = os.fsencode(path)
     return None if as_text(path) == path else name
 

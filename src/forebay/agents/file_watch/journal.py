@@ -1,7 +1,7 @@
-"""What an agent has told about files: its truth, in notes of the store, by the hash of the path.
+"""An outbox of file changes, kept in notes of the store, by the hash of the path.
 
-A file's entry first says what is being told about it, and under which id; then the event is published; then
-the entry says that it is told. Whoever finds the first without the last publishes again under the same id.
+A file's entry first has a pending publish with its id; then the event is published; then the entry has none. A process
+that finds a pending publish publishes again, under the same id.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from forebay.leadership import LeadershipLost
 from forebay.store import Notes
 
 BUCKETS = 256
-"""Notes that share the files: with 300,000 files each of them is some 80 KiB."""
+"""Number of notes that share the files: with 300,000 files each note is about 80 KiB."""
 
 _NAME = re.compile(r"[0-9a-f]{2}")
 
 PendingPublish = tuple[str, str]
-"""The event type, and the id, of what is being told."""
+"""The type and the id of an event that may not be published yet."""
 
 
 class FileState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What was last told about a file, or, with `pending`, is just being told."""
+    """The content of a file as last published, or, with `pending`, as it is being published."""
 
     content: Content
     pending: PendingPublish | None = None
 
 
 class FileJournal:
-    """The entries of all files, in memory, and how to keep them in the store.
+    """The entries of all files, in memory and in the store.
 
     `damaged` are the names of unreadable notes; their files count as new.
     """
@@ -50,7 +50,7 @@ class FileJournal:
         self.damaged: list[str] = []
 
     async def load(self) -> None:
-        """Read what the store holds."""
+        """Read the entries from the store."""
         notes = await self._store.notes(self._stream)
         self._kept = {name: note for name, note in notes.items() if _NAME.fullmatch(name)}
         for name, note in self._kept.items():
@@ -62,25 +62,25 @@ class FileJournal:
             self._unfinished.update({path: entry for path, entry in entries.items() if entry.pending})
 
     def __len__(self) -> int:
-        """How many files were told to be there."""
+        """The number of files that were published as existing."""
         return sum(map(len, self._entries.values())) - len(self._unfinished)
 
     def get(self, path: str) -> FileState | None:
-        """What was told about this file, unless it is that it is gone."""
+        """The entry of this file; None if it was never published, or last as deleted."""
         return self._entries.get(bucket(path), {}).get(path)
 
     def content(self, path: str) -> Content | None:
-        """What was told to be in this file."""
+        """The content of this file as last published."""
         entry = self.get(path)
         return None if entry is None else entry.content
 
     def within(self, folder: str) -> Iterator[str]:
-        """The files in and below this folder of which something was told."""
+        """The files in and below this folder that have an entry."""
         for entries in self._entries.values():
             yield from (path for path in entries if below(path, folder))
 
     def unfinished(self) -> dict[str, FileState]:
-        """What is being told, as far as this process knows."""
+        """The files with a pending publish, as far as this process knows."""
         return dict(self._unfinished)
 
     def put(self, path: str, entry: FileState | None) -> None:
@@ -97,7 +97,7 @@ class FileJournal:
         self._changed.add(bucket(path))
 
     async def save(self) -> None:
-        """Keep what was changed; `LeadershipLost` where another process has changed it too."""
+        """Write the changed entries; `LeadershipLost` if another process has changed them too."""
         changed, self._changed = sorted(self._changed), set()
         ends = await asyncio.gather(*(self._save(number) for number in changed), return_exceptions=True)
         for error in filter(None, ends):

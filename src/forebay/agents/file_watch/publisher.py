@@ -1,4 +1,4 @@
-"""Telling what has become of files: read, compare with what was told, note, publish, note that it is told."""
+"""Publishes changes of files: read, compare with the journal, save as pending, publish, save as published."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ from forebay.reason import describe
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
-BATCH = 1000
-"""Files that are told at a time."""
-PATIENCE = 2.0
-"""Seconds of reading after which what was found is told, before the next file is read."""
-LONGEST_KEY = 512
+BATCH_FILES = 1000
+"""The most files whose changes are published together."""
+BATCH_SECONDS = 2.0
+"""Time of reading after which the changes found so far are published."""
+KEY_CHARACTERS = 512
+"""The longest path that is the key of its events."""
 KINDS = (EventType.FILE_CREATED.value, EventType.FILE_MODIFIED.value, EventType.FILE_DELETED.value)
 _CREATED, _MODIFIED, _DELETED = KINDS
 
 
 class FileChange(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is told of a file: the data of `EventType.FILE_CREATED`, `FILE_MODIFIED` and `FILE_DELETED`.
+    """A change of a file: the data of `EventType.FILE_CREATED`, `FILE_MODIFIED` and `FILE_DELETED`.
 
-    `path` is absolute, `size` in bytes, `sha256` in hexadecimal digits; a deleted file's are those of the last look at
-    it. A time of `modified` before 1677 or after 2262 is the nearest one within (64 bits of nanoseconds). Where the
-    name is no UTF-8, `path` has its odd bytes written out, and `raw` is the path's own bytes.
+    `path` is absolute, `size` in bytes, `sha256` in hexadecimal digits; those of a deleted file are from its last
+    reading. A time of `modified` before 1677 or after 2262 is replaced by the nearest one within (64 bits of
+    nanoseconds). If the name is not UTF-8, `path` has its odd bytes written out, and `raw` has the bytes of the path.
 
     >>> FileChange("/inbox/a.txt", 0, "e3b0c442...", datetime(2026, 1, 1, tzinfo=UTC)).file.name
     'a.txt'
@@ -60,11 +61,11 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FileChangePublisher:
-    """Tells what becomes of files, as the agent of this name.
+    """Publishes the changes of files, as the agent of this name.
 
-    `postponed` are files that could not be told yet; `unreadable` are paths with the reason why nothing can be
-    said of them: what was told of them stands. `links` are links to files: the system's notices name the file that
-    changed, not the links to it.
+    `postponed` are files that could not be read yet, because they are being written. `unreadable` are paths with the
+    reason; their entries stay. `links` are links to files: the system's notices name the file that changed, not the
+    links to it.
     """
 
     def __init__(self, bus: EventBus, name: str, journal: FileJournal, mounts: Mounts, folders: Sequence[str]) -> None:
@@ -78,18 +79,18 @@ class FileChangePublisher:
         self._name = name
 
     async def begin(self) -> None:
-        """Read what was told, and finish what was just being told when the last process ended."""
+        """Read the journal, and finish the publishes that the last process left pending."""
         await self.journal.load()
         await self.mounts.load()
         await self._finish(await self._already_published())
 
     async def publish_changes(self, suspects: Iterable[str]) -> int:
-        """Look at these files, and tell what has become of them; return how many were told."""
+        """Read these files, and publish their changes; return how many were published."""
         count = 0
         # Files of one note come together, so that each note is written once or twice.
         waiting = sorted(suspects, key=lambda path: (bucket(path), path))
         while waiting:
-            batch = waiting[:BATCH]
+            batch = waiting[:BATCH_FILES]
             outcomes, unmounted = await in_thread(self._read, batch)
             waiting = waiting[len(outcomes) :]
             for path, outcome in outcomes:
@@ -101,7 +102,7 @@ class FileChangePublisher:
         return count
 
     def _read(self, stop: threading.Event, paths: Sequence[str]) -> tuple[list[tuple[str, Outcome]], frozenset[str]]:
-        """Read the first of these files: at least one, and as many as `PATIENCE` allows.
+        """Read the first of these files: at least one, and as many as `BATCH_SECONDS` allows.
 
         Returns them with the folders that were unmounted afterwards: a disk may be unmounted during the reads.
         """
@@ -110,12 +111,12 @@ class FileChangePublisher:
         began = time.monotonic()
         for path in paths:
             outcomes.append((path, files.read(path, self.journal.content(path), held, self._folders, stop)))
-            if stop.is_set() or time.monotonic() - began > PATIENCE:
+            if stop.is_set() or time.monotonic() - began > BATCH_SECONDS:
                 break
         return outcomes, self.mounts.unmounted()
 
     def _note(self, path: str, outcome: Outcome) -> None:
-        """Note what is to be told of a file that was looked at."""
+        """Enter the change of a file into the journal."""
         self.postponed.discard(path)
         self.unreadable.pop(path, None)
         if isinstance(outcome, Unsettled):
@@ -126,7 +127,7 @@ class FileChangePublisher:
             self.journal.put(path, entry)
 
     async def _finish(self, published: frozenset[str] = frozenset()) -> None:
-        """Publish what is noted as being told, unless it is published, then note that it is told."""
+        """Publish the pending changes, unless they are published already, and mark them as published."""
         unfinished = self.journal.unfinished()
         for kind in KINDS:
             chosen = [
@@ -147,7 +148,7 @@ class FileChangePublisher:
         await self.journal.save()
 
     async def _already_published(self) -> frozenset[str]:
-        """Ids of what is in its stream, but not noted as told: the bus knows an id again for a day only."""
+        """The ids of pending changes that are in their stream: the bus recognises an id for a day only."""
         found = set()
         for entry in self.journal.unfinished().values():
             if entry.pending is not None:
@@ -161,7 +162,7 @@ class FileChangePublisher:
 
 
 def diff(known: Content | None, found: Content | None) -> FileState | None:
-    """The entry that says what is to be told of a file, or only how it was read; None where all is as it was known.
+    """The entry for a file that has changed, or was only touched; None if it is untouched.
 
     >>> diff(None, Content(0, 1, 1, b"")).pending[0]
     'file_created'
@@ -180,7 +181,7 @@ async def in_thread(
     *arguments: Arguments.args,
     **named: Arguments.kwargs,
 ) -> Result:
-    """Call it in a thread, with an event that tells it to end where nobody waits any more."""
+    """Call it in a thread, with an event that is set when the caller does not wait any more."""
     stop = threading.Event()
     try:
         return await threads.in_thread(lambda: call(stop, *arguments, **named))
@@ -194,6 +195,6 @@ def _change(path: str, content: Content) -> FileChange:
 
 
 def _key(path: str) -> str:
-    """The path; where that is too long for a key, its hash."""
+    """The path, or its hash if it is too long for a key."""
     text = files.as_text(path)
-    return text if len(text) <= LONGEST_KEY else f"sha256:{hashlib.sha256(os.fsencode(path)).hexdigest()}"
+    return text if len(text) <= KEY_CHARACTERS else f"sha256:{hashlib.sha256(os.fsencode(path)).hexdigest()}"
