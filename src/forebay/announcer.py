@@ -14,7 +14,7 @@ import socket
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -107,6 +107,11 @@ class Announcer:
         self._is_failing = False
         self._may_sweep = True
 
+    @property
+    def consumed(self) -> Collection[tuple[str, str]]:
+        """The pairs of stream and group that have a running consumer in this process."""
+        return self._consumers.keys()
+
     def add(self, groups: Iterable[tuple[str, str]]) -> None:
         """A consumer of these pairs of stream and group begins."""
         self._consumers.update(groups)
@@ -148,7 +153,7 @@ class Announcer:
         if not keeps_notes(self._store) or not any(stream.groups for stream in found):
             return list(found)
         try:
-            living = await self._living()
+            living = await self.living()
         except StoreDenied:
             return list(found)
         return [
@@ -159,7 +164,8 @@ class Announcer:
             for stream in found
         ]
 
-    async def _living(self) -> Counter[tuple[str, str]]:
+    async def living(self) -> Counter[tuple[str, str]]:
+        """The running consumers of all processes, by stream and group. Needs notes."""
         living = +self._consumers
         announced = await self._look()
         if announced:

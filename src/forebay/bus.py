@@ -672,8 +672,8 @@ class EventBus:
         stream = type_name(event_type)
         store = await self.ready()
         await set_rule(store, stream, rule)
-        groups = {group for its, group in self._context.runs.consumed() if its == stream}
-        return await enforce(store, stream, self.signals, observers=self._pruner.observers, at_work=groups)
+        living = self._context.announcer.living
+        return await enforce(store, stream, self.signals, observers=self._pruner.observers, living=living)
 
     async def retention(self, event_type: EventTypeLike) -> Retention | None:
         """How long the stream keeps its events; None: for ever."""

@@ -43,10 +43,6 @@ class Runs:
         """All that runs now."""
         return [part for run in self._runs for part in run.parts]
 
-    def consumed(self) -> list[tuple[str, str]]:
-        """The pairs of stream and group that are served now."""
-        return [place for part in self.parts for place in part.groups]
-
     def stop(self) -> None:
         """Let every run end in its orderly way, also one that was made and has not begun yet."""
         for run in list(self._runs):
@@ -87,7 +83,7 @@ class BusContext:
         )
         self.services = Services(store, signals)
         self.announcer = Announcer(store, signals)
-        self.pruner = Pruner(store, signals, self.runs.consumed)
+        self.pruner = Pruner(store, signals, self.announcer)
         self.session: Session | None = None
         self._gate = threading.Lock()
 

@@ -11,11 +11,12 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
 
+from forebay.announcer import Announcer
 from forebay.errors import ConfigurationError, StoreDenied, StoreFull
 from forebay.event import check_seconds
 from forebay.presence import Observer, keeps_notes
@@ -27,13 +28,18 @@ RULE = "retention"
 SILENT = "silent:"
 """Prefix of the notes that hold for how many seconds a group had no consumer; see `Silence`.
 
-A process that serves the group sets the note to 0. Each other process adds the time for which it has seen the note
-unchanged (see `forebay.presence`), so the time counts on over restarts, and no two clocks are compared.
+A process that finds a running consumer of the group, in any process, sets the note to 0. Else it adds the time for
+which it has seen the note unchanged (see `forebay.presence`), so the time counts on over restarts, and no two clocks
+are compared.
 """
 INTERVAL_SECONDS = 5.0
 """Average time between two looks at a stream."""
 LONGEST_GAP_SECONDS = 15.0
 """Time between two looks that counts as watched, at most."""
+
+
+Living = Callable[[], Awaitable[Collection[tuple[str, str]]]]
+"""Returns the pairs of stream and group that have a running consumer in any process."""
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -81,11 +87,12 @@ async def enforce(
     signals: Signals,
     *,
     observers: Observers | None = None,
-    at_work: Collection[str] = (),
+    living: Living | None = None,
 ) -> Trimmed:
-    """Trim the stream by its rule; `at_work` are the groups that have a running consumer in this process.
+    """Trim the stream by its rule.
 
-    `observers` remember the notes that earlier calls of this process have seen.
+    `observers` remember the notes that earlier calls of this process have seen. `living` is called if the rule needs
+    to know which groups have a running consumer.
     """
     notes = await store.notes(stream)
     rule = _rule(notes.get(RULE), stream)
@@ -93,8 +100,9 @@ async def enforce(
         return Trimmed(0, 0)
     ignore_groups: list[str] = []
     if rule.group_lifetime is not None:
+        served = set() if living is None else {group for its, group in await living() if its == stream}
         ignore_groups = await _abandoned(
-            store, stream, notes, rule.group_lifetime, at_work, signals, observers or Observers()
+            store, stream, notes, rule.group_lifetime, served, signals, observers or Observers()
         )
     removed = dropped = 0
     for length, age, force in ((rule.max_length, rule.max_age, False), (rule.hard_length, None, True)):
@@ -152,7 +160,7 @@ async def _abandoned(
     stream: str,
     notes: Mapping[str, bytes],
     lifetime: float,
-    at_work: Collection[str],
+    served: Collection[str],
     signals: Signals,
     observers: Observers,
 ) -> list[str]:
@@ -163,11 +171,11 @@ async def _abandoned(
     for group in await store.groups(stream):
         name = SILENT + group
         silence = Silence.parse(notes[name]) if name in notes else None
-        if silence is None or (group in at_work and notes[name] != b"0"):
+        if silence is None or (group in served and notes[name] != b"0"):
             # In a full store the trim is needed all the more.
             with contextlib.suppress(StoreFull):
                 await store.set_note(stream, name, b"0")
-        elif group not in at_work:
+        elif group not in served:
             silence = await _lengthen(store, stream, name, silence, observer, lifetime)
             if silence is not None and silence.seconds > lifetime:
                 abandoned.append(group)
@@ -210,30 +218,40 @@ def _rule(text: bytes | None, stream: str) -> Retention | None:
 class Pruner:
     """Enforces the rules of the streams of one bus, in the background.
 
-    `published` are the streams that it published to; `consumed` returns the streams and groups that it consumes.
+    `published` are the streams that it published to; the `announcer` knows its consumers and those of all others.
     """
 
-    def __init__(self, store: Store, signals: Signals, consumed: Callable[[], Iterable[tuple[str, str]]]) -> None:
+    def __init__(self, store: Store, signals: Signals, announcer: Announcer) -> None:
         self.published: set[str] = set()
         self.observers = Observers()
         self._refused: set[str] = set()
         self._store = store
         self._signals = signals
-        self._consumed = consumed
+        self._announcer = announcer
 
     async def run(self, *, interval: float = INTERVAL_SECONDS) -> None:
         """Enforce the rule of each stream about every `interval` seconds, until cancelled."""
         while keeps_notes(self._store):
             await asyncio.sleep(random.uniform(interval / 2, interval * 1.5))
-            consumed = dict[str, set[str]]()
-            for stream, group in self._consumed():
-                consumed.setdefault(stream, set()).add(group)
-            for stream in (self.published | consumed.keys()) - self._refused:
-                groups = consumed.get(stream, set())
+            living = _once(self._announcer.living)
+            consumed = {stream for stream, _ in self._announcer.consumed}
+            for stream in (self.published | consumed) - self._refused:
                 try:
-                    await enforce(self._store, stream, self._signals, observers=self.observers, at_work=groups)
+                    await enforce(self._store, stream, self._signals, observers=self.observers, living=living)
                 except StoreDenied:
                     # A user that may only publish leaves it to processes that may trim.
                     self._refused.add(stream)
                 except Exception as error:  # noqa: BLE001  # nothing awaits this task, so it must not end with an error
                     self._signals.emit(LoopFailed("retention", stream, "*", error, interval))
+
+
+def _once(ask: Living) -> Living:
+    """Ask once, and then return the same answer."""
+    answers: list[Collection[tuple[str, str]]] = []
+
+    async def answer() -> Collection[tuple[str, str]]:
+        if not answers:
+            answers.append(await ask())
+        return answers[0]
+
+    return answer

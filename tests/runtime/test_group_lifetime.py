@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from forebay import Event, EventBus, Retention, Trimmed
+from forebay.announcer import STREAM, Announcer
 from forebay.retention import LONGEST_GAP_SECONDS, SILENT, Observers, enforce, set_rule
 from forebay.signals import GroupAbandoned, Signals
 from forebay.store import Reader, Store
@@ -34,7 +36,10 @@ class Process:
 
     async def look(self, passed: float = 5.0) -> Trimmed:
         self.now += passed
-        return await enforce(self._store, "t", self._signals, observers=self._observers, at_work=self._served)
+        return await enforce(self._store, "t", self._signals, observers=self._observers, living=self._living)
+
+    async def _living(self) -> Collection[tuple[str, str]]:
+        return {("t", group) for group in self._served}
 
 
 @pytest.fixture
@@ -76,6 +81,18 @@ async def test_a_group_that_is_served_somewhere_is_never_gone(store: Store) -> N
         for process in (observer, another, serving):
             assert Trimmed(0, 0) == await process.look()
     assert [] == observer.gone
+
+
+async def test_a_group_whose_consumers_may_not_read_notes_is_served_by_their_announcement(store: Store) -> None:
+    serving, observing = Announcer(store, Signals()), Announcer(store, Signals())
+    serving.add([("t", "here"), ("t", "away")])
+    await eventually(lambda: store.notes(STREAM))
+    assert {("t", "here"), ("t", "away")} == set(await observing.living())
+
+    await store.set_note("t", f"{SILENT}away", f"{LIFETIME - 1:.0f}".encode())
+    assert Trimmed(0, 0) == await enforce(store, "t", Signals(), living=observing.living)
+    assert b"0" == (await store.notes("t"))[f"{SILENT}away"]
+    await serving.close()
 
 
 async def test_a_process_that_stood_still_has_seen_nothing_meanwhile(store: Store) -> None:

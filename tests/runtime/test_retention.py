@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forebay import ConfigurationError, Event, EventBus, Retention, StoreUnavailable, Trimmed
+from forebay.announcer import Announcer
 from forebay.retention import RULE, Pruner
 from forebay.signals import LoopFailed, StreamTrimmed
 from forebay.stores.memory import MemoryStore
@@ -71,7 +72,7 @@ async def test_a_rule_holds_for_every_process_and_until_it_is_taken_away() -> No
     async with EventBus(store) as one, EventBus(store.clone()) as other:
         await one.retain("t", max_length=1)
         await other.publish_many("t", source="s", data=range(5))
-        pruner = Pruner(other.store, other.signals, list)
+        pruner = Pruner(other.store, other.signals, Announcer(other.store, other.signals))
         pruner.published.add("t")
         pruning = asyncio.create_task(pruner.run(interval=0.01))
         await eventually(lambda: _length(one, 1))
@@ -94,7 +95,7 @@ async def test_a_look_that_fails_is_told_and_the_next_one_does_its_work() -> Non
         await bus.retain("t", max_length=1)
         await bus.publish_many("t", source="s", data=range(5))
         store.fail_before("trim")
-        pruner = Pruner(store, bus.signals, list)
+        pruner = Pruner(store, bus.signals, Announcer(store, bus.signals))
         pruner.published.add("t")
         pruning = asyncio.create_task(pruner.run(interval=0.01))
 
