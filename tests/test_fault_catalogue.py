@@ -42,7 +42,7 @@ def test_each_row_that_the_chaos_program_names_is_in_the_catalogue() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_is_named_where_it_is_shown_or_says_why_no_test_shows_it(row: str) -> None:
+def test_a_row_is_named_by_its_test_or_gives_the_reason_for_having_none(row: str) -> None:
     places = re.findall(r"`([^`]+)`", ROWS[row])
     if ROWS[row].startswith("no test: "):
         return

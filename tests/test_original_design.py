@@ -101,7 +101,7 @@ class Reviewer(BaseAgent):
                 await self.event_bus.publish(Kind.TESTS_RUN, self.name, {"after": data["n"]})
 
 
-async def test_an_application_with_its_own_base_class_publishes_and_consumes_on_a_bus_that_nobody_opened(
+async def test_an_application_with_its_own_base_class_works_on_a_bus_that_opens_itself(
     bus: EventBus,
 ) -> None:
     agent = OwnAgent(bus)

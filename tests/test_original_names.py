@@ -58,7 +58,7 @@ async def test_an_entry_added_by_hand_with_the_four_fields_reaches_a_handler(ser
     assert datetime(2026, 11, 23, 10, 0, 0, 500_000, tzinfo=UTC) == event.timestamp
 
 
-async def test_what_forebay_did_not_write_becomes_a_dead_letter_byte_for_byte_and_stops_nobody(server: Server) -> None:
+async def test_a_foreign_entry_becomes_a_dead_letter_byte_for_byte_and_stops_no_event(server: Server) -> None:
     """Row G2 of docs/faults.md."""
     foreign = {b"\xff\x00": b"\xfe", b"data": b'{"cut'}
     server.redis.xadd(KEY, foreign)

@@ -215,7 +215,7 @@ async def test_a_health_check_that_is_old_by_the_stores_clock_is_not_answered(mo
         assert [] == await bus.stats(EventType.HEALTH_REPORT)
 
 
-async def test_signs_of_life_tell_how_an_agent_is(bus: EventBus) -> None:
+async def test_heartbeats_carry_the_status_of_an_agent(bus: EventBus) -> None:
     class Failing(Billing):
         name = "failing"
 
@@ -287,7 +287,7 @@ async def test_an_agent_that_fails_is_started_again_and_the_others_go_on(bus: Ev
     assert 2 == next(status.restarts for status in await agent_statuses(bus) if status.agent == "fragile")
 
 
-async def test_an_agent_that_is_stopped_before_it_begins_anew_is_stopped_and_not_failed() -> None:
+async def test_an_agent_that_is_stopped_before_its_restart_is_stopped_and_not_failed() -> None:
     class Fragile(Billing):
         async def initialize(self) -> None:
             raise OSError("no disk")
@@ -326,7 +326,7 @@ async def test_what_plain_methods_publish_from_their_threads_bears_its_cause() -
         assert event.data == event.headers["causation_id"]
 
 
-async def test_work_that_fails_ends_the_agent_and_begins_anew(bus: EventBus) -> None:
+async def test_work_that_fails_ends_the_agent_and_starts_it_again(bus: EventBus) -> None:
     class Worker(Billing):
         async def work(self) -> None:
             if self.life.count("started") == 1:
@@ -459,7 +459,7 @@ async def test_a_hook_that_hangs_does_not_keep_an_agent_from_ending(hook: str) -
     assert running.exception() is None
 
 
-async def test_what_failed_is_told_and_not_what_stopped_then_misses() -> None:
+async def test_the_first_failure_is_reported_and_not_its_consequences() -> None:
     class Unready(Billing):
         restarts = 0
 
@@ -497,7 +497,7 @@ async def test_a_wrong_name_in_an_agents_own_code_does_not_end_the_others() -> N
     assert 1 == steady.life.count("initialize")
 
 
-async def test_health_that_cannot_be_told_as_json_is_reported_as_an_error() -> None:
+async def test_health_that_json_cannot_carry_is_reported_as_an_error() -> None:
     class Strange(Billing):
         async def health(self) -> object:
             return object()

@@ -39,7 +39,7 @@ from tests.support.watching import (
 )
 
 
-async def test_each_change_of_a_file_is_told_once_with_what_is_in_it(bus: EventBus, inbox: Path) -> None:
+async def test_each_change_of_a_file_is_published_once_with_its_content(bus: EventBus, inbox: Path) -> None:
     file = inbox / "a.txt"
     async with running(bus, watcher(inbox)):
         file.write_text("one")
@@ -62,7 +62,7 @@ async def test_each_change_of_a_file_is_told_once_with_what_is_in_it(bus: EventB
     assert (change(second).size, change(second).sha256) == (change(last).size, change(last).sha256)
 
 
-async def test_what_has_changed_while_it_was_down_is_told_once(bus: EventBus, inbox: Path) -> None:
+async def test_a_change_while_the_agent_was_down_is_published_once(bus: EventBus, inbox: Path) -> None:
     for name in ("same", "changed", "deleted", "touched"):
         (inbox / name).write_text(name)
     async with running(bus, watcher(inbox)):
@@ -82,7 +82,7 @@ async def test_what_has_changed_while_it_was_down_is_told_once(bus: EventBus, in
     assert on_disk(inbox) == final(await events(bus))
 
 
-async def test_what_comes_and_goes_between_two_looks_is_not_told(inbox: Path) -> None:
+async def test_a_file_that_exists_only_between_two_scans_is_not_published(inbox: Path) -> None:
     async with InMemoryEventBus() as bus, running(bus, watcher(inbox)):
         (inbox / "first").write_text("")
         await eventually(lambda: is_told(bus, ("created", "first")), within=WITHIN)
@@ -107,7 +107,7 @@ async def test_where_the_system_gives_no_notice_it_can_look_by_itself(
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-async def test_thousands_of_files_at_once_are_told_once_each(sqlite_url: str, inbox: Path, count: int) -> None:
+async def test_thousands_of_files_at_once_are_published_once_each(sqlite_url: str, inbox: Path, count: int) -> None:
     async with EventBus(sqlite_url) as bus:
         agent = watcher(inbox)
         async with running(bus, agent):
@@ -125,7 +125,7 @@ async def test_thousands_of_files_at_once_are_told_once_each(sqlite_url: str, in
     assert 100_000 > max(map(len, notes.values()))
 
 
-async def test_folders_that_come_and_go_are_told_with_all_that_is_in_them(inbox: Path, tmp_path: Path) -> None:
+async def test_new_and_deleted_folders_are_published_with_all_their_files(inbox: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     for number in range(3):
         (elsewhere / f"{number}").mkdir(parents=True)
@@ -165,7 +165,7 @@ async def test_a_folder_that_vanishes_counts_as_empty_and_ails_until_it_is_back(
     ]
 
 
-async def test_a_folder_that_is_not_there_is_refused_unless_its_files_were_told(bus: EventBus, inbox: Path) -> None:
+async def test_a_missing_folder_is_refused_unless_its_files_were_published(bus: EventBus, inbox: Path) -> None:
     (inbox / "file").write_text("1")
     with pytest.raises(ConfigurationError, match=f"there is no folder {inbox}/file; make it"):
         await bus.run(watcher(inbox / "file"))
@@ -207,7 +207,7 @@ def test_folders_within_folders_are_watched_once(tmp_path: Path) -> None:
     assert (tmp_path / "a", tmp_path / "ab") == agent.folders
 
 
-async def test_what_is_ignored_is_not_told(inbox: Path) -> None:
+async def test_an_ignored_file_is_not_published(inbox: Path) -> None:
     (inbox / ".git").mkdir()
     (inbox / ".git" / "config").write_text("")
     async with InMemoryEventBus() as bus, running(bus, watcher(inbox, ignore=("*.part", ".git"))):
@@ -277,7 +277,7 @@ async def test_notices_that_fail_to_come_are_made_good_and_come_again(inbox: Pat
             await eventually(lambda: is_told(bus, ("deleted", "file")), within=WITHIN)
 
 
-async def test_names_of_any_bytes_and_lengths_are_told(bus: EventBus, inbox: Path) -> None:
+async def test_files_with_names_of_any_bytes_and_lengths_are_published(bus: EventBus, inbox: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(inbox) + b"/odd \xff\n.txt"))
     deep = inbox.joinpath(*["d" * 200] * 5, "é")
     deep.parent.mkdir(parents=True)
@@ -311,7 +311,7 @@ async def test_the_database_of_the_bus_is_left_alone_in_a_watched_folder(inbox: 
         assert [("created", "a"), ("created", "b")] == await told(bus)
 
 
-async def test_a_file_that_is_open_here_is_told_when_it_is_closed(inbox: Path) -> None:
+async def test_a_file_that_is_still_open_is_published_when_it_is_closed(inbox: Path) -> None:
     async with InMemoryEventBus() as bus, running(bus, watcher(inbox)):
         with (inbox / "log").open("w") as log:
             log.write("a line")
@@ -383,7 +383,7 @@ def powerless(folder: Path, file: Path) -> Iterator[None]:
         file.chmod(0o644)
 
 
-async def test_what_cannot_be_read_ails_and_is_not_told_to_be_gone() -> None:
+async def test_an_unreadable_file_is_reported_and_not_published_as_deleted() -> None:
     with tempfile.TemporaryDirectory() as name:
         inbox = Path(name).resolve()
         inbox.chmod(0o755)

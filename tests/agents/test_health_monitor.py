@@ -30,7 +30,7 @@ async def checks(bus: EventBus) -> int:
     return sum(stats.length for stats in await bus.stats(EventType.HEALTH_CHECK))
 
 
-async def test_an_agent_that_says_it_is_ill_is_told_once_and_once_when_it_is_well(bus: EventBus) -> None:
+async def test_an_unhealthy_agent_is_published_once_and_once_when_it_recovers(bus: EventBus) -> None:
     patient = Patient()
     patient.ailment = "no paper"
     async with running(bus, patient, monitor()):
@@ -123,7 +123,7 @@ class Broken(FaultyStore):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("stream", ["agent_unhealthy", "agent.health_monitor"])
-async def test_what_fails_while_it_is_told_is_told_once_all_the_same(stream: str, after: bool) -> None:
+async def test_a_publish_that_fails_half_way_is_repeated_and_stored_once(stream: str, after: bool) -> None:
     store = Broken(stream, after=after)
     patient = Patient()
     async with EventBus(store) as bus, running(bus, patient, monitor()):

@@ -16,7 +16,7 @@ LEASE = 0.5
 WITHIN = 60.0
 
 
-async def test_a_file_changed_while_its_watcher_was_killed_is_told_once_after_it_is_back(
+async def test_a_file_changed_while_its_watcher_was_killed_is_published_once_after_the_restart(
     durable_url: str, namespace: str, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
@@ -49,7 +49,7 @@ async def test_a_file_changed_while_its_watcher_was_killed_is_told_once_after_it
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.slow)])
-async def test_whenever_a_watcher_is_killed_what_is_told_comes_to_be_what_is_there(
+async def test_whenever_a_watcher_is_killed_the_published_state_converges_to_the_files(
     durable_url: str, namespace: str, tmp_path: Path, kills: int
 ) -> None:
     inbox, number = tmp_path / "inbox", 0

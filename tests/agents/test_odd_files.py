@@ -33,7 +33,7 @@ def any_time() -> Iterator[Path]:
     [(-11_644_473_600, 1677), (-124_271_193_600, 1677), (910_692_648_000, 2262), (0, 1970), (-1, 1969)],
     ids=["1601", "before-the-calendar", "30828", "1970", "1969"],
 )
-async def test_a_file_of_any_year_is_told_once_and_stops_no_other(any_time: Path, seconds: int, year: int) -> None:
+async def test_a_file_of_any_year_is_published_once_and_stops_no_other(any_time: Path, seconds: int, year: int) -> None:
     (any_time / "odd").write_text("x")
     os.utime(any_time / "odd", (seconds, seconds))
     async with InMemoryEventBus() as bus:
@@ -50,7 +50,7 @@ async def test_a_file_of_any_year_is_told_once_and_stops_no_other(any_time: Path
         assert [] == failures
 
 
-async def test_a_config_map_is_told_by_the_names_that_programs_read(bus: EventBus, inbox: Path) -> None:
+async def test_a_config_map_is_published_under_the_names_that_programs_read(bus: EventBus, inbox: Path) -> None:
     def update(version: str) -> None:
         (inbox / version).mkdir()
         (inbox / version / "app.conf").write_text(version)
@@ -72,7 +72,7 @@ async def test_a_config_map_is_told_by_the_names_that_programs_read(bus: EventBu
     assert ("file_deleted", "app.conf") not in said
 
 
-async def test_a_link_that_comes_later_or_leads_nowhere_any_more_is_told(bus: EventBus, inbox: Path) -> None:
+async def test_a_new_link_and_a_broken_link_are_published(bus: EventBus, inbox: Path) -> None:
     (inbox / "real").write_text("1")
     agent = watcher(inbox)
     async with running(bus, agent):
@@ -171,7 +171,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("layout", ["folder", "within", "above"])
-def test_files_on_a_disk_that_is_not_mounted_are_not_told_as_deleted(layout: str, tmp_path: Path) -> None:
+def test_files_on_an_unmounted_disk_are_not_published_as_deleted(layout: str, tmp_path: Path) -> None:
     """The watched folder is the mount point, holds it, or lies below it. Mounts are made in a name space of its own."""
     top = tmp_path / "disk" / "top"
     top.mkdir(parents=True)

@@ -16,7 +16,7 @@ from tests.support.watching import running
 
 
 @dealt("note", b"", b"\xff", b'{"patient": 7}', b"[]")
-async def test_a_damaged_note_of_the_ill_is_reported_and_written_anew(bus: EventBus, note: bytes) -> None:
+async def test_a_damaged_note_of_incidents_is_reported_and_written_again(bus: EventBus, note: bytes) -> None:
     await bus.store.set_note(notes_of("health_monitor"), "ill", note)
     reported: list[LoopFailed] = []
     failed: list[AgentFailed] = []

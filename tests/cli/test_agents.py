@@ -248,7 +248,7 @@ def test_the_number_of_processes_in_the_environment_is_that_of_one_supervisor(
     assert 2 == members(forebay)
 
 
-def test_what_cannot_close_is_no_parent_to_be_attached_to(forebay: Forebay) -> None:
+def test_a_stream_that_cannot_close_is_not_used_as_a_parent(forebay: Forebay) -> None:
     with forebay.process("agents", "agents:Billing", "--attached", stdin=subprocess.DEVNULL) as process:
         _, err = process.communicate(timeout=PATIENCE)
 

@@ -16,7 +16,7 @@ def test_bench_measures_the_store(forebay: Forebay) -> None:
     assert {"publish, one at a time", "publish, 100 at a time", "handle"} <= lines.keys()
 
 
-def test_bench_leaves_nothing_behind(forebay: Forebay) -> None:
+def test_bench_leaves_an_empty_store(forebay: Forebay) -> None:
     forebay.publish(1)
 
     assert 0 == forebay.piped("bench", "--events", "100").code

@@ -123,7 +123,7 @@ def test_a_namespace_is_copied_into_the_same_namespace(forebay: Forebay) -> None
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_a_copy_follows_until_it_is_told_to_switch(forebay: Forebay, tmp_path: Path, ending: signal.Signals) -> None:
+def test_a_copy_follows_until_the_switch(forebay: Forebay, tmp_path: Path, ending: signal.Signals) -> None:
     forebay.publish(1)
     new = Forebay(f"sqlite:///{tmp_path}/new.db", tmp_path)
 

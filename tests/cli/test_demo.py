@@ -36,7 +36,7 @@ def test_every_event_is_accounted_for(folder: Path) -> None:
     assert story["taken_over"] >= 1
 
 
-def test_the_same_story_runs_on_a_given_store_and_leaves_no_event_behind(folder: Path, durable_url: str) -> None:
+def test_the_same_story_runs_on_a_given_store_and_leaves_no_event(folder: Path, durable_url: str) -> None:
     done = subprocess.run(
         [*FOREBAY, "--url", durable_url, "demo", str(folder)], capture_output=True, text=True, check=True, timeout=60
     )
@@ -64,7 +64,7 @@ def test_a_file_that_appears_meanwhile_is_published_too(folder: Path) -> None:
     assert [13] == [int(line.split("│")[2]) for line in figures.splitlines() if "published" in line]
 
 
-def test_a_folder_without_files_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_files_is_reported_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run([*FOREBAY, "demo", str(tmp_path)], capture_output=True, text=True, check=False, timeout=60)
 
     assert 1 == done.returncode

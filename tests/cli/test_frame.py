@@ -61,7 +61,7 @@ def test_each_option_has_an_environment_variable(forebay: Forebay, monkeypatch: 
     assert 1 == len(forebay("tail", "order_placed").out.splitlines())
 
 
-def test_global_options_stand_before_or_behind_the_command(forebay: Forebay) -> None:
+def test_global_options_are_accepted_before_and_after_the_command(forebay: Forebay) -> None:
     forebay.publish(1)
 
     before = forebay("--json", "--namespace", "events", "dead", "ls").out

@@ -18,7 +18,7 @@ def test_a_store_without_a_migration_does_not_pass_the_check(forebay: Forebay) -
     assert (1, True) == (checked.code, "is this the new bus's store?" in checked.err)
 
 
-def test_a_process_that_was_killed_is_told_of(forebay: Forebay) -> None:
+def test_a_killed_process_is_reported(forebay: Forebay) -> None:
     counts = Counts({"order": TypeCounts(old=1, new=1)})
     forebay.do(lambda bus: write_report(bus.store, ProcessReport("host-1-killed", time.time() - 60, {}, counts)))
 

@@ -188,7 +188,7 @@ def test_an_export_holds_each_dead_letter_whole(forebay: Forebay) -> None:
     assert (id, {"order_id": 1}) == (letter["event"]["id"], letter["event"]["data"])
 
 
-def test_a_dead_letter_that_is_no_event_is_shown_as_it_is_stored(forebay: Forebay) -> None:
+def test_a_dead_letter_that_is_not_an_event_is_shown_as_it_is_stored(forebay: Forebay) -> None:
     async def die(bus: EventBus) -> None:
         record = Record(type="order_placed", source="x", data=b"{not json", timestamp="2026-01-31T00:00:00Z", id="m")
         await bus.store.append("order_placed", [record])

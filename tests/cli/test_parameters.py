@@ -33,7 +33,7 @@ def test_a_length_of_time_is_a_number_with_a_unit_or_of_seconds(text: str, secon
 
 
 @pytest.mark.parametrize("text", ["", "h", "-1h", "1 h", "1y", "1h x", "nan"])
-def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+def test_a_wrong_duration_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         Duration().convert(text, None, None)
 
@@ -50,7 +50,7 @@ def test_a_time_without_a_zone_is_in_that_of_the_machine() -> None:
 
 
 @pytest.mark.parametrize("text", ["yesterday", "99999999999d", "2026-13-01", ""])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_a_wrong_time_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         Moment().convert(text, None, None)
 
@@ -72,7 +72,7 @@ def test_a_rate_is_events_a_second(text: str, rate: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "0/s", "-1", "100/m"])
-def test_what_is_no_rate_is_refused(text: str) -> None:
+def test_a_wrong_rate_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         Rate().convert(text, None, None)
 
@@ -102,7 +102,7 @@ def test_a_condition_does_not_hold_where_the_value_differs_or_the_path_leads_now
 
 
 @pytest.mark.parametrize("text", ["order.id=7", "data.order.id", "=7"])
-def test_what_is_no_condition_is_refused(text: str) -> None:
+def test_a_wrong_condition_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"data\.order_id=1"):
         Where().convert(text, None, None)
 

@@ -122,7 +122,7 @@ def test_tail_counts_the_events_that_fulfil_the_conditions(forebay: Forebay) -> 
     assert ['{"order_id":1}'] * 2 == [line[-1] for line in shown]
 
 
-def test_tail_begins_at_a_time_or_behind_a_position(forebay: Forebay) -> None:
+def test_tail_begins_at_a_time_or_after_a_position(forebay: Forebay) -> None:
     forebay.publish(1, 2, 3)
     first = json.loads(forebay("tail", "order_placed", "--json", "--no-follow").out.splitlines()[0])
 
@@ -131,7 +131,7 @@ def test_tail_begins_at_a_time_or_behind_a_position(forebay: Forebay) -> None:
     assert 0 == len(forebay("tail", "order_placed", "--from", "latest", "--no-follow").lines)
 
 
-def test_tail_follows_from_where_its_past_ended_until_ctrl_c(forebay: Forebay) -> None:
+def test_tail_follows_after_the_last_past_event_until_ctrl_c(forebay: Forebay) -> None:
     forebay.publish(1, 2, 3)
 
     with forebay.process("tail", "order_placed", "-n", "1", "--json") as tail:
@@ -145,7 +145,7 @@ def test_tail_follows_from_where_its_past_ended_until_ctrl_c(forebay: Forebay) -
     assert (130, "") == (tail.returncode, err)
 
 
-def test_a_pipe_that_nobody_reads_any_more_ends_tail_quietly(forebay: Forebay) -> None:
+def test_a_pipe_without_a_reader_ends_tail_quietly(forebay: Forebay) -> None:
     forebay.publish(*range(5000))
 
     with forebay.process("tail", "order_placed", "--from", "earliest", "--no-follow") as tail:
@@ -157,7 +157,7 @@ def test_a_pipe_that_nobody_reads_any_more_ends_tail_quietly(forebay: Forebay) -
         tail.wait(PATIENCE)
 
 
-def test_an_entry_that_is_no_event_is_told_of_and_passed_over(forebay: Forebay) -> None:
+def test_an_entry_that_is_not_an_event_is_reported_and_skipped(forebay: Forebay) -> None:
     forebay.do(append_malformed)
     forebay.publish(1)
 

@@ -45,7 +45,7 @@ def test_a_no_makes_no_group(app: Forebay) -> None:
     assert "app.bill" not in app("groups").out
 
 
-def test_where_nobody_can_be_asked_the_log_warns(app: Forebay) -> None:
+def test_without_a_terminal_to_ask_the_log_warns(app: Forebay) -> None:
     ended = app.piped("run", "app:bus", "--until-idle")
 
     assert 2 == ended.out.count("BILLED")

@@ -9,7 +9,7 @@ from tests.support.command import Forebay
 
 
 @pytest.mark.parametrize("command", ["streams", "groups"])
-def test_what_other_programs_named_is_told_beside_the_table(forebay: Forebay, command: str) -> None:
+def test_names_of_other_programs_are_reported_beside_the_table(forebay: Forebay, command: str) -> None:
     forebay.publish(1)
     before = forebay(command)
     connection = apsw.Connection(forebay.url.removeprefix("sqlite:///").partition("?")[0])

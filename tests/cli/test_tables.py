@@ -135,7 +135,7 @@ def test_a_table_in_a_pipe_has_a_header_and_the_same_form_for_times_and_fraction
     assert ["stream", "group", "lag", "pending", "waiting", "oldest", "dead", "consumers"] == forebay("groups").lines[0]
 
 
-def test_the_tables_of_one_command_are_told_apart_in_a_pipe(forebay: Forebay) -> None:
+def test_the_tables_of_one_command_are_separated_in_a_pipe(forebay: Forebay) -> None:
     forebay.do(two_groups_with_a_long_name)
 
     event, _, table_of_groups = forebay("get", NAME, "1").out.partition("\n\n")
@@ -156,7 +156,7 @@ def test_what_can_be_seen_stays_as_it_is(text: str) -> None:
     assert text == printable(text)
 
 
-def test_names_that_somebody_else_wrote_into_the_store_reach_no_terminal_unescaped(forebay: Forebay) -> None:
+def test_foreign_names_in_the_store_reach_no_terminal_unescaped(forebay: Forebay) -> None:
     import apsw
 
     forebay.do(two_groups_with_a_long_name)
@@ -191,7 +191,7 @@ def test_a_log_record_is_one_line_whatever_stands_in_it(caplog: pytest.LogCaptur
     assert is_printable(record.getMessage())
 
 
-def test_the_log_of_a_run_is_escaped_whoever_writes_it(forebay: Forebay) -> None:
+def test_every_line_in_the_log_of_a_run_is_escaped(forebay: Forebay) -> None:
     (forebay.folder / "loud.py").write_text(
         "import logging\nfrom forebay import connect\nbus = connect()\n"
         f"try:\n    raise ValueError({HOSTILE!r})\nexcept ValueError:\n"

@@ -49,7 +49,7 @@ def test_a_file_that_does_not_exist_is_refused_and_not_made(forebay: Forebay, co
 
 
 @pytest.mark.parametrize("command", [look for look in LOOKS if "--wait" not in look][:5], ids=" ".join)
-def test_an_empty_file_is_no_store_and_stays_empty(forebay: Forebay, command: list[str]) -> None:
+def test_an_empty_file_is_not_a_store_and_stays_empty(forebay: Forebay, command: list[str]) -> None:
     empty = forebay.folder / "empty.db"
     empty.touch()
 
@@ -151,7 +151,7 @@ def test_a_name_that_is_near_to_none_is_answered_with_what_there_is(forebay: For
     )
 
 
-def test_a_group_without_dead_letters_is_no_error(forebay: Forebay) -> None:
+def test_a_group_without_dead_letters_is_not_an_error(forebay: Forebay) -> None:
     forebay.handle(1)
 
     assert (0, "") == (forebay("dead", "ls", "order_placed", "--group", "mail").code, "")
@@ -172,7 +172,7 @@ def test_run_refuses_a_url_that_the_bus_cannot_honour(forebay: Forebay) -> None:
     assert not list(forebay.folder.glob("*.db"))
 
 
-def test_run_honours_a_url_where_it_can_and_the_environment_says_nothing(forebay: Forebay) -> None:
+def test_run_uses_a_given_url_if_the_environment_has_none(forebay: Forebay) -> None:
     (forebay.folder / "fixed.py").write_text(
         "from forebay import connect\nbus = connect(\"sqlite:///other.db\")\nbus.on('t', group='g')(print)\n"
     )

@@ -211,7 +211,7 @@ async def test_g8_a_redrive_that_is_killed_leaves_each_event_in_one_place(
         assert [] == await bus.dead_letters("t")
 
 
-async def test_a6_a_consumer_that_is_told_to_stop_finishes_what_runs_and_gives_the_rest_to_its_peers(
+async def test_a6_a_stopping_consumer_finishes_running_handlers_and_releases_the_other_events(
     durable_url: str, namespace: str, tmp_path: Path
 ) -> None:
     history = History(tmp_path / "history")

@@ -78,7 +78,7 @@ async def test_c3_after_a_server_came_back_empty_the_group_is_made_again_from_th
 
 @every_server
 @pytest.mark.parametrize("wipe", [("FLUSHALL",), ("DEL", "events:t"), ("XGROUP", "DESTROY", "events:t", "g")], ids=str)
-async def test_c4_what_is_published_after_a_wipe_is_handled_and_the_wipe_is_told(
+async def test_c4_events_after_a_wipe_are_handled_and_the_wipe_is_reported(
     bus: EventBus, server: Server, wipe: tuple[str, ...]
 ) -> None:
     handled, recreated = Handled(), list[GroupCreated]()
@@ -167,7 +167,7 @@ async def test_c8_a_server_that_evicts_streams_is_refused_unless_the_url_allows_
 
 
 @every_server
-async def test_c12_what_another_program_trimmed_from_under_a_group_is_told_and_counted_exactly(
+async def test_c12_entries_that_another_program_trimmed_unread_are_reported_and_counted_exactly(
     bus: EventBus, server: Server
 ) -> None:
     handled, missed = Handled(), list[TrimmedUnread]()
@@ -187,7 +187,7 @@ async def test_c12_what_another_program_trimmed_from_under_a_group_is_told_and_c
 
 
 @every_server
-async def test_c13_entries_that_were_deleted_while_pending_are_told_of_and_not_taken_for_handled(
+async def test_c13_entries_that_were_deleted_while_pending_are_reported_and_not_counted_as_handled(
     bus: EventBus, server: Server
 ) -> None:
     vanished, finished = list[EntryMissing](), list[Finished]()
@@ -230,7 +230,7 @@ async def test_c15_g7_a_dead_letter_that_cannot_be_written_loses_no_event_and_en
 
 
 @every_server
-async def test_c16_scripts_that_are_flushed_all_the_time_are_seen_by_nobody(bus: EventBus, server: Server) -> None:
+async def test_c16_scripts_that_are_flushed_all_the_time_cause_no_error(bus: EventBus, server: Server) -> None:
     handled, failures = Handled(), list[LoopFailed]()
     bus.on("t", group="g", retry=Retry(base=0))(handled.handle)
     bus.signals.listen(failures.append, LoopFailed)
@@ -245,7 +245,7 @@ async def test_c16_scripts_that_are_flushed_all_the_time_are_seen_by_nobody(bus:
 
 
 @every_server
-async def test_c18_where_no_connection_is_left_callers_are_told_and_a_consumer_comes_back_without_a_storm(
+async def test_c18_if_no_connection_is_free_callers_get_an_error_and_consumers_return_without_a_storm(
     bus: EventBus, server: Server
 ) -> None:
     handled, failures = Handled(), list[LoopFailed]()

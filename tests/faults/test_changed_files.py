@@ -122,7 +122,7 @@ async def test_a_database_that_is_put_back_goes_on(path: Path) -> None:
     assert [0, 1, 1] == await stored(path)
 
 
-async def test_a_backup_that_is_restored_while_nobody_has_the_file_open_is_the_file(path: Path) -> None:
+async def test_a_backup_that_replaces_a_closed_file_is_accepted(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.append("t", [record(0)])
     shell("cp events.db backup", path)
@@ -136,7 +136,7 @@ async def test_a_backup_that_is_restored_while_nobody_has_the_file_open_is_the_f
     assert [0, 2] == await stored(path)
 
 
-async def test_what_others_may_do_by_way_of_sqlite_is_no_change(path: Path) -> None:
+async def test_allowed_changes_by_way_of_sqlite_are_not_damage(path: Path) -> None:
     async with SQLiteStore(path, synchronous="normal") as store:
         guard = store._connections().writer._guard
         await store.join("t", "g")

@@ -81,7 +81,7 @@ async def test_e2_twenty_power_failures_lose_nothing_that_was_acknowledged(tmp_p
 @pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"])
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError], ids=["EIO", "ENOSPC"])
-async def test_e9_a_disk_that_fails_at_any_call_is_told_of_honestly(
+async def test_e9_a_disk_that_fails_at_any_call_leaves_an_honest_outcome(
     tmp_path: Path, error: type[apsw.Error], late: bool, step: int
 ) -> None:
     failures = 0

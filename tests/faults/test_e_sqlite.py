@@ -294,7 +294,7 @@ async def test_e16_a_file_on_a_network_is_refused_unless_the_url_allows_it(
         await bus.publish("t", source="s")
 
 
-async def test_e18_a_file_that_another_process_makes_at_the_same_moment_is_not_taken_for_somebody_elses(
+async def test_e18_a_file_that_another_process_creates_at_the_same_moment_is_accepted(
     path: Path,
 ) -> None:
     watching = True

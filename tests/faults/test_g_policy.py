@@ -16,7 +16,7 @@ from tests.support.consumers import consume, spans
 from tests.support.processes import History, Process
 
 
-async def test_g1_events_that_always_fail_are_dead_once_after_their_attempts_and_hold_up_nobody(bus: EventBus) -> None:
+async def test_g1_events_that_always_fail_become_one_dead_letter_each_and_delay_no_other(bus: EventBus) -> None:
     done: Counter[int] = Counter()
     tries: Counter[int] = Counter()
     waits: defaultdict[int, list[float]] = defaultdict(list)

@@ -134,7 +134,7 @@ async def test_a_switch_loses_nothing_and_lets_nothing_be_handled_twice(bus: Eve
     assert (published, published) == (type.old, type.new)
 
 
-async def test_what_is_cut_over_goes_on_behind_what_the_old_bus_still_does() -> None:
+async def test_a_cutover_starts_after_the_last_event_of_the_old_bus() -> None:
     order: list[str] = []
     may_end = asyncio.Event()
 
@@ -431,7 +431,7 @@ async def test_what_a_process_took_with_it_a_moment_ago_counts_as_lost(bus: Even
     assert 1 == found.agents[0].lost
 
 
-async def test_what_a_living_process_has_in_hand_counts_as_lost_by_nobody_else(bus: EventBus) -> None:
+async def test_events_in_flight_in_a_live_process_do_not_count_as_lost(bus: EventBus) -> None:
     billing, other = Agent("billing"), ProcessReport("host-1-alive", time.time(), {}, Counts())
     name = await name_of(bus.store)
     await write_report(bus.store, other)
@@ -650,7 +650,7 @@ async def test_of_many_killed_processes_only_the_last_few_have_notes_of_their_ow
     assert [30] == [type.old for type in (await parity(bus.store)).types]
 
 
-async def test_what_the_old_bus_drops_does_not_hold_up_what_comes_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_event_that_the_old_bus_drops_does_not_delay_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.dual_handler.OLD_BUS_SECONDS", 1.0)
 
     class Dropping(PlainBus):
@@ -729,7 +729,7 @@ async def test_what_is_published_again_is_what_was_published_first() -> None:
     assert {"items": ["apple"]} == event.data
 
 
-async def test_a_type_that_is_no_name_for_the_new_bus_stays_on_the_old_one(bus: EventBus) -> None:
+async def test_a_type_whose_name_the_new_bus_refuses_stays_on_the_old_one(bus: EventBus) -> None:
     seen: list[str] = []
 
     async def note(event_type: str, source: str, data: dict[str, Any]) -> None:
@@ -847,7 +847,7 @@ async def test_a_handlers_error_that_the_old_bus_hands_on_is_not_the_old_buss_re
     assert [1] == [agent.old_failed for agent in found.agents]
 
 
-async def test_a_publish_that_is_cancelled_leaves_nothing_behind() -> None:
+async def test_a_cancelled_publish_leaves_no_task() -> None:
     class Hanging(MemoryStore):
         async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
             await asyncio.Event().wait()

@@ -157,7 +157,7 @@ def test_annotations_that_contradict_the_registration_are_refused_with_the_right
         handles(event, batch=batch)(staticmethod(function))
 
 
-async def test_a_method_that_contradicts_its_registration_is_refused_where_it_is_decorated() -> None:
+async def test_a_method_that_contradicts_its_registration_is_refused_by_its_decorator() -> None:
     with pytest.raises(ConfigurationError, match="takes int, but is given Event: write `event: Event`"):
 
         class Wrong(BaseAgent):

@@ -119,7 +119,7 @@ async def test_closing_keeps_the_bound_of_its_runs(stubborn: Stubborn) -> None:
     await eventually(lambda: stubborn.ended == stubborn.begun)
 
 
-async def test_what_a_handler_left_behind_raises_disturbs_nobody(stubborn: Stubborn) -> None:
+async def test_an_error_of_an_abandoned_handler_has_no_effect(stubborn: Stubborn) -> None:
     bus = connect("memory://")
 
     @bus.on("t", group="g")

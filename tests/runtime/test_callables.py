@@ -367,7 +367,7 @@ def filtered(event: Event) -> object:
 
 
 @pytest.mark.parametrize("function", [entered, entered_async, mapped, filtered])
-async def test_a_result_of_which_nothing_has_run_is_no_success(memory: EventBus, function: Any) -> None:
+async def test_an_awaitable_that_was_never_started_is_not_a_success(memory: EventBus, function: Any) -> None:
     memory.on("t", group="g", retry=ONCE)(function)
     await memory.publish("t", "s", 1)
 

@@ -30,7 +30,7 @@ async def _died(bus: EventBus, data: Any = None) -> DeadLetter:
     return letter
 
 
-async def test_a_dead_letter_shows_where_its_last_error_was_raised(bus: EventBus) -> None:
+async def test_a_dead_letter_has_the_traceback_of_its_last_error(bus: EventBus) -> None:
     @bus.on("t", group="g", retry=OFTEN)
     async def charge(event: Event) -> None:
         price(event.data)

@@ -349,7 +349,7 @@ async def test_an_event_whose_ack_was_lost_on_the_way_is_not_handled_again(store
 # Lost groups.
 
 
-async def test_a_lost_group_is_made_again_where_it_had_read_to(store: FaultyStore, bus: EventBus) -> None:
+async def test_a_lost_group_is_created_again_at_its_last_position(store: FaultyStore, bus: EventBus) -> None:
     joined, handle = heard(bus, GroupCreated), Seen()
     bus.on("t", group="g")(handle.__call__)
     await bus.publish_many("t", source="s", data=range(3))
@@ -436,7 +436,7 @@ async def _is_settled(bus: EventBus) -> bool:
 
 
 @pytest.mark.parametrize("move", ["read", "take_due", "claim"])
-async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_of(
+async def test_an_ordered_group_skips_no_entry_whose_lease_was_lost_with_the_answer(
     store: FaultyStore, bus: EventBus, move: Move
 ) -> None:
     handled: list[int] = []
@@ -466,7 +466,7 @@ async def test_an_ordered_group_passes_over_nothing_whose_lease_nobody_was_told_
     assert [0, 1] == handled
 
 
-async def test_a_refused_retry_lets_an_ordered_group_go_on_only_behind_whoever_has_the_event(
+async def test_after_a_refused_retry_an_ordered_group_waits_for_the_holder_of_the_event(
     store: FaultyStore, bus: EventBus
 ) -> None:
     happened: list[object] = []

@@ -108,7 +108,7 @@ async def test_a_follower_waits_out_an_outage_in_whatever_it_does(monkeypatch: p
     assert list(range(12)) == seen
 
 
-async def test_any_other_error_ends_a_follower_and_whoever_reads_once_hears_of_each() -> None:
+async def test_a_permanent_error_ends_a_follower_and_a_single_read_raises_every_error() -> None:
     store = FaultyStore(MemoryStore())
     async with EventBus(store) as bus:
         for error, follow in ((StoreDenied("no"), True), (StoreUnavailable("away"), False)):

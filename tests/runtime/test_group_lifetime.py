@@ -118,7 +118,7 @@ async def test_a_group_that_came_back_is_waited_for_again(store: Store) -> None:
     assert ["away"] == observer.gone
 
 
-async def test_a_note_that_is_no_number_is_as_none(store: Store) -> None:
+async def test_a_note_that_is_not_a_number_counts_as_missing(store: Store) -> None:
     for text in (b"1800000000.5", b"soon", b"", b"\xff"):
         await store.set_note("t", SILENT + "away", text)
         assert Trimmed(0, 0) == await Process(store).look()

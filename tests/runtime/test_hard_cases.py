@@ -336,7 +336,7 @@ def test_a_wait_that_never_ends_is_refused(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("start", ["nope", 5, None])
-async def test_a_start_that_is_no_place_is_refused_when_it_is_named(bus: EventBus, start: Any) -> None:
+async def test_a_wrong_start_position_is_refused_at_once(bus: EventBus, start: Any) -> None:
     with pytest.raises(ConfigurationError, match="not a position in a stream"):
         bus.on("t", start=start)(print)
 

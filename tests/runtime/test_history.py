@@ -8,7 +8,7 @@ from forebay.stores.memory import MemoryStore
 from tests.support.foreign import plant
 
 
-async def test_a_history_leaves_out_the_copy_of_what_is_no_event_made_for_one_group() -> None:
+async def test_a_history_leaves_out_the_copy_for_one_group_of_an_entry_that_is_not_an_event() -> None:
     async with MemoryStore() as store, EventBus(store) as bus:
         await plant(store, "t", [(b"a", b"1")])
         await store.join("t", "g")

@@ -20,7 +20,7 @@ print(new_id())
 """
 
 
-def test_an_id_is_a_uuid_of_version_7_that_tells_its_moment() -> None:
+def test_an_id_is_a_uuid_of_version_7_with_its_moment() -> None:
     ids = [new_id(1_795_000_000.123) for _ in range(1000)]
 
     assert 1000 == len(set(ids))

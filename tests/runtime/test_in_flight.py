@@ -101,7 +101,7 @@ def test_with_dedup_of_one_id_one_delivery_runs_at_a_time_and_the_next_is_a_repe
     assert in_flight.is_repeat(second)
 
 
-def test_an_id_that_failed_is_no_repeat_the_next_time() -> None:
+def test_an_id_that_failed_is_not_a_repeat_the_next_time() -> None:
     in_flight = ledger(dedup=True)
     in_flight.add_read([delivery(1, id="x"), delivery(2, id="x")], safe_until=SAFE)
     [first] = start_all(in_flight)

@@ -372,7 +372,7 @@ def test_a_bus_that_was_forgotten_is_closed_with_its_loop_and_warns(closed: Even
         asyncio.run(closed.publish("t", "s", 1))
 
 
-async def test_a_bus_that_nobody_has_any_more_is_closed_and_warns(sqlite_url: str) -> None:
+async def test_a_bus_without_references_is_closed_with_a_warning(sqlite_url: str) -> None:
     bus = connect(sqlite_url)
     await bus.publish("t", "s", 1)
     with warnings.catch_warnings(record=True) as warned:

@@ -246,7 +246,7 @@ async def test_a_note_that_another_program_wrote_counts_nothing(bus: EventBus, n
     assert {"g": 0} == await consumers(bus)
 
 
-async def test_a_copy_of_a_store_leaves_the_running_consumers_behind(tmp_path: Path) -> None:
+async def test_a_copy_of_a_store_leaves_out_its_running_consumers(tmp_path: Path) -> None:
     from forebay.transfer import copy
 
     async with EventBus(f"sqlite:///{tmp_path}/a.db") as source, EventBus(f"sqlite:///{tmp_path}/b.db") as target:

@@ -82,7 +82,7 @@ async def test_failed_tries_at_full_speed_are_counted(bus: EventBus, caplog: pyt
     assert 2 * FIRST_LINES <= len([line for line in loud(caplog) if "KeyError" in line]) < 10 * FIRST_LINES
 
 
-def test_what_a_storm_left_out_is_told_when_its_interval_is_over() -> None:
+def test_the_lines_that_a_storm_left_out_are_counted_after_its_interval() -> None:
     told: list[tuple[int, str]] = []
     now = 0.0
     storm = Storm(lambda count, last: told.append((count, last)), clock=lambda: now)
@@ -97,7 +97,7 @@ def test_what_a_storm_left_out_is_told_when_its_interval_is_over() -> None:
     assert 1 == len(told)
 
 
-async def test_what_the_last_interval_left_out_is_told_without_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_lines_of_the_last_interval_are_counted_without_another_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.storms.INTERVAL", 0.05)
     told: list[int] = []
     storm = Storm(lambda count, _: told.append(count))
@@ -145,7 +145,7 @@ def test_the_agents_of_a_bus_that_meet_an_outage_add_nothing(caplog: pytest.LogC
 
 
 @pytest.mark.parametrize(("delay", "text"), [(0.0, "again at once"), (0.04, "again in 40 ms"), (2.5, "again in 2.5 s")])
-def test_a_short_wait_is_not_told_as_none(delay: float, text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_wait_is_not_shown_as_zero(delay: float, text: str, caplog: pytest.LogCaptureFixture) -> None:
     from forebay.logs import log
 
     signals = Signals()

@@ -58,7 +58,7 @@ async def test_a_follower_sees_all_that_came_since_the_stream_was_lost(bus: Even
     following.cancel()
 
 
-async def test_a_follower_goes_on_behind_what_is_left_of_a_stream_that_lost_its_newest_events() -> None:
+async def test_a_follower_continues_after_the_remaining_events_of_a_stream_that_lost_its_newest() -> None:
     store = MemoryStore()
     async with EventBus(store) as bus:
         seen: list[object] = []
@@ -109,9 +109,7 @@ async def _has(store: MemoryStore, count: int) -> bool:
 
 
 @pytest.mark.parametrize("binary", binaries(), ids=version)
-async def test_a_server_that_begins_anew_with_its_clock_behind_loses_no_later_event(
-    binary: str, tmp_path: Path
-) -> None:
+async def test_a_server_that_restarts_with_a_slow_clock_loses_no_later_event(binary: str, tmp_path: Path) -> None:
     clock = WallClock(tmp_path)
     server = Server(binary, tmp_path, environment=clock.environment)
     seen: list[int] = []

@@ -46,7 +46,7 @@ def membership(store: ConsumerStore, start: Any = "earliest", **options: bool) -
 @pytest.mark.parametrize(
     ("start", "expected"), [("earliest", "0"), ("latest", "3"), ("2", "2"), ("9", "3"), ("hour", "3")]
 )
-async def test_a_new_group_says_where_it_begins(start: str, expected: str) -> None:
+async def test_a_new_group_begins_at_the_requested_position(start: str, expected: str) -> None:
     store = MemoryStore()
     await store.append("t", records(3))
     place = datetime.now().astimezone() + timedelta(hours=1) if start == "hour" else start
@@ -94,7 +94,7 @@ async def test_a_history_that_cannot_be_counted_now_does_not_keep_the_group_from
 
 
 @pytest.mark.parametrize(("position", "expected"), [("2", "2"), ("0", "0"), ("7", "0")])
-async def test_a_lost_group_goes_on_where_it_was_if_the_entries_are_there_still(position: str, expected: str) -> None:
+async def test_a_lost_group_continues_at_its_position_if_the_entries_still_exist(position: str, expected: str) -> None:
     store = MemoryStore()
     await store.append("t", records(3))
     member, heard = membership(store, "latest")
@@ -105,7 +105,7 @@ async def test_a_lost_group_goes_on_where_it_was_if_the_entries_are_there_still(
     assert len(await store.read(READER, limit=9)) == 3 - int(expected)
 
 
-async def test_a_group_that_exists_is_left_where_it_is() -> None:
+async def test_an_existing_group_keeps_its_position() -> None:
     store = MemoryStore()
     await store.append("t", records(3))
     member, heard = membership(store)

@@ -52,6 +52,6 @@ async def test_the_first_and_the_last_moment_are_moments(at: datetime) -> None:
 
 
 @pytest.mark.parametrize("url", ["", Path("events.db"), b"memory://", 5])
-def test_connect_refuses_what_is_no_url(url: Any) -> None:
+def test_connect_refuses_a_wrong_url(url: Any) -> None:
     with pytest.raises(ConfigurationError, match="URL"):
         connect(url)

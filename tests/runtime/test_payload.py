@@ -72,7 +72,7 @@ def test_what_json_cannot_carry_is_refused(data: Any) -> None:
         encode(data)
 
 
-def test_null_is_no_reason_to_refuse() -> None:
+def test_null_is_accepted() -> None:
     assert b'{"a":null,"b":1.5}' == encode({"a": None, "b": 1.5})
 
 

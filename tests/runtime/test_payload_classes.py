@@ -577,6 +577,8 @@ class Page(pydantic.BaseModel, typing.Generic[Item]):
 
 
 @pytest.mark.parametrize("kind", [_Hidden, Page[int], msgspec.defstruct("Größe", ["number"])])
-async def test_a_class_whose_name_is_no_event_type_is_told_how_to_name_one(memory: EventBus, kind: Any) -> None:
+async def test_the_error_for_a_class_without_a_valid_type_name_explains_how_to_name_it(
+    memory: EventBus, kind: Any
+) -> None:
     with pytest.raises(ConfigurationError, match="event_type: ClassVar"):
         memory.on(kind, group="g")

@@ -44,7 +44,7 @@ def in_hand() -> InHand:
 
 
 @dealt("options", {}, {"prefetch": 1500}, {"concurrency": 1}, {"ordered": True}, {}, {})
-async def test_large_events_behind_many_small_ones_are_not_all_read_ahead(
+async def test_large_events_after_many_small_ones_are_not_all_read_ahead(
     bus: EventBus, in_hand: InHand, options: dict[str, Any]
 ) -> None:
     most, handled = 0, 0

@@ -75,7 +75,7 @@ def test_a_description_is_one_line_of_at_most_500_characters(error: Exception) -
     assert told.isprintable()
 
 
-def test_a_cause_keeps_its_place_behind_a_long_message() -> None:
+def test_a_cause_is_kept_after_a_long_message() -> None:
     assert "caused by OSError: refused" in describe(caused(ValueError("x" * 10_000), OSError("refused")))
 
 

@@ -44,7 +44,7 @@ async def test_what_a_group_has_not_finished_stays_until_it_has(bus: EventBus) -
     assert Trimmed(8, 0) == await bus.retain("t", max_length=2)
 
 
-async def test_beyond_the_hard_length_events_are_dropped_counted_and_told(
+async def test_beyond_the_hard_length_events_are_dropped_counted_and_reported(
     bus: EventBus, caplog: pytest.LogCaptureFixture
 ) -> None:
     trimmed = heard(bus, StreamTrimmed)
@@ -88,7 +88,7 @@ async def _length(bus: EventBus, length: int) -> bool:
     return length == (await bus.stats("t"))[0].length
 
 
-async def test_a_look_that_fails_is_told_and_the_next_one_does_its_work() -> None:
+async def test_a_failed_check_is_reported_and_the_next_one_trims() -> None:
     store = FaultyStore(MemoryStore())
     async with EventBus(store) as bus:
         failed = heard(bus, LoopFailed)

@@ -113,7 +113,7 @@ async def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-async def test_signals_are_left_alone_where_the_run_is_told_so(number: int) -> None:
+async def test_signals_are_left_alone_if_the_run_is_asked_to(number: int) -> None:
     former = Former()
     calls = former.calls
     signal.signal(number, former)

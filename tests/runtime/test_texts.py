@@ -122,7 +122,7 @@ async def test_an_agent_whose_name_is_a_subclass_of_str_is_known_by_its_text(bus
 
 
 @pytest.mark.parametrize("wrong", [7, None, b"id"], ids=str)
-async def test_what_is_no_string_is_refused_by_name(bus: EventBus, wrong: Any) -> None:
+async def test_a_value_that_is_not_a_string_is_refused_by_name(bus: EventBus, wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="id is a string"):
         await bus.get("t", wrong)
     with pytest.raises(ConfigurationError, match="id is a string"):

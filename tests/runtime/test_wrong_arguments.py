@@ -60,7 +60,7 @@ async def test_lists_may_be_of_any_kind(memory: EventBus) -> None:
 
 @pytest.mark.parametrize("is_handling", [False, True])
 @pytest.mark.parametrize("given", ODD, ids=_kind)
-async def test_headers_that_are_no_mapping_are_refused(memory: EventBus, given: Any, is_handling: bool) -> None:
+async def test_headers_that_are_not_a_mapping_are_refused(memory: EventBus, given: Any, is_handling: bool) -> None:
     await memory.publish("t", "s")
     [event] = [event async for event in memory.events("t") if isinstance(event, Event)]
 
@@ -118,7 +118,7 @@ def test_retry_after_takes_seconds(given: Any) -> None:
 
 @pytest.mark.parametrize("make", [EventBus, RedisEventBus, PersistentEventBus])
 @pytest.mark.parametrize("given", [5, b"redis://u:hunter2@h", None, object(), ["x"], Path("x.db")], ids=_kind)
-def test_a_bus_on_nothing_is_refused_where_it_is_made(make: Callable[[Any], EventBus], given: Any) -> None:
+def test_a_bus_without_a_store_is_refused_by_its_constructor(make: Callable[[Any], EventBus], given: Any) -> None:
     if make is PersistentEventBus and isinstance(given, Path):
         return
     with pytest.raises(ForebayError) as refused:

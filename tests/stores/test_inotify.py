@@ -23,7 +23,7 @@ def test_a_write_to_the_file_is_noticed(tmp_path: Path) -> None:
     watch.close()
 
 
-def test_where_nothing_is_told_the_wait_is_only_a_wait(tmp_path: Path) -> None:
+def test_without_inotify_a_wait_only_waits(tmp_path: Path) -> None:
     watch = FileWatch(tmp_path / "missing")
 
     assert not watch.is_supported

@@ -163,7 +163,7 @@ async def test_a_group_that_is_removed_wakes_its_readers(store: MemoryStore) -> 
         await asyncio.wait_for(waiting, 5)
 
 
-async def test_a_cancelled_read_leaves_nothing_behind(store: MemoryStore) -> None:
+async def test_a_cancelled_read_leaves_no_waiter(store: MemoryStore) -> None:
     waiting = asyncio.create_task(store.read(A, limit=1, wait=30.0))
     await eventually(lambda: _waiting(store) == 1)
 
@@ -212,7 +212,7 @@ async def test_two_stores_share_nothing_unless_they_are_twins(store: MemoryStore
 
 
 @pytest.mark.parametrize("position", ["", "x", "-1", "1-0", "²", "1.5"])
-async def test_what_is_no_position_is_refused(store: MemoryStore, position: str) -> None:
+async def test_a_wrong_position_is_refused(store: MemoryStore, position: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a position"):
         await store.scan(STREAM, after=position)
     with pytest.raises(ConfigurationError, match="is not a position"):

@@ -57,7 +57,7 @@ PLANTED: dict[str, Plant] = {
 
 
 @pytest.mark.parametrize("what", PLANTED)
-async def test_what_others_named_is_left_out_and_told_of(
+async def test_names_of_other_programs_are_left_out_and_reported(
     what: str, store: RedisStore, server: Server, key: str
 ) -> None:
     assert [] == await store.strays()
@@ -72,7 +72,7 @@ async def test_what_others_named_is_left_out_and_told_of(
     assert await store.streams_with_notes() in ([], [STREAM])
 
 
-async def test_a_rule_is_kept_beside_a_note_that_is_no_text_and_a_time_that_is_no_number(
+async def test_a_rule_is_enforced_beside_a_note_that_is_not_text_and_a_time_that_is_not_a_number(
     server: Server, namespace: str, key: str
 ) -> None:
     async with EventBus(server.url, namespace=namespace) as bus:
@@ -86,7 +86,7 @@ async def test_a_rule_is_kept_beside_a_note_that_is_no_text_and_a_time_that_is_n
         assert 2 == (await bus.stats(STREAM))[0].length
 
 
-async def test_a_consumer_that_is_no_text_is_shown_and_taken_over_from(
+async def test_a_consumer_whose_name_is_not_text_is_shown_and_taken_over_from(
     store: RedisStore, server: Server, key: str
 ) -> None:
     server.redis.xreadgroup(GROUP, BYTES, {key: ">"}, count=1)
@@ -99,7 +99,7 @@ async def test_a_consumer_that_is_no_text_is_shown_and_taken_over_from(
 
 
 @pytest.mark.parametrize("reader", [READER, ORDERED], ids=["any", "ordered"])
-async def test_what_waits_and_is_no_position_stops_none_of_those_behind_it(
+async def test_a_waiting_member_that_is_not_a_position_stops_no_later_one(
     reader: Reader, store: RedisStore, server: Server, key: str
 ) -> None:
     waiting = f"{{{key}}}:waiting:{GROUP}"
@@ -126,7 +126,7 @@ async def test_what_waits_and_is_no_position_stops_none_of_those_behind_it(
     assert 4 == (await store.trim(STREAM, max_length=0)).removed
 
 
-async def test_what_is_scheduled_and_is_no_event_stops_none_of_those_behind_it(
+async def test_a_scheduled_member_that_is_not_an_event_stops_no_later_one(
     store: RedisStore, server: Server, key: str
 ) -> None:
     odd = {BYTES: 1, b"": 2, b"text": 3, b"\x93\x01\x02\x03": 4, b"\x92\xa1a\xa1b": 5, b"\xdc\x00": 6}
@@ -145,9 +145,7 @@ async def test_what_is_scheduled_and_is_no_event_stops_none_of_those_behind_it(
     assert 1 == (await store.stats())[0].scheduled
 
 
-async def test_dead_letters_of_others_stop_none_of_those_behind_them(
-    store: RedisStore, server: Server, key: str
-) -> None:
+async def test_foreign_dead_letters_stop_no_later_ones(store: RedisStore, server: Server, key: str) -> None:
     first, second, *_ = await store.read(READER, limit=4)
     await store.dead_letter(first, reason="no")
     for attempts, failed_at in (("9" * 5000, "yesterday"), ("-1", BYTES), ("", "")):
@@ -175,7 +173,7 @@ async def test_dead_letters_of_others_stop_none_of_those_behind_them(
     assert 1 == await store.discard(STREAM, [letter.id for letter in letters])
 
 
-async def test_ids_that_are_no_text_stop_no_copy(store: RedisStore, server: Server, key: str) -> None:
+async def test_ids_that_are_not_text_stop_no_copy(store: RedisStore, server: Server, key: str) -> None:
     far = 10.0**13
     server.redis.zadd(f"{{{key}}}:ids_expiry", {BYTES + bytes([n]): far for n in range(20)})
     server.redis.zadd(f"{{{key}}}:ids_expiry", {b"z": far + 1})
@@ -189,7 +187,7 @@ async def test_ids_that_are_no_text_stop_no_copy(store: RedisStore, server: Serv
     assert position == (await store.scan(STREAM))[-1].position
 
 
-async def test_counts_that_are_no_numbers_stop_no_move(store: RedisStore, server: Server, key: str) -> None:
+async def test_counts_that_are_not_numbers_stop_no_move(store: RedisStore, server: Server, key: str) -> None:
     progress = f"{{{key}}}:progress:{GROUP}"
     await store.read(READER, limit=4)
     server.redis.hset(progress, mapping={"finished": "x", "base": "y", "gone": BYTES, "place": BYTES})

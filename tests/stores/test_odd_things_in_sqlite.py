@@ -53,7 +53,7 @@ NOT_UTF8 = "CAST(X'FFFE' AS TEXT)"
         "INSERT INTO notes (namespace, stream, name, value) VALUES ('events', 'order_placed', X'6162', X'00')",
     ],
 )
-async def test_what_others_named_is_left_out_and_told_of(sql: str, store: SQLiteStore) -> None:
+async def test_names_of_other_programs_are_left_out_and_reported(sql: str, store: SQLiteStore) -> None:
     assert [] == await store.strays()
     plant(store, sql)
 
@@ -67,7 +67,7 @@ async def test_what_others_named_is_left_out_and_told_of(sql: str, store: SQLite
 
 
 @pytest.mark.parametrize("time", ["'yesterday'", "X'00FF'", "-1e300", "1e300", "9e999"])
-async def test_a_time_that_is_none_stops_none_of_those_behind_it(time: str, store: SQLiteStore) -> None:
+async def test_a_wrong_time_stops_no_later_entry(time: str, store: SQLiteStore) -> None:
     first, second, *_ = await store.read(READER, limit=4)
     await store.dead_letter(first, reason="no")
     await store.dead_letter(second, reason="no")
@@ -84,7 +84,7 @@ async def test_a_time_that_is_none_stops_none_of_those_behind_it(time: str, stor
     assert 4 == len(await store.claim(READER, idle=0, limit=9)) + len(await store.read(READER, limit=9))
 
 
-async def test_a_consumer_that_is_no_text_is_shown_and_taken_over_from(store: SQLiteStore) -> None:
+async def test_a_consumer_whose_name_is_not_text_is_shown_and_taken_over_from(store: SQLiteStore) -> None:
     [delivery] = await store.read(READER, limit=1)
     plant(store, "UPDATE pending SET consumer = X'FFFE'")
 

@@ -289,7 +289,7 @@ async def test_a_store_finds_its_server_again_after_the_connections_were_killed(
     assert await store.read(READER, limit=1, wait=1)
 
 
-async def test_a_read_that_waits_longer_than_the_timeout_is_no_fault(server: Server) -> None:
+async def test_a_read_that_waits_longer_than_the_timeout_is_not_an_error(server: Server) -> None:
     """Row B5 of docs/faults.md."""
     async with RedisStore(server.url, timeout=0.2) as store:
         await store.join("order_placed", "billing")
@@ -297,7 +297,7 @@ async def test_a_read_that_waits_longer_than_the_timeout_is_no_fault(server: Ser
         assert [] == await store.read(READER, limit=1, wait=0.5)
 
 
-async def test_a_server_that_forgot_the_scripts_is_told_again(store: RedisStore, server: Server) -> None:
+async def test_a_server_that_forgot_the_scripts_gets_them_again(store: RedisStore, server: Server) -> None:
     await store.append("order_placed", [order(1), order(2)])
 
     server.redis.script_flush()
@@ -327,7 +327,7 @@ async def test_an_unreachable_server_is_named_with_what_to_do(tmp_path: Path) ->
             pass
 
 
-async def test_something_else_behind_the_port_is_unavailable_not_a_hang() -> None:
+async def test_another_service_at_the_port_is_unavailable_and_not_a_hang() -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         await reader.read()
@@ -502,7 +502,7 @@ async def test_a_stream_that_vanishes_under_a_blocked_read_is_met_again_as_a_los
 
 
 @pytest.mark.parametrize("position", ["", "abc", "1-", "-1", "1-0 x", "+"])
-async def test_what_is_no_position_is_refused_before_it_is_sent(store: RedisStore, position: str) -> None:
+async def test_a_wrong_position_is_refused_before_it_is_sent(store: RedisStore, position: str) -> None:
     with pytest.raises(ConfigurationError, match="not a position"):
         await store.scan("order_placed", after=position)
 
@@ -603,7 +603,7 @@ async def test_many_are_appended_where_the_user_may_not_use_transactions(server:
         assert 3 == len(positions)
 
 
-async def test_whoever_may_use_transactions_no_more_does_not_know_whether_many_were_appended(server: Server) -> None:
+async def test_without_the_right_to_transactions_the_outcome_of_many_is_unknown(server: Server) -> None:
     server.redis.execute_command("ACL", "SETUSER", "modest", "on", ">secret", "~*", "+@all")
     async with RedisStore(server.url.replace("://", "://modest:secret@")) as store:
         await store.append("order_placed", [order(1), order(2)])

@@ -267,7 +267,7 @@ async def test_a_server_that_is_away_is_unavailable(tmp_path: Path) -> None:
 
 
 @each_server
-async def test_behind_a_stable_address_the_new_master_is_watched(
+async def test_at_a_stable_address_the_new_master_is_watched(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
     old = Server(binary, tmp_path, "--repl-diskless-sync-delay", "0")

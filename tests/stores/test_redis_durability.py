@@ -50,7 +50,7 @@ async def test_a_server_without_config_is_unknown(
 
 
 @each_server
-async def test_behind_a_sentinel_too(started: list[Server], binary: str, tmp_path: Path) -> None:
+async def test_with_sentinels_too(started: list[Server], binary: str, tmp_path: Path) -> None:
     started.append(Server(binary, tmp_path, "--rename-command", "CONFIG", ""))
     watch = f"sentinel monitor main 127.0.0.1 {started[0].port} 1\n"
     started.append(Server(binary, tmp_path, config=watch))
@@ -71,7 +71,7 @@ async def test_on_a_cluster_too(started: list[Server], binary: str, tmp_path: Pa
 @pytest.mark.parametrize(
     "rights", ["-config", "-info", "-config -info", "-@dangerous", "-@admin", "-config +config|set"]
 )
-async def test_a_user_without_the_rights_is_told_what_can_be_told(
+async def test_a_user_without_the_rights_gets_the_rest_of_the_report(
     started: list[Server], binary: str, tmp_path: Path, rights: str
 ) -> None:
     started.append(Server(binary, tmp_path))

@@ -70,7 +70,7 @@ def test_an_unknown_error_reply_ends_what_met_it() -> None:
 
 @each_server
 @pytest.mark.parametrize("move", ["one", "many", "script"])
-async def test_behind_a_stable_address_the_new_master_is_found_though_the_old_one_lives_on(
+async def test_at_a_stable_address_the_new_master_is_found_though_the_old_one_lives_on(
     started: list[Server], binary: str, tmp_path: Path, move: str
 ) -> None:
     """Row D3 of docs/faults.md."""
@@ -103,7 +103,7 @@ async def test_behind_a_stable_address_the_new_master_is_found_though_the_old_on
 
 
 @each_server
-async def test_a_replica_that_has_lost_its_master_is_left_for_the_one_behind_the_name(
+async def test_a_replica_that_has_lost_its_master_is_left_for_the_server_of_the_name(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
     lost = Server(binary, tmp_path, "--replica-serve-stale-data", "no")
@@ -123,7 +123,7 @@ def _ours(server: Server) -> list[str]:
     return [client["addr"] for client in server.redis.client_list() if client["name"] == "forebay"]
 
 
-async def test_what_is_on_its_way_is_still_answered_when_a_node_connects_anew(servers: dict[str, Server]) -> None:
+async def test_commands_in_flight_are_answered_when_a_node_reconnects(servers: dict[str, Server]) -> None:
     server = servers[binaries()[0]]
     async with RedisStore(server.url, namespace="anew") as store:
         await store.join("order_placed", "billing")
@@ -256,7 +256,7 @@ async def test_a_minority_of_sentinels_is_not_believed_while_the_master_is_away(
     assert 0 == other.redis.dbsize()
 
 
-async def test_whoever_waits_for_a_connection_of_a_closed_store_is_told_and_not_cancelled() -> None:
+async def test_a_caller_that_waits_for_a_connection_of_a_closed_store_gets_an_error() -> None:
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     attempt = SingleFlight(lambda: never)
     waiting = [asyncio.create_task(attempt.get()) for _ in range(2)]
@@ -271,7 +271,7 @@ async def test_whoever_waits_for_a_connection_of_a_closed_store_is_told_and_not_
 
 
 @each_server
-async def test_only_where_no_sentinel_knows_the_service_it_is_a_wrong_url(
+async def test_a_service_is_a_wrong_url_only_if_no_sentinel_knows_it(
     started: list[Server], binary: str, tmp_path: Path
 ) -> None:
     ignorant = [_sentinel(binary, tmp_path, None) for _ in range(2)]
@@ -363,7 +363,7 @@ async def test_nodes_that_have_no_name_are_found_by_their_addresses(nodes: list[
             node.redis.config_set("cluster-preferred-endpoint-type", "ip")
 
 
-async def test_a_node_that_cannot_be_told_from_others_is_an_error_that_names_the_settings(nodes: list[Server]) -> None:
+async def test_a_node_without_a_distinct_address_is_an_error_that_names_the_settings(nodes: list[Server]) -> None:
     async with RedisStore(f"redis+cluster://127.0.0.1:{nodes[0].port}") as store:
         topology = store._client.topology
         asked = topology.masters()[0]

@@ -109,7 +109,7 @@ async def test_a_client_certificate_that_is_missing_or_strange_is_denied_by_name
 
 
 @pytest.mark.parametrize(("form", "password"), [*zip(FORMS, ["", ":secret@", ""], strict=True), (FORMS[0], ":secret@")])
-async def test_a_server_without_tls_behind_a_tls_url_is_named(
+async def test_a_server_without_tls_at_a_tls_url_is_named(
     secured: Secured, servers: dict[str, Server], form: str, password: str
 ) -> None:
     for port in {secured.servers[0].port, servers[binaries()[0]].port}:
@@ -120,7 +120,7 @@ async def test_a_server_without_tls_behind_a_tls_url_is_named(
 
 
 @pytest.mark.parametrize(("form", "password"), [*zip(FORMS, ["", ":secret@", ""], strict=True), (FORMS[0], ":secret@")])
-async def test_a_server_with_tls_behind_a_plain_url_is_named(secured: Secured, form: str, password: str) -> None:
+async def test_a_server_with_tls_at_a_plain_url_is_named(secured: Secured, form: str, password: str) -> None:
     plain = form.replace("rediss", "redis").replace("://", f"://{password}")
 
     for port in (secured.open, secured.mutual, secured.mutual_old):
@@ -181,7 +181,7 @@ async def test_what_is_right_works(secured: Secured, options: str) -> None:
         assert await store.append("order_placed", [to_record("order_placed", source="shop", data="x" * 200_000)])
 
 
-async def test_a_port_where_nobody_listens_is_no_fault_of_tls() -> None:
+async def test_a_closed_port_is_not_reported_as_a_tls_error() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]

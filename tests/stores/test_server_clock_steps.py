@@ -206,7 +206,7 @@ def test_a_clock_that_runs_a_little_fast_was_not_set() -> None:
         assert pace.ask(passed=0.5, told=0.54) is None
 
 
-def test_an_answer_that_comes_late_is_no_step_and_does_not_hide_one() -> None:
+def test_a_late_answer_is_not_a_step_and_does_not_hide_one() -> None:
     pace = Ticking()
     assert pace.ask(passed=0.5, told=0.5) is None
     assert pace.ask(passed=0.5, told=3.5, late=5.0) is None
@@ -215,7 +215,7 @@ def test_an_answer_that_comes_late_is_no_step_and_does_not_hide_one() -> None:
     assert abs(step.seconds - 10) < TOLERANCE
 
 
-def test_a_step_is_told_until_its_offset_is_in_force_and_anothers_offset_is_believed() -> None:
+def test_a_step_is_reported_until_its_offset_is_in_force_and_another_store_uses_that_offset() -> None:
     pace = Ticking()
     pace.ask(passed=0.5, told=0.5)
     assert pace.ask(passed=0.5, told=60.5) is not None

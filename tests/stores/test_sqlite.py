@@ -132,7 +132,7 @@ async def test_a_foreign_row_comes_back_byte_for_byte_even_from_the_dead_letters
     assert Foreign(fields, only_group=READER.group) == again.record
 
 
-async def test_data_that_is_no_text_stays_the_data_of_a_record(store: SQLiteStore, path: Path) -> None:
+async def test_data_that_is_not_text_stays_the_data_of_a_record(store: SQLiteStore, path: Path) -> None:
     sql(
         path,
         "INSERT INTO entries (stream_id, type, source, data, timestamp)"
@@ -219,7 +219,7 @@ async def test_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
                 pass
 
 
-async def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_left_alone(path: Path) -> None:
     text = "my notes\n" * 1000
     path.write_text(text)
 
@@ -442,7 +442,7 @@ async def test_a_store_that_is_not_open_says_so(path: Path) -> None:
 # The disk.
 
 
-async def test_a_full_disk_is_told_and_loses_nothing(path: Path) -> None:
+async def test_a_full_disk_is_reported_and_loses_nothing(path: Path) -> None:
     """Rows E7, E8 of docs/faults.md."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -741,7 +741,7 @@ async def test_a_long_trim_goes_in_parts_and_stops_at_what_is_unfinished(store: 
     assert (1_500, "10501", "12000") == (stats.length, stats.first, stats.last)
 
 
-async def test_the_end_of_a_stream_is_where_it_is_at_the_moment_of_the_call(store: SQLiteStore) -> None:
+async def test_the_end_of_a_stream_is_its_last_entry_at_the_moment_of_the_call(store: SQLiteStore) -> None:
     await store.append("order_placed", [order(1)])
     await store.join("order_placed", "late", start=END)
     await store.append("order_placed", [order(2)])
@@ -752,7 +752,7 @@ async def test_the_end_of_a_stream_is_where_it_is_at_the_moment_of_the_call(stor
         await store.seek("order_placed", "late", "12-0")
 
 
-async def test_what_another_program_deletes_unread_is_missed_and_told_after_a_restart(path: Path) -> None:
+async def test_entries_that_another_program_deletes_unread_are_counted_after_a_restart_too(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.join("order_placed", "billing")
         await store.join("other", "billing")
@@ -768,7 +768,7 @@ async def test_what_another_program_deletes_unread_is_missed_and_told_after_a_re
         assert ["2", "4"] == [delivery.position for delivery in await store.read(READER, limit=9)]
 
 
-async def test_durability_is_told_as_it_is_configured(path: Path) -> None:
+async def test_durability_is_reported_as_it_is_configured(path: Path) -> None:
     async with SQLiteStore(path) as full, SQLiteStore(path, synchronous="normal") as normal:
         assert "kept" == (await full.durability()).power_lost
         assert "at risk" == (await normal.durability()).power_lost

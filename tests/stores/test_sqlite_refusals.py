@@ -76,7 +76,7 @@ async def test_a_file_whose_tables_were_altered_is_refused_by_name(path: Path, s
             pass
 
 
-async def test_plain_indexes_and_statistics_of_somebody_else_may_stay(path: Path) -> None:
+async def test_foreign_plain_indexes_and_statistics_are_accepted(path: Path) -> None:
     await fill(path)
     sql(
         path,

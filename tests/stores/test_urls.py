@@ -225,7 +225,7 @@ def test_the_timeout_of_a_url_holds_for_every_arrangement() -> None:
         assert 0.25 == parse(f"{url}?timeout=0.25").timeout
 
 
-def test_a_store_is_told_from_another_by_where_it_is() -> None:
+def test_stores_are_distinguished_by_their_location() -> None:
     same = ["redis://h", "valkey://u:p@h:6379/0?timeout=3", "redis://h?db=0"]
     assert {"redis://h:6379/0"} == set(map(identity, same))
     assert identity("redis+cluster://u:p@a,b:7") == identity("valkey+cluster://b:7,a:6379?timeout=1")

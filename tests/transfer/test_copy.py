@@ -214,7 +214,7 @@ async def test_a_copy_that_follows_brings_what_comes_until_the_switch(source: Me
     assert await contents(source) == await contents(target)
 
 
-async def test_a_consumer_that_goes_on_over_the_switch_is_told_of(source: MemoryStore, target: MemoryStore) -> None:
+async def test_a_consumer_that_runs_during_the_switch_is_reported(source: MemoryStore, target: MemoryStore) -> None:
     slow = FaultyStore(target)
     slow.delay("drop", 0.2)
     switch = asyncio.Event()
@@ -242,7 +242,7 @@ async def test_of_two_copies_at_once_the_later_one_wins_and_the_other_writes_no_
     assert await contents(source) == await contents(target)
 
 
-async def test_somebody_at_work_in_the_target_is_noticed(source: MemoryStore, target: MemoryStore) -> None:
+async def test_another_writer_in_the_target_is_noticed(source: MemoryStore, target: MemoryStore) -> None:
     slow = FaultyStore(target)
     slow.delay("stats", 0.0, times=3)
     slow.delay("stats", 0.3)
@@ -365,7 +365,7 @@ async def test_an_event_that_is_named_by_its_position_keeps_its_name(
         assert [] == [each for each in await verify(source, target) if each.different]
 
 
-async def test_what_is_no_event_comes_over_byte_for_byte(
+async def test_an_entry_that_is_not_an_event_is_copied_byte_for_byte(
     new_store: Callable[[Kind], Store], servers: dict[str, Server]
 ) -> None:
     fields = ((b"a", b"\xff"), (b"\x00", b""), (b"a", b"again"))

@@ -102,7 +102,7 @@ async def test_rows_that_cannot_be_in_a_stream_are_named(tmp_path: Path) -> None
         assert [] == await target.stats()
 
 
-async def test_what_is_no_event_any_more_comes_over_for_the_dead_letters(path: Path) -> None:
+async def test_a_row_that_is_not_an_event_is_copied_and_becomes_a_dead_letter(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE events SET data = 'NaN', timestamp = NULL WHERE type = 'order_paid'")
 
@@ -114,7 +114,7 @@ async def test_what_is_no_event_any_more_comes_over_for_the_dead_letters(path: P
     assert (b"NaN", "") == (entry.record.data, entry.record.timestamp)
 
 
-async def test_other_files_are_no_events_table(tmp_path: Path) -> None:
+async def test_other_files_are_not_events_tables(tmp_path: Path) -> None:
     async with EventBus(f"sqlite:///{tmp_path}/forebay.db") as bus:
         await bus.publish("order_placed", source="s")
     with closing(sqlite3.connect(tmp_path / "other.db")) as db, db:

@@ -69,7 +69,7 @@ class InspectionContract(Contract):
         await store.trim(STREAM, max_length=0, force=True)
         assert [0] == await _lags(store)
 
-    async def test_what_is_meant_for_others_is_no_lag_once_it_was_passed_over(self, store: Store) -> None:
+    async def test_entries_for_other_groups_are_not_lag_once_they_were_skipped(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, [msgspec.structs.replace(record, only_group="mail") for record in orders(1, 2)])
         assert [] == await store.read(A, limit=10)
@@ -107,7 +107,7 @@ class InspectionContract(Contract):
 
         assert (held[:2], held[2:]) == ([p.position for p in first], [p.position for p in rest])
 
-    async def test_durability_is_told_for_each_loss(self, store: Store) -> None:
+    async def test_durability_is_reported_for_each_kind_of_loss(self, store: Store) -> None:
         told = await store.durability()
         for word in (told.client_killed, told.store_killed, told.power_lost):
             assert word in ("kept", "lost", "at risk", "unknown")

@@ -45,7 +45,7 @@ class LeasesContract(Contract):
         assert not await store.join(STREAM, GROUP, start=END)
         assert [1] == numbers(await store.read(A, limit=10))
 
-    async def test_a_group_starts_where_it_is_told(self, store: Store) -> None:
+    async def test_a_group_starts_at_the_given_position(self, store: Store) -> None:
         positions = await store.append(STREAM, orders(1, 2, 3))
         for group, start in (("all", START), ("some", positions[1]), ("new", END)):
             await store.join(STREAM, group, start=start)
@@ -79,7 +79,7 @@ class LeasesContract(Contract):
         await store.append(STREAM, orders(3))
         assert [3] == numbers(await store.read(A, limit=10))
 
-    async def test_what_was_begun_behind_the_place_that_a_group_seeks_is_unread_again(self, store: Store) -> None:
+    async def test_a_seek_makes_pending_entries_after_the_position_unread_again(self, store: Store) -> None:
         first, second, third = await begun(store, A, 3)
         await store.retry(third, delay=HOUR)
 
@@ -102,7 +102,7 @@ class LeasesContract(Contract):
         assert [] == await store.read(B, limit=10)
         assert [(None, 1), ("worker-a", 0)] == [(p.consumer, p.failures) for p in await store.pending(STREAM, GROUP)]
 
-    async def test_a_group_that_leaves_is_gone_with_its_leases_and_starts_anew(self, store: Store) -> None:
+    async def test_a_group_that_leaves_loses_its_leases_and_starts_again(self, store: Store) -> None:
         first, second, third = await begun(store, A, 3)
         await store.retry(first, delay=HOUR)
         await store.dead_letter(second, reason="no")
@@ -247,7 +247,7 @@ class LeasesContract(Contract):
             await store.ack(taken)
         assert list(range(1, 13)) == sorted(found)
 
-    async def test_a_group_begins_at_the_end_where_no_entry_has_the_position_yet(self, store: Store) -> None:
+    async def test_a_group_begins_at_the_end_if_its_position_is_after_the_last_entry(self, store: Store) -> None:
         [_, last] = await store.append(STREAM, orders(1, 2))
         beyond = f"9{last}"
 

@@ -100,7 +100,7 @@ class LogContract(Contract):
         await store.append(STREAM, [order(2, id="a")])
         assert [1, 2] == numbers(await store.scan(STREAM))
 
-    async def test_an_id_is_found_behind_a_position_however_it_was_appended(self, store: Store) -> None:
+    async def test_an_id_is_found_after_a_position_however_it_was_appended(self, store: Store) -> None:
         [before] = await store.append(STREAM, orders(0))
         [first] = await store.append(STREAM, [order(1, id="a")])
 
@@ -226,7 +226,7 @@ class LogContract(Contract):
 
     # Scan and locate.
 
-    async def test_a_scan_goes_from_behind_one_position_up_to_another(self, store: Store) -> None:
+    async def test_a_scan_returns_the_entries_after_one_position_up_to_another(self, store: Store) -> None:
         positions = await store.append(STREAM, orders(1, 2, 3, 4, 5))
 
         assert [2, 3, 4] == numbers(await store.scan(STREAM, after=positions[0], until=positions[3]))
@@ -303,7 +303,7 @@ class LogContract(Contract):
         assert Trimmed(1, 0) == await store.trim(STREAM, max_length=0)
         assert [2, 3] == numbers(await store.scan(STREAM))
 
-    async def test_a_trim_spares_what_is_pending_or_waiting_and_all_behind_it(self, store: Store) -> None:
+    async def test_a_trim_spares_pending_and_waiting_entries_and_all_later_ones(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3, 4))
         first, second, third, fourth = await store.read(A, limit=4)

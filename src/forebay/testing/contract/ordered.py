@@ -62,7 +62,7 @@ class OrderedContract(Contract):
 
         assert [] == await store.claim(SECOND, idle=0.5, limit=10)
 
-    async def test_retries_of_an_ordered_group_wait_until_nobody_else_holds_anything(self, store: Store) -> None:
+    async def test_retries_of_an_ordered_group_wait_until_no_other_consumer_holds_an_entry(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2))
         first, second = await store.read(FIRST, limit=2)

@@ -59,7 +59,7 @@ class SettlingContract(Contract):
         assert [] == await store.read(B, limit=10)
         assert [1, 2, 3] == numbers(await store.scan(STREAM))
 
-    async def test_work_done_is_done_whoever_holds_the_lease(self, store: Store) -> None:
+    async def test_an_ack_counts_whichever_consumer_holds_the_lease(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
         [taken] = await store.claim(B, idle=0.0)
 
@@ -87,7 +87,7 @@ class SettlingContract(Contract):
         await store.join(STREAM, "mail")
         assert 4 == await store.ack([*held, *await store.read(MAIL, limit=2)])
 
-    async def test_a_group_remembers_the_ids_it_was_told_to(self, store: Store, other: Store) -> None:
+    async def test_a_group_remembers_the_ids_of_acks_that_ask_for_it(self, store: Store, other: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, [order(1, id="a"), order(2, id="b"), order(3, id="c")])
         first, second, _ = await store.read(A, limit=3)
@@ -100,7 +100,7 @@ class SettlingContract(Contract):
         assert set() == await store.handled("order_paid", GROUP, ["a"])
         assert set() == await store.handled(STREAM, GROUP, [])
 
-    async def test_a_group_forgets_ids_after_the_time_it_was_told(self, store: Store) -> None:
+    async def test_a_group_forgets_ids_after_the_given_time(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, [order(1, id="a")])
         await store.ack(await store.read(A, limit=1), remember=0.05)
@@ -112,7 +112,7 @@ class SettlingContract(Contract):
 
     # Retry.
 
-    async def test_a_failed_entry_waits_for_whoever_asks_first(self, store: Store, other: Store) -> None:
+    async def test_the_first_consumer_that_asks_gets_a_failed_entry(self, store: Store, other: Store) -> None:
         [held] = await begun(store, A, 1)
 
         assert await store.retry(held, delay=0.0)

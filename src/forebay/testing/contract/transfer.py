@@ -45,7 +45,7 @@ ODD = Foreign(((b"a", b"1"), (b"\xff", b"\x00"), (b"a", b"2")), only_group="mail
 class TransferContract(Contract):
     """Scheduled, remembered, restore, drop."""
 
-    async def test_an_entry_tells_when_it_was_appended(self, store: Store) -> None:
+    async def test_an_entry_has_the_time_when_it_was_appended(self, store: Store) -> None:
         before = time.time()
         await store.append(STREAM, orders(1))
 
@@ -67,7 +67,7 @@ class TransferContract(Contract):
         assert all(0 <= 2 * HOUR - each.delay < 60 for each in found[2:])
         assert [] == await store.scheduled("another")
 
-    async def test_what_is_scheduled_for_a_moment_comes_in_pages_behind_what_has_a_delay(self, store: Store) -> None:
+    async def test_scheduled_moments_are_listed_in_pages_after_the_delays(self, store: Store) -> None:
         moment = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
         await store.schedule(STREAM, orders(5), at=moment + timedelta(hours=1))
         await store.schedule(STREAM, orders(3, 4), at=moment)
@@ -144,7 +144,7 @@ class TransferContract(Contract):
         assert isinstance(id := getattr(held[0].record, "id", None), str)
         assert {id} == await store.handled(STREAM, GROUP, [id, "z"])
 
-    async def test_entries_of_another_kind_of_store_get_places_behind_the_last_one(self, store: Store) -> None:
+    async def test_entries_of_another_kind_of_store_get_positions_after_the_last_one(self, store: Store) -> None:
         [first] = await store.append(STREAM, orders(1))
         past = time.time() - HOUR
         strange = [Entry("3~7", order(2), past), Entry("3~8", order(3), past), Entry("3~9", order(4), past + 7200)]
@@ -169,7 +169,7 @@ class TransferContract(Contract):
         middle = datetime.fromtimestamp(past + 30, UTC)
         assert [2] == numbers(await store.scan(STREAM, after=await store.locate(STREAM, middle)))
 
-    async def test_a_place_that_is_taken_is_given_to_nobody_else(self, store: Store) -> None:
+    async def test_a_position_that_is_taken_is_given_to_no_other_entry(self, store: Store) -> None:
         positions = await store.append(STREAM, orders(1, 2))
         [entry, _] = await store.scan(STREAM)
 
@@ -199,7 +199,7 @@ class TransferContract(Contract):
 
         assert [ODD, Foreign(()), named] == [letter.record for letter in await store.dead_letters(STREAM)]
 
-    async def test_a_dead_letter_of_no_group_is_redriven_to_nobody(self, store: Store) -> None:
+    async def test_a_dead_letter_without_a_group_is_redriven_to_no_group(self, store: Store) -> None:
         letter = DeadLetter("", STREAM, "", "", order(1), "written by a stranger", datetime.now(UTC), 0)
         await store.restore(STREAM, [letter])
         [found] = await store.dead_letters(STREAM)
@@ -219,7 +219,7 @@ class TransferContract(Contract):
         assert 1 == len(positions)
         assert {"b": b"2"} == await store.notes(STREAM)
 
-    async def test_where_notes_are_not_as_expected_nothing_changes(self, store: Store) -> None:
+    async def test_unexpected_notes_stop_the_whole_move(self, store: Store) -> None:
         await store.set_note(STREAM, "a", b"1")
         entry = Entry("", order(1), time.time())
 

@@ -81,7 +81,7 @@ class TrimmedUnreadContract(Contract):
         await store.append(STREAM, orders(1))
         assert await store.trimmed_unread(STREAM, GROUP) is None
 
-    async def test_an_id_is_published_and_handled_anew_after_its_dead_letter_was_discarded(self, store: Store) -> None:
+    async def test_an_id_is_published_and_handled_again_after_its_dead_letter_was_discarded(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, [order(1, id="a"), order(2, id="b")], dedup_window=60)
         for held in await store.read(A, limit=2):
