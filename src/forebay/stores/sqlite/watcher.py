@@ -33,6 +33,8 @@ COMMIT_SECONDS = 0.8
 """The time after a write to the log in which its commit is expected: as long as a slow disk takes to flush it."""
 NEXT_COMMIT_SECONDS = 0.005
 """The same, after a commit was found together with a write: that write may be of the next transaction."""
+OWN_COMMIT_SECONDS = 0.002
+"""The time between two polls during an own transaction: after it this process is busy with what it committed."""
 ERROR_PAUSE_SECONDS = 0.1
 
 NEW_ENTRIES = 1_000
@@ -112,7 +114,9 @@ class Watcher:
                 continue
             interval.wait()
             if self._database.is_locked:
-                continue  # the write to the log is that of this store, which reports its commit itself
+                # The write to the log is that of this store, which reports its commit itself.
+                time.sleep(OWN_COMMIT_SECONDS)
+                continue
             self._poll(line, interval)
             if generation != guard.generation:
                 # The files were healed: the log and the connection are new.
