@@ -23,6 +23,8 @@ from forebay.stores.redis.topology import NAME_THE_NODES, topology
 
 HOPS = 5
 """Redirections that one command follows."""
+FAULTS = (hiredis.ReplyError, StoreUnavailable, OutcomeUnknown)
+"""The errors of a node: its refusals, and the loss of its connection."""
 
 
 class Script:
@@ -54,6 +56,7 @@ class Client:
     |---------------|----------------------------------------------|-----------------------------|
     | `call`        | a command                                    | the node of its key         |
     | `send`        | a command that is packed already             | the node of its key         |
+    | `send_now`    | the same, without a coroutine of its own     | the node of its key         |
     | `block`       | a command that may block                     | the same, a wire of its own |
     | `transact`    | packed commands, carried out as one (MULTI)  | the node of their key       |
     | `run`         | a script                                     | the node of its first key   |
@@ -61,8 +64,8 @@ class Client:
     | `run_watched` | the same, if its reply begins with that time | the same                    |
     | `ask`         | a command                                    | the node that is given      |
 
-    `transact` returns None if the commands were surely not carried out; all others return the reply, or raise the error
-    that it means. Scripts are sent through their typed functions in `scripts`.
+    `transact` returns None if the commands were surely not carried out. The faults of `send_now` go to `recover`. The
+    others return the reply, or raise the error that it means. Scripts are sent by their typed functions in `scripts`.
     """
 
     def __init__(self, deployment: Deployment, timeout: float) -> None:
@@ -77,16 +80,31 @@ class Client:
 
     async def send(self, key: str, command: bytes) -> Any:
         """The reply to a packed command on `key`."""
-        node = self.topology.find(key) or await self._find_again(key)
         try:
-            wire = node.wire
-            # Usually the wire is open: this saves a coroutine.
-            return await (wire.send(command) if wire is not None and wire.is_open else node.send(command))
-        except hiredis.ReplyError as reply:
-            return await self._follow(reply, key, command, None, node)
-        except (StoreUnavailable, OutcomeUnknown):
+            return await self.send_now(key, command)
+        except FAULTS as error:
+            return await self.recover(error, key, command)
+
+    def send_now(self, key: str, command: bytes) -> Awaitable[Any]:
+        """The reply to a packed command on `key`. Pass its FAULTS to `recover`."""
+        node = self.topology.find(key)
+        wire = None if node is None else node.wire
+        # Usually the wire is open.
+        return self._open_and_send(key, command) if wire is None or not wire.is_open else wire.send(command)
+
+    async def recover(self, fault: Exception, key: str, command: bytes) -> Any:
+        """The reply of the node that a redirection names; any other fault is raised as the error that it means."""
+        node = self.topology.find(key)
+        if isinstance(fault, hiredis.ReplyError):
+            return await self._follow(fault, key, command, None, node or await self._find_again(key))
+        # An open wire was made after the loss.
+        if node is not None and not (node.wire is not None and node.wire.is_open):
             self.topology.invalidate(node)
-            raise
+        raise fault
+
+    async def _open_and_send(self, key: str, command: bytes) -> Any:
+        node = self.topology.find(key) or await self._find_again(key)
+        return await node.send(command)
 
     async def block(self, key: str, wait: float, *command: Part) -> Any:
         """The reply to a command on `key` that may block for `wait` seconds."""

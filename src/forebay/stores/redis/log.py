@@ -11,7 +11,7 @@ from forebay.errors import OutcomeUnknown
 from forebay.event import Record
 from forebay.store import END, START, Entry, Trimmed
 from forebay.stores.redis import positions, scripts
-from forebay.stores.redis.client import Client
+from forebay.stores.redis.client import FAULTS, Client
 from forebay.stores.redis.codec import add, decode, encode
 from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part
@@ -30,7 +30,11 @@ async def append(
     started = boottime()
     try:
         if len(records) == 1 and dedup_window is None and search_after is None:
-            position = await client.send(keys.stream, add(keys.stream, records[0]))
+            command = add(keys.stream, records[0])
+            try:
+                position = await client.send_now(keys.stream, command)
+            except FAULTS as fault:
+                position = await client.recover(fault, keys.stream, command)
             return [position.decode()]
         if not records:
             return []
