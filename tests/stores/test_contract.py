@@ -12,16 +12,12 @@ from forebay.stores.memory import MemoryStore
 from forebay.stores.redis import RedisStore
 from forebay.stores.sqlite import SQLiteStore
 from forebay.testing.contract import Fields, Plant, StoreContract
-from forebay.testing.contract.arrivals import ArrivalsContract
-from forebay.testing.contract.fencing import FencingContract
-from forebay.testing.contract.several_streams import SeveralStreamsContract
 from forebay.testing.contract.trimmed_unread import TrimmedUnreadContract
-from forebay.testing.contract.unknown_names import UnknownNamesContract
 from tests.support import foreign
 from tests.support.redis_servers import Server, binaries, version
 
 
-class TestMemory(ArrivalsContract, FencingContract, SeveralStreamsContract, UnknownNamesContract, StoreContract):
+class TestMemory(StoreContract):
     @pytest.fixture
     async def store(self) -> AsyncIterator[MemoryStore]:
         async with MemoryStore() as store:
@@ -35,7 +31,7 @@ class TestMemory(ArrivalsContract, FencingContract, SeveralStreamsContract, Unkn
         return plant
 
 
-class TestSQLite(ArrivalsContract, FencingContract, SeveralStreamsContract, UnknownNamesContract, StoreContract):
+class TestSQLite(StoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SQLiteStore]:
         async with SQLiteStore(tmp_path / "events.db", synchronous="normal") as store:
@@ -62,7 +58,7 @@ class TestSQLite(ArrivalsContract, FencingContract, SeveralStreamsContract, Unkn
 
 
 @pytest.mark.parametrize("binary", binaries(), ids=version)
-class TestRedis(ArrivalsContract, FencingContract, SeveralStreamsContract, UnknownNamesContract, StoreContract):
+class TestRedis(StoreContract):
     @pytest.fixture
     def server(self, servers: dict[str, Server], binary: str) -> Server:
         return servers[binary]

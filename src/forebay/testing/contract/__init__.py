@@ -17,8 +17,10 @@ the import makes their failures tell more. Nothing in them sleeps; what takes ti
 
 from __future__ import annotations
 
+from forebay.testing.contract.arrivals import ArrivalsContract
 from forebay.testing.contract.base import Fields, Plant
 from forebay.testing.contract.dead_letters import DeadLettersContract
+from forebay.testing.contract.fencing import FencingContract
 from forebay.testing.contract.home import HomeContract
 from forebay.testing.contract.inspection import InspectionContract
 from forebay.testing.contract.leases import LeasesContract
@@ -28,9 +30,11 @@ from forebay.testing.contract.ordered import OrderedContract
 from forebay.testing.contract.outlook import OutlookContract
 from forebay.testing.contract.scheduling import SchedulingContract
 from forebay.testing.contract.settling import SettlingContract
+from forebay.testing.contract.several_streams import SeveralStreamsContract
 from forebay.testing.contract.texts import TextsContract
 from forebay.testing.contract.transfer import TransferContract
 from forebay.testing.contract.trimmed_unread import TrimmedUnreadContract
+from forebay.testing.contract.unknown_names import UnknownNamesContract
 
 __all__ = ["Fields", "Plant", "StoreContract"]
 
@@ -38,16 +42,20 @@ __all__ = ["Fields", "Plant", "StoreContract"]
 class StoreContract(
     LogContract,
     SchedulingContract,
+    ArrivalsContract,
     LeasesContract,
+    SeveralStreamsContract,
     OrderedContract,
     OutlookContract,
     SettlingContract,
+    FencingContract,
     DeadLettersContract,
     InspectionContract,
     TrimmedUnreadContract,
     NotesContract,
     TextsContract,
     TransferContract,
+    UnknownNamesContract,
     HomeContract,
 ):
     """Every promise of the `Store` protocol."""
