@@ -378,9 +378,9 @@ class Stores(RuleBasedStateMachine):
                 self.runner.run(_restore(side))
             # No consumer has the token of a restored lease.
             self.handles.clear()
-            # Redis counts from the first question on.
-            for group in ("g", "h"):
-                self.trimmed_unread(group)
+            # Redis counts from the first question on, which it cannot answer.
+            for side, group in itertools.product(self.sides, ("g", "h")):
+                self.runner.run(side.store.trimmed_unread(STREAM, group))
 
     # What must hold.
 
