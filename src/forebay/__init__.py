@@ -31,6 +31,7 @@ from forebay.errors import (
 )
 from forebay.event import Event
 from forebay.event_types import EventType
+from forebay.middleware import HandlerCall, Middleware, PublishCall
 from forebay.payload import EventTypeLike, Limits
 from forebay.policy import Retry
 from forebay.retention import Retention
@@ -53,18 +54,21 @@ __all__ = [
     "EventTypeLike",
     "ForebayError",
     "GroupStats",
+    "HandlerCall",
     "HandlerTimeout",
     "InMemoryEventBus",
     "InvalidEvent",
     "Limits",
     "MalformedEntry",
     "MalformedEvent",
+    "Middleware",
     "NotFound",
     "Options",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "Pending",
     "PersistentEventBus",
+    "PublishCall",
     "PublishUnknown",
     "RedisEventBus",
     "Reject",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
@@ -20,14 +19,16 @@ from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
 from forebay.context import BusContext
-from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, PublishUnknown, StoreError
+from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, StoreError
 from forebay.event import Event, Foreign, Record, check_limit, check_seconds, to_event, to_record, to_records
 from forebay.home import running_loop
 from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
+from forebay.middleware import Middleware, PublishCall
 from forebay.payload import LIMITS, EventTypeLike, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
 from forebay.positions import StreamPosition
+from forebay.publisher import Publisher
 from forebay.replay import find, history, replay
 from forebay.retention import Retention, enforce, get_rule, set_rule
 from forebay.runtime import Options, Runnable, handler_name
@@ -44,8 +45,6 @@ DAY = 86_400.0
 IDLE_LOOK = 0.02
 """Seconds between two looks whether all is handled, in `run(until_idle=True)`."""
 PAGE = 500
-UNSURE = 10_000
-"""Unanswered publishes that a bus remembers, the latest ones."""
 
 
 class Agent(Protocol):
@@ -89,9 +88,9 @@ class EventBus:
         self._context = BusContext(self.store, self.signals, limits)
         self._pruner = self._context.pruner
         self._limits = limits
-        self._window = check_seconds("idempotency_window", idempotency_window)
+        window = check_seconds("idempotency_window", idempotency_window)
+        self._publisher = Publisher(self._context, window=window)
         self._subscriptions: list[tuple[EventStreamConsumer[Any], Callable[..., Any]]] = []
-        self._unsure: dict[str, str | None] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url or type(self.store).__name__}>"
@@ -125,10 +124,23 @@ class EventBus:
 
     async def ready(self) -> Store:
         """The store, open: the bus is opened where it is not."""
-        session = self._context.session
-        if session is None or running_loop() is not session.loop:
-            await self._context.enter()
+        await self._context.ready()
         return self.store
+
+    def use(self, middleware: Middleware) -> None:
+        """Run the handlers and publishes of this bus in the contexts of this middleware.
+
+        Of several, the first is the outermost. Applies to all handlers, those of agents too. Raises
+        `ConfigurationError` while handlers run: call it before `run`.
+        """
+        if not isinstance(middleware, Middleware):
+            raise ConfigurationError(
+                f"{middleware!r} is not a middleware: give an object of a class derived from forebay.Middleware"
+            )
+        if self._context.runs.parts:
+            raise ConfigurationError("handlers of this bus run already: call bus.use(...) before bus.run()")
+        self._context.middlewares = (*self._context.middlewares, middleware)
+        self._publisher.use()
 
     # Publishing.
 
@@ -158,9 +170,15 @@ class EventBus:
         """
         stream, payload = (type_name(event), data) if type(event) is str else self._type_and_payload(event, data)
         headers = with_cause(headers)
-        record = to_record(stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits)
-        if id is None and delay is None and at is None and not self.signals.wanted(Published):
-            # The usual way, without the cost of one more coroutine.
+        if (
+            id is None
+            and delay is None
+            and at is None
+            and not self._publisher.has_middleware
+            and not self.signals.wanted(Published)
+        ):
+            # The usual way, without the cost of further coroutines.
+            record = to_record(stream, source=source, data=payload, key=key, headers=headers, limits=self._limits)
             session = self._context.session
             if session is None or running_loop() is not session.loop:
                 await self._context.enter()
@@ -168,10 +186,31 @@ class EventBus:
             try:
                 await self.store.append(stream, (record,))
             except OutcomeUnknown as error:
-                raise self._unknown((record,), error) from error
-        else:
-            await self._store(stream, (record,), known=id is not None, delay=_delay(delay, at), at=at)
-        return record.id
+                raise self._publisher.unknown((record,), error) from error
+            return record.id
+        return await self._publish(stream, source, payload, key, headers, id, delay, at)
+
+    async def _publish(
+        self,
+        stream: str,
+        source: str,
+        payload: Any,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        id: str | None,
+        delay: float | None,
+        at: datetime | None,
+    ) -> str:
+        def make(headers: Mapping[str, str] | None) -> Sequence[Record]:
+            record = to_record(
+                stream, source=source, data=payload, id=id, key=key, headers=headers, limits=self._limits
+            )
+            return (record,)
+
+        call = PublishCall(stream, source, (payload,))
+        delay = _delay(delay, at)
+        ids = await self._publisher.publish(call, make, headers=headers, known=id is not None, delay=delay, at=at)
+        return ids[0]
 
     async def publish_many(
         self,
@@ -200,54 +239,15 @@ class EventBus:
         for name, column in (("keys", keys), ("ids", ids)):
             if column is not None and len(column) != len(payloads):
                 raise InvalidEvent(f"{len(payloads)} payloads, but {len(column)} {name}: give one for each")
-        records = to_records(
-            stream, source=source, data=payloads, ids=ids, keys=keys, headers=headers, limits=self._limits
-        )
-        if records:
-            await self._store(stream, records, known=ids is not None, delay=_delay(delay, at), at=at)
-        return [record.id for record in records]
 
-    async def _store(
-        self, stream: str, records: Sequence[Record], *, known: bool, delay: float | None, at: datetime | None
-    ) -> None:
-        await self.ready()
-        self._pruner.published.add(stream)
-        is_wanted = self.signals.wanted(Published)
-        started = time.perf_counter() if is_wanted else 0.0
-        try:
-            if delay is not None or at is not None:
-                # A scheduled id is always remembered: there is no place in the stream to search for it.
-                await self.store.schedule(stream, records, delay=delay, at=at, dedup_window=self._window)
-            elif known:
-                search_after = self._since(records)
-                await self.store.append(stream, records, dedup_window=self._window, search_after=search_after)
-                for record in records:
-                    self._unsure.pop(record.id, None)
-            else:
-                await self.store.append(stream, records)
-        except OutcomeUnknown as error:
-            raise self._unknown(records, error) from error
-        if is_wanted:
-            ids = [record.id for record in records]
-            self.signals.emit(Published(stream, tuple(ids), time.perf_counter() - started))
+        def make(headers: Mapping[str, str] | None) -> list[Record]:
+            return to_records(
+                stream, source=source, data=payloads, ids=ids, keys=keys, headers=headers, limits=self._limits
+            )
 
-    def _unknown(self, records: Sequence[Record], error: OutcomeUnknown) -> PublishUnknown:
-        for record in records:
-            self._unsure.setdefault(record.id, error.search_after)
-        while len(self._unsure) > UNSURE:
-            del self._unsure[next(iter(self._unsure))]
-        ids = [record.id for record in records]
-        return PublishUnknown(f"{error}; to be sure, publish again with the same id", ids)
-
-    def _since(self, records: Sequence[Record]) -> str | None:
-        """Where to look for events whose first publish went unanswered: behind the earliest such place."""
-        if not self._unsure:
-            return None
-        ids = {record.id for record in records}
-        # In the order in which they became unsure, so the first one found lies furthest back.
-        return next(
-            (search_after for id, search_after in self._unsure.items() if id in ids and search_after is not None), None
-        )
+        call = PublishCall(stream, source, tuple(payloads))
+        delay = _delay(delay, at)
+        return await self._publisher.publish(call, make, headers=headers, known=ids is not None, delay=delay, at=at)
 
     def _type_and_payload(self, event: object, data: Any) -> tuple[str, Any]:
         if isinstance(event, (str, Enum)):

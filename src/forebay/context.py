@@ -16,7 +16,8 @@ from weakref import WeakSet
 from forebay.announcer import Announcer
 from forebay.cleanup import done, finish
 from forebay.errors import ConfigurationError
-from forebay.home import Home
+from forebay.home import Home, running_loop
+from forebay.middleware import Middleware
 from forebay.payload import Limits
 from forebay.retention import Pruner
 from forebay.runtime import LeaseKeeper, Run, Runnable, Services
@@ -75,6 +76,7 @@ class BusContext:
         self.store = store
         self.signals = signals
         self.limits = limits
+        self.middlewares: tuple[Middleware, ...] = ()
         self.runs = Runs()
         self.keeper = LeaseKeeper(
             store.clone,
@@ -100,6 +102,12 @@ class BusContext:
         """Open the bus unless it is open; `ConfigurationError` where it is open elsewhere."""
         while not await (session := self._take(is_asked=False)).opened():
             await done([session.task])
+
+    async def ready(self) -> None:
+        """Open the bus unless it is open here. Cheap if it is."""
+        session = self.session
+        if session is None or running_loop() is not session.loop:
+            await self.enter()
 
     async def close(self) -> None:
         """Drain what runs, then close the store. A bus that is not open is left as it is."""

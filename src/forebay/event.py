@@ -330,11 +330,16 @@ def _decode_headers(text: bytes) -> dict[str, str]:
         raise MalformedEvent(f"the headers are not a JSON object of strings: {error}") from error
 
 
-def _encode_headers(headers: Mapping[str, str], limits: Limits) -> bytes:
+def check_headers(headers: Mapping[str, str], limits: Limits) -> dict[str, str]:
+    """The headers as a dict of plain strings; `InvalidEvent` if they are not that."""
     if not isinstance(headers, Mapping):
         raise InvalidEvent(f"headers are a dict of strings to strings, not a {type(headers).__name__}")
     texts = {}
     for name, value in headers.items():
         text = check_text("a header's name", name, 256)
         texts[text] = check_text(f"header {text!r}", value, limits.max_bytes)
-    return encode(texts, limits)
+    return texts
+
+
+def _encode_headers(headers: Mapping[str, str], limits: Limits) -> bytes:
+    return encode(check_headers(headers, limits), limits)

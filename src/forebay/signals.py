@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, overload
 import msgspec
 
 from forebay.callables import completed, discard, refuse_generator
+from forebay.cause import caused_by
 from forebay.errors import ConfigurationError
 from forebay.home import running_loop
 from forebay.store import Delivery
@@ -241,6 +242,8 @@ class LoopBlocked(Signal, frozen=True):
     yielding: bool
 
 
+NO_LISTENERS: tuple[Listener, ...] = ()
+
 A = TypeVar("A", bound=Signal)
 B = TypeVar("B", bound=Signal)
 C = TypeVar("C", bound=Signal)
@@ -326,9 +329,9 @@ class Signals:
     def wanted(self, kind: type[Signal]) -> bool:
         """Whether a listener takes signals of this class."""
         try:
-            return self._listeners[kind] != ()
+            return self._listeners[kind] is not NO_LISTENERS
         except KeyError:
-            return self._listeners_of(kind) != ()
+            return self._listeners_of(kind) is not NO_LISTENERS
 
     def emit(self, signal: Signal) -> None:
         """Call the listeners of the signal's class with it."""
@@ -357,7 +360,8 @@ class Signals:
     def _listeners_of(self, kind: type[Signal]) -> tuple[Listener, ...]:
         table = self._listeners
         if (found := table.get(kind)) is None:
-            found = table[kind] = tuple(each.listener for each in self._listenings if issubclass(kind, each.kinds))
+            listeners = [each.listener for each in self._listenings if issubclass(kind, each.kinds)]
+            found = table[kind] = tuple(listeners) if listeners else NO_LISTENERS
         return found
 
     def _complete(self, listener: Listener, result: object) -> None:
@@ -381,6 +385,8 @@ class Signals:
             except Exception:
                 logger.exception("the listener %r failed", listener)
 
-        task = loop.create_task(complete(), name="forebay-listener")
+        # The task's context is that of a worker, which handled an event before.
+        with caused_by(None):
+            task = loop.create_task(complete(), name="forebay-listener")
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from forebay.context import BusContext
 from forebay.event import Event
+from forebay.middleware import Middleware
 from forebay.payload import EventTypeLike, check_name, kind_of, type_name
 from forebay.positions import check_position
-from forebay.runtime import Handler, Membership, Middleware, Options
+from forebay.runtime import Handler, Membership, Options
 from forebay.runtime.supervise import TRANSIENT
 from forebay.store import Reader
 from forebay.typed import Item, P, T
@@ -103,7 +104,7 @@ class EventStreamConsumer(Generic[T]):
         *,
         concurrency: int | None = None,
         wait: float | None = None,
-        middleware: Middleware | None = None,
+        middlewares: tuple[Middleware, ...] = (),
         beside: Sequence[EventStreamConsumer[Any]] = (),
     ) -> Consumer:
         """A consumer that is ready to run; `ConfigurationError` if the function cannot be a handler.
@@ -123,7 +124,7 @@ class EventStreamConsumer(Generic[T]):
             [
                 Source(
                     Reader(each.stream, self.group, name, options.ordered),
-                    each.handler(function, options, middleware=middleware),
+                    each.handler(function, options, middlewares=middlewares),
                     each.membership(),
                 )
                 for each in (self, *beside)
@@ -157,9 +158,9 @@ class EventStreamConsumer(Generic[T]):
         return 0
 
     def handler(
-        self, function: Callable[..., Any], options: Options | None = None, *, middleware: Middleware | None = None
+        self, function: Callable[..., Any], options: Options | None = None, *, middlewares: tuple[Middleware, ...] = ()
     ) -> Handler:
-        """The function as the runtime calls it."""
+        """The function as the runtime calls it, within these and the bus's middlewares."""
         options = options or self.options
         return Handler(
             function,
@@ -167,7 +168,8 @@ class EventStreamConsumer(Generic[T]):
             batch=options.batch is not None,
             timeout=options.timeout,
             threads=options.concurrency,
-            middleware=middleware,
+            group=self.group,
+            middlewares=(*middlewares, *self._context.middlewares),
         )
 
 

@@ -14,10 +14,9 @@ import msgspec
 
 from forebay.agents.definition import RunnableAgent, Status, code_of
 from forebay.bus import EventBus
-from forebay.cause import caused_by
 from forebay.errors import ConfigurationError, ForebayError, MalformedEvent, RetryAfter
-from forebay.event import Event
 from forebay.event_types import EventType
+from forebay.middleware import HandlerCall, Middleware
 from forebay.payload import check_name, decode, encode
 from forebay.presence import Observer, fence
 from forebay.reason import describe
@@ -148,7 +147,7 @@ class Members:
         return found
 
 
-class Heartbeats:
+class Heartbeats(Middleware):
     """The heartbeats of one member: their contents, and the loop that publishes them."""
 
     def __init__(self, agent: RunnableAgent, bus: EventBus) -> None:
@@ -171,11 +170,10 @@ class Heartbeats:
         self._changed.set()
 
     @contextlib.contextmanager
-    def around(self, events: Event | list[Event]) -> Iterator[None]:
-        """Wrap a handler's call: its event is the cause of the events that it publishes, and its end is counted."""
+    def handling(self, call: HandlerCall) -> Iterator[None]:
+        """Count how the call of a handler ends."""
         try:
-            with caused_by(None if isinstance(events, list) else events):
-                yield
+            yield
         except RetryAfter:
             raise
         except Exception as error:

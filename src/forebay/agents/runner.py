@@ -180,7 +180,7 @@ class AgentRunner:
         """Handle events until `stop`, or until a part fails."""
         self._run = Run()
         self._consumers = [
-            first.consumer(function, wait=self._wait, middleware=self._heartbeats.around, beside=others)
+            first.consumer(function, wait=self._wait, middlewares=(self._heartbeats,), beside=others)
             for function, (first, *others) in self._by_function()
         ]
         await self._unless_stopped(self.agent.started)

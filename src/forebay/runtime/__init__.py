@@ -1,6 +1,6 @@
 """The engine between a store and a handler. `consumer` and what only it needs wait until something is consumed."""
 
-from forebay.runtime.handler import Handler, Middleware, handler_name
+from forebay.runtime.handler import Handler, handler_name
 from forebay.runtime.lease_keeper import LeaseKeeper
 from forebay.runtime.membership import Membership
 from forebay.runtime.options import Options
@@ -11,7 +11,6 @@ __all__ = [
     "Handler",
     "LeaseKeeper",
     "Membership",
-    "Middleware",
     "Options",
     "Run",
     "Runnable",

@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from forebay.callables import completed, discard, is_async, module_of, name_of, refuse_generator, unwrapped
+from forebay.cause import enter_cause
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
+from forebay.middleware import HandlerCall, Layers, Middleware, is_overridden
 from forebay.runtime.annotations import taken_by
 from forebay.threads import Outcome, Threads
-
-Middleware = Callable[[Any], AbstractContextManager[None]]
-"""Given an event or a list of them, a context in which their handler is called."""
 
 
 class Handler:
@@ -28,7 +26,8 @@ class Handler:
     takes a second argument. A plain function runs in a thread, of which there are as many as the consumer's
     `concurrency`; when it exceeds its `timeout` it counts as failed, but nothing can stop the thread, and its
     place is taken until it ends. It does not keep the process from ending. An awaitable that a call returns is
-    awaited on the loop, as a part of the call. `middleware` makes a context for each call.
+    awaited on the loop, as a part of the call. Each call is the cause of the events that it publishes, and runs in
+    the contexts of the `middlewares`.
     """
 
     def __init__(
@@ -39,7 +38,8 @@ class Handler:
         batch: bool,
         timeout: float | None,
         threads: int,
-        middleware: Middleware | None = None,
+        group: str,
+        middlewares: Iterable[Middleware] = (),
     ) -> None:
         taken = taken_by(function, kind=kind, batch=batch)
         refuse_generator("handler", function)
@@ -49,19 +49,20 @@ class Handler:
         self.name = name_of(function)
         self._batch = batch
         self._timeout = timeout
-        self._middleware = middleware
+        self._group = group
+        self._layers = Layers(each.handling for each in middlewares if is_overridden(each, "handling"))
         self._threads = None if is_async(function) else Threads(threads)
-        # The plainest case has no wrapper at all: this is the hot path. Its result is the caller's to complete.
-        self.call: Callable[[Any], Awaitable[Any]] = (
-            function if self._threads is None and timeout is None and kind is Any and middleware is None else self._call
-        )
+        # The plainest case needs no coroutine of its own: this is the hot path. Its result is the caller's to complete.
+        is_plain = self._threads is None and timeout is None and kind is Any and not self._layers
+        self.call: Callable[[Any], Awaitable[Any]] = _caused(function, batch=batch) if is_plain else self._call
 
     async def _call(self, events: Event | list[Event]) -> None:
-        if self._middleware is None:
+        enter_cause(None if isinstance(events, list) else events)
+        if not self._layers:
             await self._call_function(events)
-        else:
-            with self._middleware(events):
-                await self._call_function(events)
+            return
+        call = HandlerCall(self.name, self._group, tuple(events) if isinstance(events, list) else (events,))
+        await self._layers.run(call, functools.partial(self._call_function, events), may_suppress=Exception)
 
     async def _call_function(self, events: Event | list[Event]) -> None:
         arguments = self._arguments(events)
@@ -114,6 +115,20 @@ class Handler:
         """Let idle threads go; running ones end by themselves."""
         if self._threads is not None:
             self._threads.close()
+
+
+def _caused(function: Callable[[Any], Awaitable[Any]], *, batch: bool) -> Callable[[Any], Awaitable[Any]]:
+    """The function, called as the cause of the events that it publishes. The events of a batch are none."""
+
+    def call(event: Event) -> Awaitable[Any]:
+        enter_cause(event)
+        return function(event)
+
+    def call_batch(events: list[Event]) -> Awaitable[Any]:
+        enter_cause(None)
+        return function(events)
+
+    return call_batch if batch else call
 
 
 def handler_name(function: Callable[..., Any]) -> str:
