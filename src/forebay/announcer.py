@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from forebay.cleanup import until_first_ends
 from forebay.errors import ForebayError, StoreDenied, StoreError
-from forebay.presence import Observer, fence, keeps_notes
+from forebay.presence import Observation, Observer, fence, keeps_notes
 from forebay.restarts import Backoff, Restarts
 from forebay.signals import LoopFailed, Signals
 from forebay.store import Store, StreamStats
@@ -105,6 +105,7 @@ class Announcer:
         self._name = ""
         self._is_announced = False
         self._is_failing = False
+        self._may_announce = keeps_notes(store)
         self._may_sweep = True
 
     @property
@@ -116,7 +117,7 @@ class Announcer:
         """A consumer of these pairs of stream and group begins."""
         self._consumers.update(groups)
         self._changed.set()
-        if keeps_notes(self._store) and (self._task is None or self._task.done()):
+        if self._may_announce and (self._task is None or self._task.done()):
             self._name = self._name or f"{PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
             self._changed = asyncio.Event()
             self._task = asyncio.create_task(self._run(), name="forebay-presence")
@@ -167,20 +168,23 @@ class Announcer:
     async def living(self) -> Counter[tuple[str, str]]:
         """The running consumers of all processes, by stream and group. Needs notes."""
         living = +self._consumers
-        announced = await self._look()
-        if announced:
+        others = await self._look()
+        if others:
             now = await self._store.time(STREAM)
-            for name, announcement in announced.items():
-                silence = self._observer.seen[name].silence(now - announcement.renewed)
-                if name != self._name and silence < announcement.lifetime:
+            for _, seen, announcement in others:
+                if seen.silence(now - announcement.renewed) < announcement.lifetime:
                     living.update(announcement.groups())
         return living
 
-    async def _look(self) -> dict[str, Announcement]:
+    async def _look(self) -> list[tuple[str, Observation, Announcement]]:
+        """The announcements of the other processes, by the names of their notes."""
         notes = await self._store.notes(STREAM)
-        self._observer.look({name: note for name, note in notes.items() if name.startswith(PREFIX)})
-        found = {name: Announcement.parse(seen.note) for name, seen in self._observer.seen.items()}
-        return {name: announcement for name, announcement in found.items() if announcement is not None}
+        seen = self._observer.look({name: note for name, note in notes.items() if name.startswith(PREFIX)})
+        return [
+            (name, observation, announcement)
+            for name, observation in seen.items()
+            if name != self._name and (announcement := Announcement.parse(observation.note)) is not None
+        ]
 
     # In the background.
 
@@ -200,6 +204,7 @@ class Announcer:
                     await self._sweep()
             except StoreDenied as error:
                 # This user's consumers are not announced.
+                self._may_announce = False
                 self._signals.emit(LoopFailed(LOOP, "*", "*", error, 0.0))
                 return
             except Exception as error:  # noqa: BLE001  # nothing awaits this task, so it must not end with an error
@@ -228,9 +233,8 @@ class Announcer:
         if not self._may_sweep:
             return
         try:
-            for name, announcement in (await self._look()).items():
-                seen = self._observer.seen[name]
-                if name != self._name and seen.state(announcement.lifetime) == "gone":
+            for name, seen, announcement in await self._look():
+                if seen.state(announcement.lifetime) == "gone":
                     await fence(self._store, STREAM, name, seen.note)
         except StoreDenied:
             # Consumers need not have the right to read notes.

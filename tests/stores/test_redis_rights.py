@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from forebay import Event, EventBus, Retry
 from forebay.errors import StoreDenied
+from forebay.signals import LoopFailed
 from forebay.stores.redis import RedisStore
+from forebay.testing import eventually
 from tests.support.redis_rights import (
     ALL,
     MOVES,
@@ -114,3 +117,22 @@ async def test_a_consumer_with_the_least_rights_handles_retries_and_gives_up(sta
 
         assert [0, 1, 1, 2] == sorted(handled)
         assert 1 == len(await publisher.dead_letters("t"))
+
+
+async def test_a_consumer_with_the_least_rights_is_announced_until_it_ends(state: State) -> None:
+    state.server.redis.flushall()
+    failures: list[LoopFailed] = []
+
+    async with EventBus(state.server.url) as operator, EventBus(let(state.server, *ROLES["consumer"])) as bus:
+        bus.signals.listen(failures.append, LoopFailed)
+        consuming = asyncio.create_task(bus.subscribe_to_stream("t", "g").consume_events(lambda event: None))
+
+        async def count(expected: int) -> bool:
+            return [expected] == [group.consumers for found in await operator.stats("t") for group in found.groups]
+
+        await eventually(lambda: count(1))
+        bus.stop()
+        await consuming
+        await eventually(lambda: count(0))
+
+    assert [] == failures

@@ -18,7 +18,7 @@ from forebay.errors import ConfigurationError, ForebayError, MalformedEvent, Ret
 from forebay.event_types import EventType
 from forebay.middleware import HandlerCall, Middleware
 from forebay.payload import check_name, decode, encode
-from forebay.presence import Observer, fence
+from forebay.presence import Observation, Observer, fence
 from forebay.reason import describe
 from forebay.runtime.supervise import wait_for
 from forebay.signals import LoopFailed
@@ -115,7 +115,7 @@ class Members:
 
     async def last_heartbeats(self) -> list[LastHeartbeat]:
         """The last heartbeat of each member, the newest first. Notes of other programs are left out."""
-        return sorted((await self._look()).values(), key=lambda last: last.age)
+        return sorted((last for _, _, last in await self._look()), key=lambda last: last.age)
 
     async def sweep(self, agent: str, own: str, *, is_first: bool) -> None:
         """Remove the notes of former members of an agent, as the member `own` of it.
@@ -124,26 +124,26 @@ class Members:
         `is_first` sweep has not watched: it removes notes that have been silent for an hour by the store's clock.
         """
         store = await self._bus.ready()
-        for name, last in (await self._look()).items():
-            seen, heartbeat = self._observer.seen[name], last.heartbeat
+        for name, seen, last in await self._look():
+            heartbeat = last.heartbeat
             if heartbeat.agent == agent and heartbeat.member != own:
                 is_abandoned = is_first and last.age > max(heartbeat.lifetime, ABANDONED_SECONDS)
                 if heartbeat.has_ended or is_abandoned or seen.state(heartbeat.lifetime) == "gone":
                     await fence(store, STREAM, name, seen.note)
 
-    async def _look(self) -> dict[str, LastHeartbeat]:
+    async def _look(self) -> list[tuple[str, Observation, LastHeartbeat]]:
         store = await self._bus.ready()
         notes = await store.notes(STREAM)
         now = await store.time(STREAM) if notes else 0.0
-        self._observer.look({name: note for name, note in notes.items() if name.startswith(PREFIX)})
-        found: dict[str, LastHeartbeat] = {}
-        for name, seen in self._observer.seen.items():
+        observed = self._observer.look({name: note for name, note in notes.items() if name.startswith(PREFIX)})
+        found: list[tuple[str, Observation, LastHeartbeat]] = []
+        for name, seen in observed.items():
             try:
                 note = decode(seen.note, _Note)
                 check_name("agent name", note.heartbeat.agent)
             except (MalformedEvent, ConfigurationError):
                 continue
-            found[name] = LastHeartbeat(note.heartbeat, seen.silence(now - note.renewed))
+            found.append((name, seen, LastHeartbeat(note.heartbeat, seen.silence(now - note.renewed))))
         return found
 
 
