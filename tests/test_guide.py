@@ -32,7 +32,9 @@ def test_the_migration_guide_leads_to_redis_and_nothing_is_lost(
     commands = "\n".join(blocks("bash")).replace("redis://localhost:6379", servers[binary].url)
     # Job control is what makes %% mean the last of the processes begun.
     # What still runs when a command fails would keep the pipes open, and so this test.
-    script = f"trap 'kill $(jobs -p) 2> /dev/null' EXIT\nset -e -m\n{commands}\npython check.py > checked || true\n"
+    script = (
+        f"trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\nset -e -m\n{commands}\npython check.py > checked || true\n"
+    )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
 
