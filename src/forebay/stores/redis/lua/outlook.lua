@@ -5,7 +5,7 @@
 -- Returns for each stream: its time in ms, its offset, ms until its next scheduled event or false, then for each reader:
 --   false if the group does not exist, or: ms until its next waiting entry or false, whether others hold an entry,
 --   whether entries may be unread, last position delivered, leased entries, waiting entries
-need({'XPENDING', KEYS[1], 'EXISTS', KEYS[1], 'XINFO GROUPS', KEYS[1], 'XRANGE', KEYS[1], 'XACK', KEYS[1],
+need({'XPENDING', KEYS[1], 'XINFO GROUPS', KEYS[1], 'XRANGE', KEYS[1], 'XACK', KEYS[1],
   'ZRANGE', KEYS[2], 'ZCARD', KEYS[2], 'HGET', KEYS[4], 'TIME', false})
 -- A replica refuses this write, and the caller looks for the master. It changes nothing.
 local written = redis.pcall('XACK', KEYS[1], '', '0-0')
@@ -45,7 +45,7 @@ end
 
 local function groups_of(stream)
   local groups = {}
-  for _, info in ipairs(redis.call('EXISTS', stream) == 1 and read('XINFO', 'GROUPS', stream) or {}) do
+  for _, info in ipairs(read('XINFO', 'GROUPS', stream) or {}) do
     info = named(info)
     groups[info['name']] = info
   end
@@ -85,7 +85,7 @@ while key < #KEYS do
       local due = first_score(waiting)
       found[#found + 1] = {due and math.floor(due - time) or false,
         info['pending'] > 0 and others_hold(stream, group, consumer) and 1 or 0, has_unread(stream, info, empty_after),
-        info['last-delivered-id'], info['pending'], read('ZCARD', waiting) or 0}
+        info['last-delivered-id'], info['pending'], due and read('ZCARD', waiting) or 0}
     else
       found[#found + 1] = false
     end
