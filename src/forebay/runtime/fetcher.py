@@ -129,6 +129,9 @@ class Fetcher:
             unread.update({delivery.reader.stream for delivery in deliveries} if len(streams) > 1 else streams)
             self._in_flight.read_ahead.record_read(deliveries, limit=limit, in_flight=in_flight, now=self.read_at)
             await self._add(deliveries, requested_at, self._in_flight.add_read)
+            if len(deliveries) < limit:
+                # These are probably all: let their handlers start before the next read is made.
+                await asyncio.sleep(0)
 
     def _unread(self) -> Sequence[Reader]:
         """The readers of the streams that may have unread entries, with another one first each time."""
