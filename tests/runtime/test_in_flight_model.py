@@ -253,4 +253,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestInFlight = Machine.TestCase
-TestInFlight.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestInFlight.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

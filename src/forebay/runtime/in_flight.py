@@ -36,6 +36,7 @@ class Flight(msgspec.Struct, eq=False, gc=False):
     has started it), "running", "waiting" (it failed, and is retried under the same lease) or "handled" (its ack is on
     the way). `read_after`: the position after which its group must restart to deliver it again; None if no read
     returned it. `is_repeat`: the store knows that its id was handled. `is_lost`: another consumer may hold it.
+    `is_suspect`: it was taken over from a dead consumer.
     """
 
     key: Key
@@ -46,6 +47,7 @@ class Flight(msgspec.Struct, eq=False, gc=False):
     state: State = "queued"
     lane: Hashable = None
     is_lost: bool = False
+    is_suspect: bool = False
 
 
 class InFlight:
@@ -112,25 +114,33 @@ class InFlight:
 
     def add_read(self, deliveries: Iterable[Delivery], *, safe_until: float, handled_ids: Collection[str] = ()) -> None:
         """Add what a read returned, in the order of each stream. `handled_ids` were handled, as the store remembers."""
-        flights, queue, lane_of, read_to = self._flights, self._queue, self._lane_of, self._read_to
+        flights, queue, lane_of = self._flights, self._queue, self._lane_of
+        stream, after = None, START
         for delivery in deliveries:
-            stream, position = key = (delivery.reader.stream, delivery.position)
-            after = read_to.get(stream, START)
-            read_to[stream] = position
-            if key in flights:
-                # Removed, and added at the end: the order of the dictionary is that of the reads.
-                known = flights.pop(key)
-                if known.state != "handled":
-                    flights[key] = known
-                    known.read_after = after
-                    self._renew(known, delivery, safe_until)
-                    continue
-            flights[key] = flight = Flight(key, delivery, safe_until, after)
-            if lane_of is None:
-                queue.append(flight)
-            else:
-                flight.is_repeat = id_of(delivery) in handled_ids
-                self._enter_lane(flight)
+            if delivery.reader.stream != stream:
+                stream = delivery.reader.stream
+                after = self._read_to.get(stream, START)
+            position = delivery.position
+            key = (stream, position)
+            if key not in flights or not self._is_reread(key, delivery, safe_until, after):
+                flights[key] = flight = Flight(key, delivery, safe_until, after)
+                if lane_of is None:
+                    queue.append(flight)
+                else:
+                    flight.is_repeat = id_of(delivery) in handled_ids
+                    self._enter_lane(flight)
+            self._read_to[stream] = after = position
+
+    def _is_reread(self, key: Key, delivery: Delivery, safe_until: float, after: str) -> bool:
+        """Renew a delivery that is read again, unless it is handled: then it is to be handled again."""
+        # Removed, and added at the end: the order of the dictionary is that of the reads.
+        known = self._flights.pop(key)
+        if known.state == "handled":
+            return False
+        self._flights[key] = known
+        known.read_after = after
+        self._renew(known, delivery, safe_until)
+        return True
 
     def add_taken(
         self, deliveries: Iterable[Delivery], *, safe_until: float, handled_ids: Collection[str] = ()
@@ -146,20 +156,22 @@ class InFlight:
         for delivery in deliveries:
             if delivery.recovered:
                 self._poison_guard.claimed((delivery.reader.stream, delivery.position), attempt=delivery.attempt)
-            self._add_again(delivery, safe_until, handled_ids, front=True)
+            flight = self._add_again(delivery, safe_until, handled_ids, front=True)
+            flight.is_suspect = flight.is_suspect or delivery.recovered
 
     def _add_again(
         self, delivery: Delivery, safe_until: float, handled_ids: Collection[str], *, front: bool = False
-    ) -> None:
+    ) -> Flight:
         """Add an entry that was read before, by this consumer or another one."""
         key = (delivery.reader.stream, delivery.position)
         known = self._flights.get(key)
         if known is not None and known.state != "handled":
             self._renew(known, delivery, safe_until)
-            return
+            return known
         after = known.read_after if known is not None else None
         self._flights[key] = flight = Flight(key, delivery, safe_until, after, id_of(delivery) in handled_ids)
         self._enter_lane(flight, front=front)
+        return flight
 
     def _renew(self, flight: Flight, delivery: Delivery, safe_until: float) -> None:
         """Give a delivery that is in flight its new lease.
@@ -197,7 +209,7 @@ class InFlight:
             return None
         queue.popleft()
         flight.state = "running"
-        if flight.delivery.recovered:
+        if flight.is_suspect:
             self._poison_guard.started(flight.key)
         return flight
 
@@ -235,7 +247,7 @@ class InFlight:
             self._end_turn(flight)
             if self._deduplicator is not None:
                 self._deduplicator.add(flight.delivery)
-        if flight.delivery.recovered:
+        if flight.is_suspect:
             self._poison_guard.finished(flight.key)
 
     def finish(self, flight: Flight) -> None:
@@ -246,8 +258,16 @@ class InFlight:
         if state in {"running", "waiting"}:
             if flight.lane is not None:
                 self._end_turn(flight)
-            if flight.delivery.recovered:
+            if flight.is_suspect:
                 self._poison_guard.finished(flight.key)
+
+    def acked(self, handled: Iterable[Flight]) -> None:
+        """The store has the acks of these deliveries, or has lost their group."""
+        flights = self._flights
+        for flight in handled:
+            flight.state = "gone"
+            if flights.get(flight.key) is flight:
+                del flights[flight.key]
 
     def keep(self, flight: Flight, delivery: Delivery) -> None:
         """The delivery failed, and waits to be retried under the same lease, as `delivery`; its lane waits with it."""

@@ -175,8 +175,7 @@ class Settler:
             while self._acks:
                 batch, self._acks = self._acks, []
                 await self._send([flight.delivery for flight in batch])
-                for flight in batch:
-                    self._in_flight.finish(flight)
+                self._in_flight.acked(batch)
                 self._made_room()
         finally:
             self._sending = None

@@ -51,6 +51,8 @@ class Workers:
         wakeups: Wakeups,
     ) -> None:
         self._handlers = handlers
+        # A consumer of one stream has no other handler to look for.
+        self._only_handler = next(iter(handlers.values())) if len(handlers) == 1 else None
         self._options = options
         self._in_flight = in_flight
         self._settler = settler
@@ -158,7 +160,7 @@ class Workers:
     def _open(self, flight: Flight) -> Event | Unhandled:
         """The event for the handler, or why it needs none."""
         delivery = flight.delivery
-        if delivery.recovered:
+        if flight.is_suspect:
             # It has started: the next event may be taken over.
             self._wakeups.changed.set()
         if delivery.record is None:
@@ -173,7 +175,7 @@ class Workers:
                 position=delivery.position,
                 attempt=delivery.attempt,
                 limits=self._limits,
-                kind=self._handlers[flight.key[0]].kind,
+                kind=(self._only_handler or self._handlers[flight.key[0]]).kind,
             )
         except MalformedEvent as error:
             return GiveUp(str(error), last_frames(error))
@@ -185,7 +187,8 @@ class Workers:
         is_timed = self._signals.wanted(Finished)
         started = time.perf_counter() if is_timed else 0.0
         try:
-            if (result := await self._handlers[flights[0].key[0]].call(events)) is not None:
+            handler = self._only_handler or self._handlers[flights[0].key[0]]
+            if (result := await handler.call(events)) is not None:
                 await completed(result)
         except BaseException as raised:  # noqa: BLE001  # the event's fate depends on whatever its handler raises
             await self._fail(flights, self._meaning(raised, flights))
@@ -194,7 +197,7 @@ class Workers:
             self._settler.done(flight)
             if is_timed:
                 self._signals.emit(Finished(flight.delivery, time.perf_counter() - started))
-            if flight.delivery.recovered:
+            if flight.is_suspect:
                 self._wakeups.changed.set()
 
     async def _fail(self, flights: Sequence[Flight], error: BaseException) -> None:
