@@ -15,7 +15,7 @@ import pytest
 from forebay.errors import OutcomeUnknown
 from forebay.event import to_record
 from forebay.store import Delivery, Failure, Reader
-from forebay.stores.sqlite import SQLiteStore
+from forebay.stores.sqlite import SQLiteStore, leases
 from tests.support.failing_sync import FailingSync
 
 RECORD = to_record("t", source="s", data=1)
@@ -119,3 +119,21 @@ async def test_a_lease_without_a_token_of_an_earlier_version_can_be_acked_and_cl
         [waited] = await store.take_due(ONE, limit=1)
         assert [claimed, waited] == await store.extend([claimed, waited])
         assert ["2", "3"] == [claimed.position, waited.position]
+
+
+async def test_a_read_of_several_streams_has_one_bound_of_bytes_and_an_entry_of_each(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "READ_BYTES", 1000)
+    large = to_record("t", source="s", data="x" * 398)
+    readers = [Reader(stream, "h", "one") for stream in ("a", "b", "c")]
+    for reader in readers:
+        await store.join(reader.stream, reader.group)
+        await store.append(reader.stream, [large] * 5)
+
+    counts = []
+    while found := await store.read(*readers, limit=4):
+        counts.append([len([each for each in found if each.reader is reader]) for reader in readers])
+
+    assert [2, 1, 1] == counts[0]
+    assert [5, 5, 5] == [sum(column) for column in zip(*counts, strict=True)]
