@@ -1,4 +1,4 @@
-"""What a URL says: which servers, how they are arranged, and how to be let in."""
+"""URLs of Redis and Valkey: the servers, their mode, and the credentials."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Address(NamedTuple):
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """How to be let in. `tls` holds options in redis-py's words; None means a plain connection."""
+    """The credentials. `tls` has options with redis-py's names; None means a plain connection."""
 
     username: str | None = None
     password: Secret | None = None
@@ -73,7 +73,7 @@ class Deployment(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> str:
-        """What stays the same of the URL however it is written."""
+        """The parts of the URL that do not depend on how it is written."""
         hosts = ",".join(sorted(map(str, self.addresses)))
         secure = "s" * (self.access.tls is not None)
         match self.mode:
@@ -88,7 +88,7 @@ class Deployment(msgspec.Struct, frozen=True):
 
 
 def parse(url: str) -> Deployment:
-    """Understand a URL, or say what is wrong with it; the message holds no part of the URL but its scheme."""
+    """Parse a URL; `ConfigurationError` if it is wrong. The message quotes no part of the URL but its scheme."""
     parts = split(url)
     scheme = _SCHEME.fullmatch(parts.scheme)
     if scheme is None:

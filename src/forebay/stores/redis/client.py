@@ -50,7 +50,7 @@ class Script:
 
 
 class Client:
-    """The connection of a store to its servers. It sends again only what a node refused and passed on to another.
+    """The connection of a store to its servers. It repeats a command only if a node refused it and named another.
 
     | method        | sends                                        | to                          |
     |---------------|----------------------------------------------|-----------------------------|

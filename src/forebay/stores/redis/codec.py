@@ -1,12 +1,12 @@
-"""Between the fields of a stream entry and a record.
+"""Converts between the fields of a stream entry and a record.
 
-An event is written as type, source, data, timestamp, id, and where present key, headers, only.
-Any entry that has the first four, in UTF-8 and once each, is read as an event; fields that this
-version does not know stay in the stream and are not shown. Every other entry is `Foreign`.
+The fields of an event are type, source, data, timestamp, id, then key, headers and only, if it has them.
+An entry with the first four, in UTF-8 and once each, is read as an event; unknown fields stay in the
+stream and are not shown. Every other entry is `Foreign`.
 
-`only`, as the last field, names the one group that is to see the entry. It stands behind the fields
-of foreign entries too, once they were redriven, and is not counted among them. A foreign entry without
-any field, which no server would take, has one without name and value.
+`only`, as the last field, names the one group that reads the entry. A foreign entry that was redriven has
+it too, after its own fields. Servers reject entries without fields, so an empty foreign entry is stored
+with one empty field.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def encode(record: Record | Foreign) -> list[str | bytes]:
 def add(key: str, record: Record) -> bytes:
     """The command that appends the record to the stream at `key`, as it goes on the wire.
 
-    Written here rather than by hiredis: what is alike in many events is packed once, which makes it thrice as fast.
+    Three times as fast as hiredis, because the parts that many events share are packed once.
     """
     data, timestamp, id = record.data, record.timestamp.encode(), record.id.encode()
     if not id or record.only_group is not None:
@@ -91,7 +91,7 @@ def _head(key: str, type: str, source: str, count: int) -> bytes:
 
 
 def decode(fields: Fields) -> Record | Foreign:
-    """The record in these fields, or the fields themselves where there is none."""
+    """The record in these fields; the fields themselves if they are not an event."""
     try:
         if fields[::2] == _USUAL:
             return Record(fields[1].decode(), fields[3].decode(), fields[5], fields[7].decode(), fields[9].decode())
@@ -117,12 +117,12 @@ def decode(fields: Fields) -> Record | Foreign:
 
 
 def only_group_of(fields: Fields) -> bytes | None:
-    """The one group that is to see the entry; None means every group."""
+    """The one group that reads the entry; None means every group."""
     return fields[-1] if fields[-2:-1] == [b"only"] else None
 
 
 def decode_dead_letter(stream: str, id: bytes, fields: Fields) -> DeadLetter:
-    """The dead letter in these fields. One that forebay did not write has no group and no reason."""
+    """The dead letter in these fields. A letter of another program has no group and no reason."""
     if fields[-10::2] != _REASON:
         moment = _appended(id)
         return DeadLetter(id.decode(), stream, "", "", decode(fields), "written by a stranger", moment, 0)
@@ -143,7 +143,7 @@ def _appended(id: bytes) -> datetime:
 
 
 def encode_dead_letter(letter: DeadLetter) -> list[str | bytes]:
-    """Names and values in turn; of one that a stranger wrote, only those that it had."""
+    """Names and values in turn; of a letter that another program wrote, only its own."""
     fields = encode(letter.record)
     if letter.group:
         fields += ("traceback", letter.traceback.encode(errors="replace"))
@@ -155,7 +155,7 @@ def encode_dead_letter(letter: DeadLetter) -> list[str | bytes]:
 
 
 def pack_failure(failure: Failure | None) -> bytes:
-    """A failure as it is noted beside an entry's attempts; nothing for none."""
+    """A failure as it is noted beside an entry's attempts; empty if there is none."""
     if failure is None:
         return b""
     texts = (text.encode(errors="replace").decode() for text in (failure.error, failure.traceback))
@@ -163,7 +163,7 @@ def pack_failure(failure: Failure | None) -> bytes:
 
 
 def unpack_failure(packed: bytes) -> Failure | None:
-    """The failure in such a note. One that nobody can read is none: it decides nothing."""
+    """The failure in such a note; None if the note cannot be read."""
     try:
         return Failure(*msgspec.json.decode(packed, type=tuple[str, str])) if packed else None
     except msgspec.DecodeError:
@@ -171,5 +171,5 @@ def unpack_failure(packed: bytes) -> Failure | None:
 
 
 def fields_of(delivery: Delivery) -> Sequence[str | bytes]:
-    """The delivery's own fields, for where its entry has left the stream."""
+    """The delivery's own fields, in case its entry has left the stream."""
     return [] if delivery.record is None else encode(delivery.record)

@@ -139,7 +139,7 @@ class Watch:
             raise StoreError(
                 f"{node.name} answered: {reply} (the server, or a proxy before it, does not know client tracking)"
             ) from reply
-        # A server limits what it keeps for a subscriber that does not read: a stopped process must not fill its memory.
+        # A server limits its buffer for a subscriber that does not read: a stopped process must not fill its memory.
         with contextlib.suppress(hiredis.ReplyError):
             await wire.send(pack("SUBSCRIBE", f"{self._prefix}doorbell"))
 

@@ -1,4 +1,4 @@
-"""What a server's error reply means, and what can be done about it: one table."""
+"""The error replies of servers in one table: their meaning, and the remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Meaning = type[StoreError] | type[NotFound]
 _CHECK_ACL = "check the user and password in the URL, and the user's rights (ACL)"
 _RIGHT = "give the user the right to this command, and to these keys"
 _WAIT = "try again"
-_LAST_ID = "somebody appended with the highest id there is, and the stream takes no more: copy it to a new one"
+_LAST_ID = "an entry has the highest possible id, so the stream accepts no more: copy it to a new one"
 
 TABLE: dict[str, tuple[Meaning, str]] = {
     # StoreUnavailable and StoreFull may pass: the move was surely not done, and may be tried again.
@@ -28,7 +28,7 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     "BUSY": (StoreUnavailable, "a script has been running for long; " + _WAIT),
     "NOREPLICAS": (StoreUnavailable, "too few replicas are connected (min-replicas-to-write)"),
     "MISCONF": (StoreUnavailable, "the server cannot write to its disk; look at the server's log"),
-    # The key vanished or moved under a blocked reader; which of them, nobody can tell.
+    # The key vanished or moved while a read was blocked; the reply does not say which.
     "UNBLOCKED": (StoreUnavailable, "the server gave up a blocked read; " + _WAIT),
     "OOM": (StoreFull, "the server's memory is full; raise maxmemory, or trim streams"),
     "NOGROUP": (NotFound, "join the group first"),
@@ -47,25 +47,25 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     "ERR The ID specified in XADD is equal or smaller than the target stream top item": (StoreDamaged, _LAST_ID),
     "WRONGTYPE": (StoreDamaged, "the key belongs to something else; choose another namespace"),
 }
-"""From how an error begins to what it means and what to do."""
+"""From the beginning of an error reply to its meaning and the remedy."""
 
 HEALABLE = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "NOREPLICAS"}
-"""Errors of a server that is not, or not yet, the one to ask: behind its name there may be another one now."""
+"""Errors of a server that is not, or not yet, the master: its name may stand for another server now."""
 
 
 class Fate(Enum):
-    """What can be done about an error reply."""
+    """The remedy for an error reply."""
 
     TRANSIENT = "the same connection may be asked again"
-    HEALABLE = "the server is to be looked for anew: resolve its name, connect, ask who is the master"
-    FATAL = "somebody has to change something"
+    HEALABLE = "the server has to be found again: resolve its name, connect, ask for the master"
+    FATAL = "the configuration has to be changed"
 
 
 _KNOWN = re.compile("(" + "|".join(map(re.escape, TABLE)) + r")\b")
 
 
 def fate(reply: hiredis.ReplyError) -> Fate:
-    """What can be done about an error reply."""
+    """The remedy for an error reply."""
     word = _word(str(reply))
     if word in HEALABLE:
         return Fate.HEALABLE

@@ -279,7 +279,7 @@ async def _durability_of(client: Client, node: Node) -> Durability:
     settings = {name: value for name, value in answers.items() if value is not None}
     if len(settings) < len(names):
         note = (
-            f"{node.name} does not tell its settings (CONFIG GET): a managed server, or a user without the right to "
+            f"{node.name} hides its settings (CONFIG GET): a managed server, or a user without the right to "
             "it. Look them up where the server is managed, or allow CONFIG GET."
         )
         return Durability("unknown", "unknown", "unknown", (note,))
@@ -298,19 +298,19 @@ async def _durability_of(client: Client, node: Node) -> Durability:
             store_killed, power_lost = "kept", "at risk"
             notes.append(
                 "appendfsync is everysec: a power cut loses up to the last two seconds, and so does a killed server "
-                "whose disk was full or stalled. Set it to always where that matters."
+                "whose disk was full or stalled. Set it to always if that matters."
             )
         case "yes", _:
             store_killed, power_lost = "kept", "at risk"
-            notes.append("appendfsync is no: a power cut loses what the system had not written, often 30 seconds.")
+            notes.append("appendfsync is set to no: a power cut loses the unwritten events, often of 30 seconds.")
         case _ if settings["save"]:
             store_killed = power_lost = "at risk"
-            notes.append("appendonly is no: what came after the last snapshot is lost. Set it to yes.")
+            notes.append("appendonly is set to no: events after the last snapshot are lost. Set it to yes.")
         case _:
             store_killed = power_lost = "lost"
-            notes.append("Nothing is written to disk (appendonly is no, and no save points). Set appendonly to yes.")
+            notes.append("Nothing is written to disk (no appendonly file, no save points). Set appendonly to yes.")
     if not isinstance(replication, bytes):
-        notes.append("The server does not tell whether it has replicas (INFO): a failover to one can lose events.")
+        notes.append("The server hides whether it has replicas (INFO): a failover to one can lose events.")
     elif b"connected_slaves:0" not in replication:
         notes.append("Replicas follow with a delay: a failover can lose the last moments before it.")
     order = ("lost", "at risk", "kept")

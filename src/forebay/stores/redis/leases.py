@@ -36,7 +36,7 @@ POLL_SECONDS = 0.05
 
 
 class Bookkeeping:
-    """What a store object remembers of groups between moves."""
+    """The state that a store object keeps of groups between moves."""
 
     def __init__(self) -> None:
         self.tokens = Tokens()
@@ -97,7 +97,7 @@ async def _read(client: Client, groups: Sequence[Group], reader: Reader, *, limi
 
 
 async def _read_all(client: Client, groups: Mapping[bytes, Group], reader: Reader, reads: Sequence[Read]) -> Found:
-    """Read from several partitions. If a read fails, release what the others leased: the caller does not get it."""
+    """Read from several partitions. If a read fails, release the entries of the others and raise its error."""
     results = await asyncio.gather(*reads, return_exceptions=True)
     found = [each for result in results if not isinstance(result, BaseException) for each in result]
     errors = [result for result in results if isinstance(result, BaseException)]

@@ -1,4 +1,4 @@
-"""One server: how its wires are made, one for commands and as many as needed for blocking reads."""
+"""One server and its wires: one for commands, and as many as needed for blocking reads and watches."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def pack(*parts: Part) -> bytes:
 _ASKING = pack("ASKING")
 
 START_ONE = "start one with `redis-server`, or use sqlite:///events.db"
-"""The advice where a URL names a server that cannot be reached."""
+"""The advice if a URL names a server that cannot be reached."""
 
 
 LAST_SECONDS = 1.0
-"""The longest that a node which is closed waits for replies that are on their way."""
+"""Seconds that a node which is closed waits for outstanding replies."""
 
 
 class SingleFlight(Generic[T]):
-    """An attempt that all who ask at the same time wait for together."""
+    """An attempt that all concurrent callers share."""
 
     def __init__(self, attempt: Callable[[], Awaitable[T]]) -> None:
         self._attempt = attempt
         self._task: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
-        """The result of the attempt under way, or of a new one."""
+        """The result of the running attempt, or of a new one."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         attempt = self._task
         try:
-            # A caller that is cancelled must not take the attempt away from the others.
+            # The cancellation of one caller must not cancel the attempt of the others.
             return await asyncio.shield(attempt)
         except asyncio.CancelledError:
             caller = asyncio.current_task()
@@ -73,7 +73,7 @@ class SingleFlight(Generic[T]):
             raise
 
     async def cancel(self) -> None:
-        """Break off the attempt under way."""
+        """Cancel the running attempt."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -86,7 +86,7 @@ class SingleFlight(Generic[T]):
 
 
 class Node:
-    """One server. Its wires are opened when they are needed, and again after they broke.
+    """One server. Its wires are opened when they are needed, and opened again after a loss.
 
     `wire` is the one for commands, open or not. `clock` plus the boottime is the server's
     time in seconds, as it was when the wire was opened.
@@ -130,7 +130,7 @@ class Node:
         answered = False
         try:
             replies = [wire.send(part) for part in ((_ASKING, command) if asking else (command,))]
-            # What this turn of the loop has still to do may take long, and nothing else goes this way.
+            # The rest of this turn of the loop may take long, and no other command uses this wire.
             wire.flush()
             *_, reply = [await each for each in replies]
             answered = True
@@ -152,9 +152,9 @@ class Node:
         return wire
 
     def renew(self) -> None:
-        """Let go of all wires: the next command resolves the name and connects anew.
+        """Retire all wires: the next command resolves the name and connects again.
 
-        The replies that are on their way still arrive.
+        Outstanding replies still arrive.
         """
         wires = [*self._spare, *self._blocking, *self._dedicated, *([self.wire] if self.wire else [])]
         self._spare.clear()
@@ -163,7 +163,7 @@ class Node:
         self._retired = [wire for wire in {*self._retired, *wires} if wire.is_connected]
 
     async def close(self) -> None:
-        """Close all wires. Commands on their way are waited for a moment; what is outstanding then fails."""
+        """Close all wires. Wait a moment for outstanding replies; after that their commands fail."""
         await self._opening.cancel()
         for wire in (*self._blocking, *self._dedicated):
             wire.close()
@@ -237,11 +237,11 @@ class Node:
         except ConfigurationError as error:
             if self.wire is None:
                 raise
-            # While a process runs, its files may be about to be renewed.
+            # While a process runs, its files may be in the middle of a renewal.
             raise StoreUnavailable(f"cannot connect to {self.name}: {error}") from error
 
     async def _refused(self, error: BaseException, otherwise: str) -> StoreError:
-        """The error to raise for a connection that was not made: TLS may be the reason."""
+        """The error to raise for a failed connection: TLS may be the reason."""
         reason = tls.refusal(error)
         if reason is None and self.wire is None and self.address.port and not isinstance(_root(error), _NOT_THERE):
             reason = await tls.diagnose(self.address, self._access.tls, self._timeout)
@@ -250,7 +250,7 @@ class Node:
         return StoreDenied(f"cannot talk to {self.name}: {reason}")
 
     async def _handshake(self, wire: Wire) -> None:
-        """Name the connection, and learn the server's time: both only where the user may."""
+        """Name the connection, and ask for the server's time: both only if the user has the right."""
         greeting = wire.send(pack("CLIENT", "SETNAME", "forebay")), wire.send(pack("TIME"))
         named: object
         told: object
@@ -273,7 +273,7 @@ async def _all_closed(wires: Iterable[Wire]) -> None:
 
 
 _NOT_THERE = (ConnectionRefusedError, socket.gaierror)
-"""Errors before any connection was made."""
+"""Errors that come before a connection is made."""
 
 
 def _root(error: BaseException) -> BaseException:
@@ -283,18 +283,18 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _keepalive(timeout: float) -> dict[int, int]:
-    """The socket options by which the kernel gives up a peer that vanished, after about `timeout` seconds.
+    """The socket options that let the kernel give up a vanished peer after about `timeout` seconds.
 
     A blocking read may wait for longer than that, and an unused connection for ever.
     """
     half = max(1, math.ceil(timeout / 2))
     wanted = {"TCP_KEEPIDLE": half, "TCP_KEEPALIVE": half, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": half}
-    # The options that this system has; macOS says TCP_KEEPALIVE for TCP_KEEPIDLE.
+    # The options of this system; on macOS TCP_KEEPIDLE is called TCP_KEEPALIVE.
     return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def _abandon(connection: AbstractConnection) -> None:
-    """Close what redis-py leaves open when it is cancelled."""
+    """Close the socket that redis-py leaves open when it is cancelled."""
     writer = connection._writer  # noqa: SLF001  # there is no other way that does not wait
     if writer is not None:
         connection._reader = connection._writer = None  # noqa: SLF001  # as above
@@ -305,6 +305,6 @@ def _take_over(connection: AbstractConnection, name: str, timeout: float) -> Wir
     """A wire on the socket that redis-py opened, encrypted and authenticated."""
     writer = connection._writer  # noqa: SLF001  # the socket is taken over
     assert writer is not None
-    # Else redis-py would close the socket together with its own connection object.
+    # Otherwise redis-py would close the socket together with its own connection object.
     connection._reader = connection._writer = None  # noqa: SLF001  # the socket is taken over
     return Wire(writer.transport, name, timeout, owner=writer)

@@ -13,7 +13,7 @@ from forebay.errors import ConfigurationError
 from forebay.stores.redis.address import Address
 
 DIAGNOSIS_SECONDS = 1.0
-"""The longest time that a look for the reason of a failed handshake takes."""
+"""Seconds that the search for the reason of a failed handshake takes at most."""
 
 _REQUIREMENTS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -40,7 +40,7 @@ _REASONS = {
     "TLSV1_ALERT_ACCESS_DENIED": _CERTIFICATE,
     "TLSV1_ALERT_DECRYPT_ERROR": _CERTIFICATE,
 }
-"""What the reasons that OpenSSL gives for a failed handshake mean here."""
+"""The meanings of OpenSSL's reasons for a failed handshake."""
 
 
 def context_of(options: Mapping[str, Any]) -> ssl.SSLContext:
@@ -101,7 +101,7 @@ async def diagnose(address: Address, options: Mapping[str, Any] | None, timeout:
     answer = await _answer(address, limit, None, send=b"PING\r\n")
     if isinstance(answer, bytes) and answer[:1] in (b"+", b"-"):
         return _NO_TLS
-    # Where nothing is sent, the alert is read before the connection ends.
+    # If nothing is sent, the alert is read before the connection ends.
     answer = await _answer(address, limit, context_of(options), send=b"")
     return refusal(answer) if isinstance(answer, BaseException) else None
 

@@ -5,10 +5,10 @@
     worker-1:1:2    the first lease of an entry that was read again, for the second time
 
 The number is the server's delivery count of the entry, which rises with each lease, and which the scripts compare. It
-begins again at 1 if an entry is read again: after a `seek`, or after its group was made again. XREADGROUP does not tell
-that, but the positions do: a group reads each position once. So the reader itself counts how often it was set back, and
-older tokens of the entries from there on are gone. Other consumers, and stores that did not read, need no such count:
-the name of the consumer differs.
+begins again at 1 if an entry is read again: after a `seek`, or after its group was made again. XREADGROUP does not
+report that, but the positions do: a group reads each position once. So the reader itself counts how often it was set
+back, and older tokens of the entries from there on are gone. A lease of another consumer differs by its name. A store
+object that did not read accepts such an older token, of the same consumer: the lease keeper's does, and renews a lease.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Place = tuple[int, int]
 
 
 class Tokens:
-    """The tokens that one store object makes, and what it has to remember of its readers for that."""
+    """The tokens that one store object makes, and the reads of its readers that they depend on."""
 
     def __init__(self) -> None:
         self._readers: dict[tuple[Group, str], _Readings] = {}

@@ -1,4 +1,4 @@
-"""Which server serves which stream: one server, the master that Sentinel names, or a cluster."""
+"""The server of each stream: one server, the master that Sentinel names, or a node of a cluster."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 SLOTS = 16384
 STAGGER = 0.5
-"""Seconds after which the next server is asked, while one has not answered."""
+"""Seconds without an answer after which the next server is asked."""
 UNKNOWN_HOSTS = ("", "?")
-"""Hosts by which a cluster's node names itself if it does not know better."""
+"""Hosts by which a cluster's node names itself if it does not know its own."""
 NAME_THE_NODES = (
     "the cluster names its node so: check cluster-preferred-endpoint-type, cluster-announce-hostname and "
     "cluster-announce-ip on the nodes"
@@ -37,7 +37,7 @@ class Topology(Protocol):
     """Knows the nodes, and which of them serves a key."""
 
     def find(self, key: str) -> Node | None:
-        """The node that serves the key; None where that is not known, and `refresh` must be called."""
+        """The node that serves the key; None if that is unknown, and `refresh` must be called."""
         ...
 
     def partition(self, key: str) -> int:
@@ -45,15 +45,15 @@ class Topology(Protocol):
         ...
 
     async def refresh(self) -> None:
-        """Find out who serves what; `StoreUnavailable` where nobody can tell."""
+        """Find the server of each stream; `StoreUnavailable` if no server knows."""
         ...
 
     def invalidate(self, node: Node) -> None:
-        """The node was lost, or is a master no more: the next command finds its server anew."""
+        """The node was lost, or is not a master any more: the next command finds its server again."""
         ...
 
     async def redirect(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
-        """The node at an address that the node `asked` named; it serves the slot from now on, if `for_good`."""
+        """The node at an address that the node `asked` named; if `for_good`, it serves the slot from now on."""
         ...
 
     def masters(self) -> list[Node]:
@@ -66,7 +66,7 @@ class Topology(Protocol):
 
 
 def topology(deployment: Deployment, timeout: float) -> Topology:
-    """The topology of a place."""
+    """The topology of a deployment."""
     match deployment.mode:
         case "sentinel":
             return Sentinel(deployment, timeout)
@@ -77,11 +77,11 @@ def topology(deployment: Deployment, timeout: float) -> Topology:
 
 
 class Nodes:
-    """The nodes met so far, by address."""
+    """The known nodes, by address."""
 
     def __init__(self, access: Credentials, timeout: float, named: Sequence[Address], advice: str) -> None:
         self._access = access
-        # Those that the URL names; the advice is for all others.
+        # The addresses in the URL; the advice is for all others.
         self._named = named
         self._timeout = timeout
         self._advice = advice
@@ -103,7 +103,7 @@ class Nodes:
 
 
 class Standalone:
-    """One server has everything."""
+    """One server has all streams."""
 
     def __init__(self, deployment: Deployment, timeout: float) -> None:
         self._node = Node(deployment.addresses[0], deployment.access, timeout)
@@ -118,7 +118,7 @@ class Standalone:
         await self._node.open()
 
     def invalidate(self, node: Node) -> None:
-        # Behind its name there may be another server now: a service, a proxy, a DNS record that follows the master.
+        # The name may stand for another server now: a service, a proxy, a DNS record that follows the master.
         node.renew()
 
     async def redirect(self, address: Address, slot: int, *, asked: Node, for_good: bool) -> Node:
@@ -132,7 +132,7 @@ class Standalone:
 
 
 class Sentinel:
-    """One master has everything; the sentinels say which server that is."""
+    """One master has all streams; the sentinels name it."""
 
     def __init__(self, deployment: Deployment, timeout: float) -> None:
         self._service = deployment.service
@@ -154,7 +154,7 @@ class Sentinel:
         await self._refreshing.get()
 
     async def _refresh(self) -> None:
-        """Find the master that most of the sentinels name, so that one that lags behind is not believed."""
+        """Find the master that most of the sentinels name, so that a late sentinel does not mislead."""
         named: dict[Address, Address | StoreError | None] = {}
         votes: Counter[Address] = Counter()
         faults: list[StoreError] = []
@@ -178,7 +178,7 @@ class Sentinel:
         return None if found is None else Address(found[0].decode(), int(found[1]))
 
     async def _is_taken(self, address: Address, faults: list[StoreError]) -> bool:
-        """Take the server at the address for the master, if it says that it is one."""
+        """Take the server at the address as the master, if it says that it is one."""
         node = self._nodes.at(address)
         try:
             # During a failover the sentinels still name the old master for a while.
@@ -193,7 +193,7 @@ class Sentinel:
         return True
 
     def _faults(self, named: Mapping[Address, Address | StoreError | None]) -> dict[Address, StoreError]:
-        """The sentinels that did not name the master, and what they did."""
+        """The sentinels that did not name the master, each with its answer as an error."""
         faults: dict[Address, StoreError] = {}
         for sentinel, answer in named.items():
             if isinstance(answer, StoreError):
@@ -258,10 +258,10 @@ class Cluster:
         await self._refreshing.get()
 
     async def _refresh(self) -> None:
-        """Take the view of the first node that knows who serves every slot, else the widest view."""
+        """Take the view of the first node that knows the server of every slot, else the widest view."""
         problems: dict[Address, StoreError] = {}
         views: list[dict[int, Node]] = []
-        # Masters that answered last come before seeds, which may be gone for long.
+        # The latest masters come before the seeds, which may have left the cluster long ago.
         known = list(dict.fromkeys((*(node.address for node in self.masters()), *self._seeds)))
         async with contextlib.aclosing(_answers(known, self._seen_by)) as answers:
             async for address, answer in answers:
@@ -275,7 +275,7 @@ class Cluster:
                     problems[address] = StoreUnavailable(f"{address} knows of no slots yet")
         widest = max(views, key=len, default={})
         if not widest:
-            raise _all_failed("no node of the cluster says who serves what", list(problems.values()))
+            raise _all_failed("no node of the cluster knows the servers of its slots", list(problems.values()))
         self._slots = widest
         self._masters = None
         self._odd.report(problems)
@@ -305,7 +305,7 @@ class Cluster:
             return self._nodes.at(Address(asked.address.host, address.port))
         if address.host not in UNKNOWN_HOSTS:
             return self._nodes.at(address)
-        # It has no name for the other one; CLUSTER SLOTS has the addresses beside the names.
+        # It does not know the other node's name; CLUSTER SLOTS has the addresses beside the names.
         await self.refresh()
         if for_good and (node := self._slots.get(slot)):
             return node
@@ -325,14 +325,14 @@ class Cluster:
 
 
 class Odd:
-    """Reports servers that were put aside because others knew better: once, until something changes."""
+    """Reports servers whose answers were ignored: once, until something changes."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._reported: set[Address] = set()
 
     def report(self, problems: dict[Address, StoreError]) -> None:
-        """These had problems in a look that succeeded all the same."""
+        """Log the servers that failed in a refresh that succeeded."""
         for address, problem in problems.items():
             if address not in self._reported:
                 logger.warning("a %s was put aside: %s", self._what, problem)
@@ -340,7 +340,7 @@ class Odd:
 
 
 def _elected(votes: Counter[Address], voters: int) -> list[Address]:
-    """The servers to try as the master: that of the majority and no other; without one all, the most named first."""
+    """The servers to try as the master: only that of a majority; without one all, the most named first."""
     ranked = votes.most_common()
     has_majority = bool(ranked) and ranked[0][1] * 2 > voters
     return [address for address, _ in (ranked[:1] if has_majority else ranked)]
@@ -362,7 +362,7 @@ async def _is_master(node: Node) -> bool:
     except StoreUnavailable:
         raise
     except StoreError as error:
-        # Where ROLE is forbidden or renamed, the sentinels' word is enough.
+        # If ROLE is forbidden or renamed, the answer of the sentinels is enough.
         if str(error.__cause__).startswith(("NOPERM", "ERR unknown command")):
             return True
         raise
@@ -418,6 +418,6 @@ def _result(task: asyncio.Task[T]) -> T | StoreError:
 
 
 def _all_failed(what: str, problems: Sequence[StoreError]) -> StoreError:
-    # One that refuses is no reason to give up while another one may come back.
+    # A refusal does not end the attempts while another server may come back.
     kind = StoreDenied if problems and all(isinstance(each, StoreDenied) for each in problems) else StoreUnavailable
     return kind(f"{what}: {'; '.join(map(str, problems))}")

@@ -4,7 +4,7 @@
        futures  <------- replies, in the order sent -----
 
 Every command waits for its reply in a first-in-first-out queue. A caller that is cancelled leaves
-its place in the queue: the reply is read and thrown away, and nobody else gets it.
+its place in the queue: the reply is read and dropped, and no other caller gets it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import hiredis
 from forebay.errors import OutcomeUnknown, StoreUnavailable
 
 WRITE_BUFFER = 1024 * 1024
-"""Bytes that may wait in the transport; what exceeds them counts as not sent."""
+"""Bytes that may wait in the transport; commands beyond them count as not sent."""
 
 EARLY = 50
-"""Commands of one turn of the loop that go out before its end, for the server to begin with."""
+"""Commands of one turn of the loop that go out before its end, so that the server begins with them."""
 
 LARGE = 4096
-"""Bytes of a command that goes out at once: to send it with others saves little, and the server may begin."""
+"""Bytes of a command that goes out at once: sending it with others saves little, and the server may begin."""
 TOGETHER = 100
-"""Commands that go out together, of many that belong together."""
+"""Commands of a transaction that go out in one write."""
 
 
 class Wire(asyncio.Protocol):
@@ -54,12 +54,12 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = transport
         self._reader = hiredis.Reader()
         self._unsent: list[bytes] = []
-        # None for a reply that nobody waits for.
+        # None for a reply that is dropped.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._sent = 0
         self._paused = False
         self._early = EARLY
-        # When how many commands had been sent: enough to tell a late reply, without a timer for each.
+        # Times, with the number of commands sent by then: they reveal a late reply without a timer for each.
         self._marks: deque[tuple[float, int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -94,7 +94,7 @@ class Wire(asyncio.Protocol):
         return future
 
     def send_together(self, commands: Iterable[bytes]) -> asyncio.Future[Any]:
-        """The future reply to the last of several packed commands; those to the others are thrown away.
+        """The future reply to the last of several packed commands; the other replies are dropped.
 
         The first ones go out while the others are being packed.
         """
@@ -107,7 +107,7 @@ class Wire(asyncio.Protocol):
                 if len(self._unsent) >= TOGETHER:
                     self.flush()
         except BaseException:
-            # What comes next must not become part of what was not finished.
+            # The next command must not become part of an unfinished transaction.
             self.close("a command could not be packed")
             raise
         self._waiting[-1] = last = self._loop.create_future()
@@ -115,7 +115,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def _outstanding(self) -> int:
-        """How many commands were sent and not answered."""
+        """The number of commands that were sent and not answered."""
         return len(self._waiting) - len(self._unsent)
 
     def _begin(self) -> None:
@@ -125,11 +125,11 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._end_turn)
 
     def flush(self) -> None:
-        """Send what waits now, and not at the end of this turn of the loop."""
+        """Send the waiting commands now, instead of at the end of this turn of the loop."""
         if self._paused or not self._unsent or self._transport is None:
             return
         if self._transport.is_closing():
-            return  # it would throw all of this away: so that is known not to be sent
+            return  # it would drop all of them: the commands are known not to be sent
         unsent, self._unsent = self._unsent, []
         self._sent += len(unsent)
         self._transport.write(b"".join(unsent))
@@ -137,17 +137,17 @@ class Wire(asyncio.Protocol):
             self._watch()
 
     def close(self, why: str = "it was closed") -> None:
-        """Close at once; what is outstanding fails."""
+        """Close at once; outstanding commands fail."""
         if self._transport is not None:
             if self._waiting:
-                # What the kernel still holds must not reach the server after the caller has tried again.
+                # Bytes in the kernel must not reach the server after the caller has tried again.
                 reset = struct.pack("ii", 1, 0)
                 self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             self._transport.abort()
             self._fail(why)
 
     def retire(self) -> None:
-        """Take no more commands, and close once those on their way are answered."""
+        """Take no more commands, and close once the sent ones are answered."""
         self.is_retired = True
         if not self._waiting:
             self.close()
@@ -194,7 +194,7 @@ class Wire(asyncio.Protocol):
             future.set_exception(error)
         self._waiting.clear()
 
-    # What the transport calls.
+    # Called by the transport.
 
     def data_received(self, data: bytes) -> None:
         reader, waiting, on_push = self._reader, self._waiting, self.on_push
@@ -211,7 +211,7 @@ class Wire(asyncio.Protocol):
                 else:
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
-            # Not a reply, or one that nobody asked for: from here on replies could go astray.
+            # Not a reply, or one without a command: from here on replies could reach the wrong callers.
             self.close("it does not speak the Redis protocol")
         if self.is_retired and not waiting:
             self.close()
