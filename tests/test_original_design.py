@@ -187,7 +187,7 @@ def test_an_agent_without_a_bus_says_how_to_run_it() -> None:
         ("http://localhost:6379", "redis://"),
     ],
 )
-def test_a_redis_bus_takes_redis_urls_only_and_says_what_to_write(url: str, advice: str) -> None:
+def test_a_redis_bus_takes_redis_urls_only_and_its_error_shows_one(url: str, advice: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         RedisEventBus(url)
 

@@ -23,7 +23,7 @@ def server(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server
     return servers[request.param]
 
 
-async def test_any_client_reads_what_was_published(server: Server) -> None:
+async def test_any_client_can_read_a_published_event(server: Server) -> None:
     async with RedisEventBus(server.url) as bus:
         id = await bus.publish(EventType.HEALTH_CHECK, "monitor", {"service": "billing", "ok": True})
 
@@ -83,7 +83,9 @@ async def test_a_foreign_entry_becomes_a_dead_letter_byte_for_byte_and_stops_no_
     assert {b"error", b"failed_at", b"group", b"attempts", b"position"} <= kept.keys()
 
 
-async def test_consume_events_resumes_what_a_killed_consumer_left_pending(server: Server, tmp_path: Path) -> None:
+async def test_consume_events_takes_over_the_pending_events_of_a_killed_consumer(
+    server: Server, tmp_path: Path
+) -> None:
     history = History(tmp_path / "history")
     async with RedisEventBus(server.url) as bus:
         ids = await bus.publish_many(EventType.HEALTH_CHECK, "s", range(10))

@@ -36,7 +36,7 @@ def test_the_readme_begins_with_the_installation() -> None:
 
 
 @pytest.mark.parametrize("extra", ["agents", "fast"])
-def test_an_extra_installs_only_what_the_code_imports(extra: str) -> None:
+def test_an_extra_installs_only_packages_that_the_code_imports(extra: str) -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
 
     for requirement in PROJECT["optional-dependencies"][extra]:
@@ -57,7 +57,7 @@ def test_every_dependency_of_a_user_names_its_lowest_version() -> None:
     }
 
 
-def test_a_source_distribution_holds_what_its_tests_need() -> None:
+def test_a_source_distribution_includes_the_files_that_its_tests_need() -> None:
     included = tomllib.loads(PYPROJECT)["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
 
     for name in (

@@ -86,7 +86,7 @@ def test_handling_is_bound_by_the_busier_thread() -> None:
     assert "The others take 3.00 µs, and 3.00 µs pass in waiting" in said
 
 
-def test_samples_are_taken_of_what_is_measured_alone(tmp_path: Path) -> None:
+def test_only_the_measured_code_is_sampled(tmp_path: Path) -> None:
     program = (
         "import time\n"
         "from bench.samples import sampled\n"

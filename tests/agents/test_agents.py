@@ -75,7 +75,7 @@ class Billing(BaseAgent):
         self.seen.append((event.type, event.data))
 
 
-async def test_an_agent_handles_what_its_methods_and_its_list_name(bus: EventBus) -> None:
+async def test_an_agent_handles_the_types_of_its_methods_and_its_list(bus: EventBus) -> None:
     agent = Billing()
     await bus.publish(OrderPlaced(order_id=1), source="shop")
     await bus.publish("order_cancelled", source="shop", data=2)
@@ -91,7 +91,7 @@ async def test_an_agent_handles_what_its_methods_and_its_list_name(bus: EventBus
     assert {"billing"} == {group.group for stream in await bus.stats() for group in stream.groups}
 
 
-async def test_what_an_agent_publishes_bears_its_cause(bus: EventBus) -> None:
+async def test_an_event_published_by_an_agent_names_its_cause(bus: EventBus) -> None:
     class Mail(BaseAgent):
         name = "mail"
 
@@ -112,7 +112,7 @@ async def test_what_an_agent_publishes_bears_its_cause(bus: EventBus) -> None:
     assert "billing" == billed.source
 
 
-async def test_what_is_published_outside_of_a_handler_has_no_cause(bus: EventBus) -> None:
+async def test_an_event_published_outside_of_a_handler_has_no_cause(bus: EventBus) -> None:
     class Clock(BaseAgent):
         name = "clock"
         event_types = ("nothing",)
@@ -152,7 +152,7 @@ async def test_an_agents_state_outlives_it(bus: EventBus) -> None:
     assert 0 == await state.get("ticks", 0)
 
 
-async def test_an_agent_answers_a_health_check_and_says_what_ails_it(bus: EventBus) -> None:
+async def test_an_agent_answers_a_health_check_with_its_problem(bus: EventBus) -> None:
     class Ill(Billing):
         name = "ill"
 
@@ -304,7 +304,7 @@ async def test_an_agent_that_is_stopped_before_its_restart_is_stopped_and_not_fa
     assert ("stopped", "OSError: no disk") == (status.status, status.last_error)
 
 
-async def test_what_plain_methods_publish_from_their_threads_bears_its_cause() -> None:
+async def test_an_event_published_by_a_plain_method_in_a_thread_names_its_cause() -> None:
     class Plain(BaseAgent):
         name = "plain"
 
@@ -375,7 +375,7 @@ async def test_an_agent_whose_store_denies_it_is_started_again() -> None:
         await running
 
 
-async def test_stop_is_heard_before_a_run_has_begun(bus: EventBus) -> None:
+async def test_a_stop_before_a_run_ends_it(bus: EventBus) -> None:
     agent = Billing()
     running = asyncio.create_task(bus.run(agent))
     bus.stop()
@@ -547,7 +547,7 @@ class Template(BaseAgent):
     async def of_class(cls, event: Event) -> None: ...
 
 
-def test_a_method_handles_what_the_one_that_it_overrides_is_marked_with() -> None:
+def test_a_method_handles_the_types_of_the_method_that_it_overrides() -> None:
     class Filled(Template):
         async def bill(self, event: Event) -> None: ...
 

@@ -414,7 +414,7 @@ def test_importing_the_agents_loads_no_watchfiles() -> None:
     assert "forebay.agents.file_watch.change_detection" not in before
 
 
-def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
+def test_without_its_extra_the_error_names_the_package(tmp_path: Path) -> None:
     code = f"""
 import asyncio, sys
 sys.modules["watchfiles"] = None

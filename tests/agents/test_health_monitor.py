@@ -177,7 +177,9 @@ def _status(status: Any) -> AgentStatus:
         ("unknown", None, None, None),
     ],
 )
-def test_what_makes_an_agent_ill(status: str, report: HealthReport | None, reason: str | None, detail: object) -> None:
+def test_the_conditions_of_an_unhealthy_agent(
+    status: str, report: HealthReport | None, reason: str | None, detail: object
+) -> None:
     ill = update_incidents({}, [_status(status)], {} if report is None else {"a": report}, NOW)
 
     if reason is None:
@@ -201,7 +203,9 @@ def test_what_makes_an_agent_ill(status: str, report: HealthReport | None, reaso
         ("says so", "silent", None, False),
     ],
 )
-def test_what_makes_an_agent_well(reason: Any, status: str, report: HealthReport | None, recovers: bool) -> None:
+def test_the_conditions_of_a_recovered_agent(
+    reason: Any, status: str, report: HealthReport | None, recovers: bool
+) -> None:
     before = {"a": Incident(AgentUnhealthy("a", reason, None, NOW, NOW))}
 
     after = update_incidents(before, [_status(status)], {} if report is None else {"a": report}, NOW)

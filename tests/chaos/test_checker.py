@@ -47,7 +47,7 @@ def test_the_checker_finds_a_planted_bug(bug: type[StoreProxy], breach: str, rep
     assert report.counts[breach] > 0, (report.counts, report.reached)
 
 
-def test_the_checker_finds_what_a_power_failure_took_from_a_store_that_does_not_sync(
+def test_the_checker_finds_events_that_a_power_failure_took_from_a_store_without_sync(
     reports: dict[str, Report],
 ) -> None:
     assert reports["power failure"].counts["lost"] >= 10

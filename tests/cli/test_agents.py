@@ -111,7 +111,7 @@ def test_agents_of_a_module_run_until_all_is_handled(forebay: Forebay) -> None:
     )
 
 
-def test_get_shows_what_came_of_an_event_as_a_tree(forebay: Forebay) -> None:
+def test_get_shows_the_consequences_of_an_event_as_a_tree(forebay: Forebay) -> None:
     [first] = forebay.publish(1)
     assert 0 == forebay.piped("agents", "--until-idle", "agents:Billing", "agents:Mail").code
 

@@ -89,7 +89,7 @@ def test_a_dry_run_makes_no_file(forebay: Forebay, tmp_path: Path) -> None:
         ("sqlite:///empty.db", "sqlite:///new.db", 1, "nothing to copy"),
     ],
 )
-def test_what_cannot_be_copied_is_refused_in_one_line(
+def test_a_copy_that_is_impossible_is_refused_in_one_line(
     forebay: Forebay, source: str, target: str, code: int, message: str
 ) -> None:
     forebay.publish(1)

@@ -72,7 +72,7 @@ def test_a_folder_without_files_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "no files in" in done.stderr
 
 
-def test_a_demo_that_keeps_its_store_says_what_to_try_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demo_that_keeps_its_store_shows_the_next_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FOREBAY_URL", "REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
 

@@ -34,7 +34,7 @@ async def let_one_wait(bus: EventBus) -> None:
     await bus.store.retry(delivery, delay=600.0)
 
 
-def test_run_handles_everything_and_says_what_failed(forebay: Forebay) -> None:
+def test_run_handles_everything_and_reports_failures(forebay: Forebay) -> None:
     forebay.publish(1, 2, 3, 4)
 
     ended = forebay.piped("run", "app:bus", "--until-idle", "--concurrency", "2")
@@ -56,7 +56,7 @@ def test_run_handles_everything_and_says_what_failed(forebay: Forebay) -> None:
         ("app:bill", "not an EventBus"),
     ],
 )
-def test_run_says_what_is_wrong_with_the_name_of_a_bus(forebay: Forebay, name: str, message: str) -> None:
+def test_run_explains_a_wrong_name_of_a_bus(forebay: Forebay, name: str, message: str) -> None:
     ended = forebay.piped("run", name)
 
     assert 1 == ended.code
@@ -94,7 +94,7 @@ def test_get_shows_who_holds_an_event(forebay: Forebay) -> None:
     ]
 
 
-def test_get_and_pending_show_what_waits_for_another_attempt(forebay: Forebay) -> None:
+def test_get_and_pending_show_events_that_wait_for_a_retry(forebay: Forebay) -> None:
     (id,) = forebay.publish(1)
     forebay.do(let_one_wait)
 
@@ -168,7 +168,7 @@ def test_an_unknown_id_stops_the_whole_deed(forebay: Forebay) -> None:
     assert 1 == len(forebay("dead", "ls").rows)
 
 
-def test_a_dry_run_shows_what_would_be_done_and_does_nothing(forebay: Forebay) -> None:
+def test_a_dry_run_shows_the_plan_and_does_nothing(forebay: Forebay) -> None:
     forebay.handle(1, 3)
 
     for action in ("redrive", "discard"):

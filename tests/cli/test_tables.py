@@ -50,7 +50,7 @@ def test_a_table_shows_every_figure_and_id_whole_at_any_width(width: int) -> Non
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_what_is_shortened_ends_with_an_ellipsis(width: int) -> None:
+def test_a_shortened_text_ends_with_an_ellipsis(width: int) -> None:
     shown = table(COLUMNS, ROWS, width).plain
 
     for text in (NAME, ERROR):
@@ -152,7 +152,7 @@ def test_nothing_invisible_or_steering_is_printable(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["plain", "Zoë", "注文 12", "a[red]b", "naïve £5 → ok", "\\x1b"])
-def test_what_can_be_seen_stays_as_it_is(text: str) -> None:
+def test_visible_characters_stay_as_they_are(text: str) -> None:
     assert text == printable(text)
 
 
@@ -215,7 +215,7 @@ ENCODINGS = [
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda each: next(iter(each.values())))
-def test_what_the_encoding_cannot_show_is_escaped_and_json_stays_json(
+def test_characters_that_the_encoding_lacks_are_escaped_and_json_stays_json(
     forebay: Forebay, encoding: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = {"name": "Zoë", "text": "注文 → 😀"}

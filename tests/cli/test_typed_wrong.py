@@ -140,7 +140,7 @@ def test_an_unknown_group_is_an_error_with_the_nearest_name(forebay: Forebay, co
     assert "did you mean 'billing'?" in ended.err
 
 
-def test_a_name_that_is_near_to_none_is_answered_with_what_there_is(forebay: Forebay) -> None:
+def test_a_name_that_is_close_to_none_is_answered_with_the_list_of_names(forebay: Forebay) -> None:
     forebay.make()
     assert "no stream 'xyz'; nothing was ever published here" in forebay("groups", "xyz").err
     forebay.handle(2)
@@ -204,7 +204,7 @@ def test_an_option_that_means_nothing_is_refused(forebay: Forebay, command: list
     assert not list(forebay.folder.glob("*.db"))
 
 
-def test_what_the_environment_says_is_for_all_commands_and_stays_silent(
+def test_the_url_of_the_environment_is_for_all_commands_without_a_message(
     forebay: Forebay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FOREBAY_NAMESPACE", "other")
@@ -259,7 +259,7 @@ def test_the_help_of_each_command_says_where_the_url_comes_from(forebay: Forebay
     ],
     ids=" ".join,
 )
-def test_what_is_refused_before_anything_happened_makes_no_file(forebay: Forebay, command: list[str]) -> None:
+def test_a_refused_command_creates_no_file(forebay: Forebay, command: list[str]) -> None:
     forebay(*command)
 
     assert not list(forebay.folder.glob("*.db"))

@@ -315,7 +315,7 @@ async def test_c21_a_handler_that_never_ends_holds_no_more_than_its_prefetch(bus
 
 @every_server
 @pytest.mark.parametrize("removal", ["XTRIM", "XDEL"])
-async def test_what_is_removed_from_under_a_running_group_is_reported_exactly_by_the_end_of_its_run(
+async def test_entries_removed_under_a_running_group_are_reported_exactly_by_the_end_of_its_run(
     bus: EventBus, server: Server, removal: str
 ) -> None:
     handled, lost = Handled(busy=0.005), list[int]()

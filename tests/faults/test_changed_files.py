@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [0, 30_000], ids=["small", "large"])
 @pytest.mark.parametrize("deed", HARMLESS.values(), ids=HARMLESS.keys())
-async def test_what_does_no_harm_is_healed_and_loses_nothing(path: Path, deed: str, size: int) -> None:
+async def test_a_harmless_change_is_healed_and_loses_nothing(path: Path, deed: str, size: int) -> None:
     async with SQLiteStore(path, synchronous="normal") as store, store.clone() as clone:
         for number in range(200):
             await store.append("t", [record(number, size)])

@@ -51,7 +51,7 @@ async def lost(log: list[Operation], moment: int, folder: Path, chance: random.R
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("synchronous", "points"), [("full", 300), ("normal", 100)])
-async def test_e2_e3_a_power_failure_loses_what_durability_says_and_leaves_the_file_whole(
+async def test_e2_e3_a_power_failure_loses_no_more_than_durability_states_and_leaves_the_file_whole(
     tmp_path: Path, synchronous: str, points: int
 ) -> None:
     log = await written(tmp_path / "events.db", synchronous, 220)

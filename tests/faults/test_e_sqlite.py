@@ -161,7 +161,7 @@ async def _append(store: SQLiteStore, number: int) -> str:
     return position
 
 
-async def test_e14_a_truncated_file_is_refused_or_serves_what_is_whole(path: Path, tmp_path: Path) -> None:
+async def test_e14_a_truncated_file_is_refused_or_serves_its_intact_events(path: Path, tmp_path: Path) -> None:
     events = [record(number) for number in range(200)]
     async with SQLiteStore(path) as store:
         await store.append("t", events)

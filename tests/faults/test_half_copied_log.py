@@ -65,7 +65,7 @@ async def half_copy(store: SQLiteStore, path: Path) -> None:
 
 
 @pytest.mark.parametrize("deed", DEEDS.values(), ids=DEEDS.keys())
-async def test_what_does_no_harm_is_healed_and_loses_nothing(path: Path, deed: str) -> None:
+async def test_a_harmless_change_is_healed_and_loses_nothing(path: Path, deed: str) -> None:
     async with SQLiteStore(path, synchronous="normal") as store, store.clone() as clone:
         await half_copy(store, path)
 

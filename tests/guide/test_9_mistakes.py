@@ -24,7 +24,7 @@ async def test_a_function_that_cannot_take_an_event_is_refused_at_once(bus: Even
         bus.on("t", group="g")(handler)
 
 
-async def test_wrong_use_is_refused_with_what_to_do_instead(bus: EventBus) -> None:
+async def test_wrong_use_is_refused_with_a_remedy(bus: EventBus) -> None:
     bus.on("t", group="g")(functools.partial(_note, []))
     with pytest.raises(ConfigurationError, match="already handles"):
         bus.on("t", group="g")(functools.partial(_note, []))

@@ -329,7 +329,7 @@ async def test_data_that_a_handler_changed_under_the_others_counts_as_differing(
     assert 1 == type.differing
 
 
-async def test_what_is_deleted_on_the_new_bus_is_missed() -> None:
+async def test_an_event_that_is_deleted_on_the_new_bus_counts_as_missing() -> None:
     class Forgetful(MemoryStore):
         async def append(self, stream: str, records: Any, **options: Any) -> list[str]:
             if stream == "order":
@@ -345,7 +345,7 @@ async def _missing(dual: DualBus, count: int) -> bool:
     return [type.missing for type in (await report(dual)).types] == [count]
 
 
-async def test_what_came_past_the_dual_bus_is_handled_on_the_old_one_and_counted(bus: EventBus) -> None:
+async def test_events_that_bypass_the_dual_bus_are_handled_on_the_old_one_and_counted(bus: EventBus) -> None:
     old = PlainBus()
     billing = Agent("billing")
     async with both(bus_of(bus), billing, old=old) as dual:
@@ -402,7 +402,7 @@ async def test_the_stamps_of_an_earlier_migration_mean_nothing_in_a_later_one(bu
         await eventually(lambda: sorted(billing.seen) == [1, 2, 3])
 
 
-async def test_what_a_process_took_with_it_counts_as_lost(bus: EventBus) -> None:
+async def test_events_of_a_dead_process_count_as_lost(bus: EventBus) -> None:
     billing = Agent("billing")
     name = await name_of(bus.store)
     dead = {"forebay-by": f"{name}/host-1-dead/7", "forebay-old": "billing"}
@@ -417,7 +417,7 @@ async def test_what_a_process_took_with_it_counts_as_lost(bus: EventBus) -> None
     assert not found.agrees
 
 
-async def test_what_a_process_took_with_it_a_moment_ago_counts_as_lost(bus: EventBus) -> None:
+async def test_events_of_a_process_that_has_just_died_count_as_lost(bus: EventBus) -> None:
     billing = Agent("billing")
     name = await name_of(bus.store)
     # It spoke so lately that it seems to be alive yet.
@@ -445,7 +445,7 @@ async def test_events_in_flight_in_a_live_process_do_not_count_as_lost(bus: Even
     assert 0 == sum(agent.lost for agent in found.agents)
 
 
-async def test_what_a_process_whose_clock_ran_ahead_took_with_it_counts_as_lost(
+async def test_events_of_a_dead_process_with_a_fast_clock_count_as_lost(
     bus: EventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forebay.migration.peers.FRESH", 0.5)
@@ -462,7 +462,7 @@ async def test_what_a_process_whose_clock_ran_ahead_took_with_it_counts_as_lost(
     assert 2 == found.agents[0].lost
 
 
-async def test_what_a_process_has_in_hand_that_began_a_moment_ago_is_not_lost(bus: EventBus) -> None:
+async def test_events_in_flight_in_a_process_that_just_started_are_not_lost(bus: EventBus) -> None:
     billing = Agent("billing")
     name = await name_of(bus.store)
 
@@ -665,7 +665,7 @@ async def test_an_event_that_the_old_bus_drops_does_not_delay_later_ones(monkeyp
         await eventually(lambda: dual.counts.agent("order", "billing").lost == 960, within=8)
 
 
-async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_event_that_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.dual_handler.OLD_BUS_SECONDS", 0.1)
     may_go = asyncio.Event()
 
@@ -684,7 +684,7 @@ async def test_what_the_old_bus_handles_late_is_not_lost(monkeypatch: pytest.Mon
         assert (1, 0) == (counts.old_handled, counts.lost)
 
 
-async def test_what_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_event_that_is_read_late_on_the_new_bus_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.observer.MISSING_SECONDS", 0.1)
     store = FaultyStore(MemoryStore())
     async with both(EventBus(store), Agent("billing")) as dual:
@@ -709,7 +709,7 @@ async def test_an_event_that_the_new_bus_refuses_after_a_while_is_missing_once(m
         assert await _missing(dual, 1)
 
 
-async def test_what_is_published_again_is_what_was_published_first() -> None:
+async def test_a_repeated_publish_keeps_the_first_contents() -> None:
     store = FaultyStore(MemoryStore())
     new = EventBus(store)
 
@@ -745,7 +745,7 @@ async def test_a_type_whose_name_the_new_bus_refuses_stays_on_the_old_one(bus: E
     assert (1, 0, 1) == (type.old, type.new, type.missing)
 
 
-async def test_a_timeout_is_for_the_handler_and_not_for_what_the_old_bus_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_is_for_the_handler_and_not_for_the_old_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forebay.migration.dual_handler.HANDOVER_SECONDS", 0.1)
     may_end = asyncio.Event()
 

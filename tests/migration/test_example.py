@@ -174,7 +174,7 @@ def test_the_shop_moves_to_sqlite_and_to_redis_and_loses_nothing(
     assert len(shop.lines("orders")) > 1000
 
 
-def test_a_shop_that_is_killed_loses_nothing_of_what_was_the_new_buss(shop: Shop) -> None:
+def test_a_shop_that_is_killed_loses_no_event_of_the_new_bus(shop: Shop) -> None:
     step = shop.folder / "step1_both.py"
     step.write_text(step.read_text().replace("connect())", "connect(), lease=2)"))
     with shop.runs("step1_both.py") as process:

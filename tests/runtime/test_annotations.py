@@ -167,7 +167,7 @@ async def test_a_method_that_contradicts_its_registration_is_refused_by_its_deco
             async def handle(self, event: int) -> None: ...
 
 
-async def test_a_class_in_the_annotation_is_what_the_data_of_a_named_type_is_decoded_as(bus: EventBus) -> None:
+async def test_the_data_of_a_named_type_is_decoded_as_the_class_in_the_annotation(bus: EventBus) -> None:
     seen: list[Any] = []
 
     @bus.on("t", group="struct")

@@ -205,7 +205,7 @@ async def test_a_clean_up_gives_its_result_or_raises_its_error() -> None:
         await finish(bad())
 
 
-async def test_waiting_for_what_is_done_is_not_cancelled_by_what_it_waits_for() -> None:
+async def test_a_wait_for_a_clean_up_is_not_cancelled_by_the_clean_up() -> None:
     task = asyncio.create_task(asyncio.sleep(60))
     task.cancel()
 

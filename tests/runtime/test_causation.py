@@ -157,7 +157,7 @@ async def test_a_run_that_is_started_in_a_handler_does_not_inherit_its_cause(bus
     assert {} == effect.headers
 
 
-async def test_what_a_listener_publishes_has_no_cause(bus: EventBus) -> None:
+async def test_an_event_published_by_a_listener_has_no_cause(bus: EventBus) -> None:
     async def listener(signal: Finished) -> None:
         await bus.publish("effect", "s")
 

@@ -141,7 +141,9 @@ async def test_a_read_whose_answer_was_lost_comes_back_when_its_leases_run_out(
 
 
 @pytest.mark.parametrize("move", ["take_due", "claim"])
-async def test_what_was_taken_unheard_comes_back_too(store: FaultyStore, bus: EventBus, move: Move) -> None:
+async def test_entries_leased_by_a_read_without_an_answer_come_back_too(
+    store: FaultyStore, bus: EventBus, move: Move
+) -> None:
     handle = Seen(failures=1)
     bus.on("t", group="g", lease=LEASE, retry=QUICK)(handle.__call__)
     await bus.publish("t", source="s", data=1)
@@ -244,7 +246,7 @@ async def test_a_dead_letter_that_fails_is_repeated_and_there_is_one(
 
 
 @pytest.mark.parametrize("fault", ["before", "after"])
-async def test_what_could_not_be_given_back_comes_back_with_its_lease(
+async def test_a_delivery_that_could_not_be_released_returns_with_its_lease(
     store: FaultyStore, bus: EventBus, fault: str
 ) -> None:
     times: Counter[int] = Counter()
@@ -369,7 +371,7 @@ async def test_a_lost_group_is_created_again_at_its_last_position(store: FaultyS
     assert [False, True] == [signal.recreated for signal in joined if isinstance(signal, GroupCreated)]
 
 
-async def test_what_was_finished_before_its_group_was_lost_is_not_handled_again(
+async def test_events_finished_before_their_group_was_lost_are_not_handled_again(
     store: FaultyStore, bus: EventBus
 ) -> None:
     handled: list[int] = []
@@ -396,7 +398,7 @@ async def test_what_was_finished_before_its_group_was_lost_is_not_handled_again(
     assert [1] * 7 == [handled.count(number) for number in range(7)]
 
 
-async def test_a_group_lost_while_handlers_run_is_read_again_from_what_was_in_hand(
+async def test_a_group_lost_while_handlers_run_is_read_again_from_the_events_in_flight(
     store: FaultyStore, bus: EventBus
 ) -> None:
     handled: list[int] = []

@@ -66,7 +66,7 @@ async def test_a_group_that_is_gone_for_long_is_waited_for_no_longer_and_keeps_i
     assert ["away", "here"] == await store.groups("t")
 
 
-async def test_what_was_seen_before_a_restart_counts(store: Store) -> None:
+async def test_observations_from_before_a_restart_count(store: Store) -> None:
     removed = 0
     for _ in range(15):
         process = Process(store, "here")

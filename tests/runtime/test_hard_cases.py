@@ -316,13 +316,13 @@ def test_a_retry_rule_that_is_none_is_refused_at_once(on: Any) -> None:
     ],
     ids=str,
 )
-def test_an_option_of_the_wrong_kind_is_refused_with_what_to_give(option: dict[str, Any]) -> None:
+def test_an_option_of_the_wrong_kind_is_refused_with_the_right_kind(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"{next(iter(option))}=.*give"):
         EventBus("memory://").on("t", **option)(lambda event: None)
 
 
 @pytest.mark.parametrize("option", [{"attempts": True}, {"attempts": 1.0}, {"base": True}, {"cap": "1"}], ids=str)
-def test_a_retry_of_the_wrong_kind_is_refused_with_what_to_give(option: dict[str, Any]) -> None:
+def test_a_retry_of_the_wrong_kind_is_refused_with_the_right_kind(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"{next(iter(option))}=.*give"):
         Retry(**option)
 
@@ -342,7 +342,7 @@ async def test_a_wrong_start_position_is_refused_at_once(bus: EventBus, start: A
 
 
 @pytest.mark.parametrize("binary", binaries(), ids=version)
-async def test_a_consumer_that_starts_on_a_full_server_works_off_what_is_there(
+async def test_a_consumer_that_starts_on_a_full_server_handles_the_stored_events(
     servers: dict[str, Server], binary: str, namespace: str
 ) -> None:
     server = servers[binary]

@@ -118,7 +118,7 @@ def test_an_id_that_the_store_remembers_is_a_repeat() -> None:
     assert [True, False] == [in_flight.is_repeat(flight) for flight in start_all(in_flight)]
 
 
-def test_a_batch_is_of_one_stream_and_what_failed_or_was_taken_over_starts_alone() -> None:
+def test_a_batch_is_of_one_stream_and_failed_or_claimed_deliveries_start_alone() -> None:
     in_flight = ledger(batch=3)
     in_flight.add_read([*deliveries(1, 2, 3, 4), *deliveries(1, stream="u")], safe_until=SAFE)
     in_flight.add_taken(deliveries(8, failures=1), safe_until=SAFE)
@@ -165,7 +165,7 @@ def test_a_renewal_that_comes_in_time_ends_the_doubt() -> None:
     assert ["1"] == positions(start_all(in_flight, 10))
 
 
-def test_what_was_requested_before_a_hand_back_was_complete_is_refused() -> None:
+def test_deliveries_requested_before_a_release_was_complete_are_refused() -> None:
     in_flight = ledger()
     assert in_flight.accepts(0.0)
 
@@ -192,7 +192,7 @@ def test_an_ordered_group_that_lost_a_lease_starts_nothing_until_the_rest_is_han
     assert not in_flight.is_order_broken
 
 
-def test_a_lost_lease_drops_what_is_unstarted_and_lets_its_handler_run_on() -> None:
+def test_a_lost_lease_drops_an_unstarted_delivery_and_lets_a_running_handler_finish() -> None:
     in_flight = ledger()
     in_flight.add_read(both := deliveries(1, 2), safe_until=SAFE)
     running = in_flight.next(0.0)

@@ -230,7 +230,7 @@ async def test_a_move_of_the_store_on_another_loop_is_refused(
     assert {} == await open_bus.store.notes("t")
 
 
-async def test_what_the_error_says_works(open_bus: EventBus) -> None:
+async def test_the_remedy_in_the_error_works(open_bus: EventBus) -> None:
     loop = asyncio.get_running_loop()
 
     def work() -> str:
@@ -385,7 +385,7 @@ async def test_a_bus_without_references_is_closed_with_a_warning(sqlite_url: str
 
 
 @pytest.mark.parametrize("how", ["run", "consume_events"])
-async def test_closing_drains_what_runs(closed: EventBus, how: str) -> None:
+async def test_closing_drains_running_consumers(closed: EventBus, how: str) -> None:
     begun, done = asyncio.Event(), list[int]()
 
     async def handle(event: Event) -> None:
@@ -465,7 +465,7 @@ async def test_a_timeout_around_a_block_is_still_a_timeout(closed: EventBus) -> 
         assert await closed.publish("t", "s", 1)
 
 
-async def test_an_opening_that_was_cancelled_before_it_began_is_begun_again(closed: EventBus) -> None:
+async def test_an_opening_that_was_cancelled_before_it_began_can_be_repeated(closed: EventBus) -> None:
     opening = asyncio.create_task(closed.publish("t", "s", 1))
     await asyncio.sleep(0)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:

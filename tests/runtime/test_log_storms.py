@@ -154,7 +154,9 @@ def test_a_short_wait_is_not_shown_as_zero(delay: float, text: str, caplog: pyte
     assert text in caplog.text
 
 
-async def test_what_a_storm_left_out_is_counted_when_the_bus_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_lines_that_a_storm_left_out_are_counted_when_the_bus_is_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with EventBus("memory://") as bus:
 
         @bus.on("t", group="g", retry=Retry(attempts=1))

@@ -89,7 +89,7 @@ async def _published(bus: EventBus, seen: list[object]) -> bool:
     return "new" in seen
 
 
-async def test_a_copy_does_not_go_on_from_a_source_that_lost_what_was_copied() -> None:
+async def test_a_copy_does_not_continue_from_a_source_that_lost_the_copied_events() -> None:
     source, target = MemoryStore(), MemoryStore()
     async with EventBus(source) as bus, target:
         await bus.publish_many("t", "s", range(5))

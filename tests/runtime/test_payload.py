@@ -27,7 +27,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_is_accepted_comes_back_equal(value: Any) -> None:
+def test_accepted_data_comes_back_equal(value: Any) -> None:
     assert value == decode(encode(value))
 
 
@@ -67,7 +67,7 @@ def test_the_size_limit_is_exact() -> None:
         pytest.param(deep(5000), id="bomb"),
     ],
 )
-def test_what_json_cannot_carry_is_refused(data: Any) -> None:
+def test_data_that_json_cannot_carry_is_refused(data: Any) -> None:
     with pytest.raises(InvalidEvent):
         encode(data)
 
@@ -85,7 +85,7 @@ def test_integers_keep_every_digit(number: int) -> None:
     "text",
     [b"", b'{"a"', b"NaN", b"1e999", b'"\xff"', b"\xff", b"[" * 100_000, b"[" * 33 + b"]" * 33, b'"\\ud800"'],
 )
-def test_what_foreign_writers_spoil_is_malformed_and_nothing_worse(text: bytes) -> None:
+def test_foreign_text_is_malformed_and_raises_nothing_else(text: bytes) -> None:
     with pytest.raises(MalformedEvent):
         decode(text)
 

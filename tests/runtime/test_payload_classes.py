@@ -162,7 +162,7 @@ def test_models_inside_of_other_data_are_written_by_their_aliases(data: Any, tex
     assert text == encode(data)
 
 
-def test_what_was_written_by_field_name_is_still_read_by_a_class_with_aliases() -> None:
+def test_data_written_by_field_name_is_still_read_by_a_class_with_aliases() -> None:
     assert Aliased(orderId=1) == decode(b'{"order_id":1}', Aliased)
 
 

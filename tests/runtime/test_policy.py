@@ -50,7 +50,7 @@ def test_by_default_an_outage_of_five_minutes_makes_no_dead_letter(error: Except
     "retry",
     [Retry(), Retry(attempts=1), Retry(attempts=2, base=3), Retry(attempts=70, base=1e-9, cap=1e8), Retry(base=0)],
 )
-def test_the_span_is_what_all_waits_come_to(retry: Retry) -> None:
+def test_the_span_is_the_sum_of_all_waits(retry: Retry) -> None:
     def waited(jitter: Callable[[float, float], float]) -> float:
         verdicts = (decide(OSError(), failures=n, retry=retry, jitter=jitter) for n in range(1, retry.attempts + 1))
         return sum(verdict.delay for verdict in verdicts if isinstance(verdict, RetryIn))
@@ -79,7 +79,7 @@ def test_an_enormous_number_of_failures_still_waits_no_longer_than_the_cap() -> 
 
 
 @pytest.mark.parametrize("error", [Reject("never"), MalformedEvent("cut")])
-def test_what_can_never_succeed_is_dead_at_once(error: Exception) -> None:
+def test_an_event_that_can_never_succeed_is_a_dead_letter_at_once(error: Exception) -> None:
     assert isinstance(decide(error, failures=1, retry=Retry()), GiveUp)
 
 
@@ -116,7 +116,7 @@ def test_an_error_is_described_in_one_bounded_line() -> None:
     assert "KeyboardInterrupt" == describe(KeyboardInterrupt())
 
 
-def test_a_crash_never_judges_an_event_that_may_not_have_been_begun() -> None:
+def test_a_crash_is_not_charged_to_an_event_that_may_not_have_started() -> None:
     assert 2 == crashes_allowed(Retry(attempts=1))
     assert 4 == crashes_allowed(Retry(attempts=4))
 

@@ -73,7 +73,7 @@ def test_an_observer_that_stood_still_counts_no_more_than_its_longest_gap() -> N
     assert 4.0 == observer.look({"m": b"1"})["m"].unchanged
 
 
-def test_the_stores_clock_decides_a_first_look_and_later_ones_only_within_what_was_seen() -> None:
+def test_the_stores_clock_decides_a_first_look_and_later_ones_only_within_the_observed_time() -> None:
     clock = Clock()
     observer = Observer[str](clock=clock)
 

@@ -144,7 +144,7 @@ def test_the_mean_size_rises_at_once_and_falls_slowly() -> None:
     assert 1500 == sizes.fitting(1500, least=1)
 
 
-def test_headers_and_foreign_fields_count_and_what_is_gone_does_not() -> None:
+def test_headers_and_foreign_fields_count_and_missing_entries_do_not() -> None:
     headers = to_record("t", source="s", data=1, headers={"h": "x" * 1_000_000})
     foreign = Foreign(((b"a", b"x" * 1_000_000),))
     for record in (headers, foreign):

@@ -172,7 +172,7 @@ def test_values_that_a_validation_error_quotes_are_left_out_when_a_handler_raise
     assert "secret-value" not in describe(caused(RuntimeError("x"), raised.value))
 
 
-def test_what_a_message_quotes_of_a_payload_is_left_out_and_the_rest_stays() -> None:
+def test_a_payload_quoted_in_a_message_is_left_out_and_the_rest_stays() -> None:
     payload = {"name": "Ada", "ids": [123456, 1.25], "text": "a\nb\nc", "long": "x" * 300, "is": True}
     message = f"{'Ada'!r} of 123456 at 1.25 has {payload['text']!r} in Adam and {'x' * 200!r}... True"
 

@@ -29,7 +29,7 @@ ALWAYS = 1_000_000
     ],
     ids=str,
 )
-async def test_what_was_handled_stays_with_its_consumer_until_the_store_takes_the_outcome(
+async def test_a_handled_event_stays_with_its_consumer_until_the_store_takes_the_outcome(
     outcome: str, options: dict[str, Any]
 ) -> None:
     inner = MemoryStore()

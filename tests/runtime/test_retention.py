@@ -32,7 +32,7 @@ async def test_a_stream_without_groups_keeps_its_newest_events(bus: EventBus) ->
     assert [StreamTrimmed("t", 7, 0)] == trimmed
 
 
-async def test_what_a_group_has_not_finished_stays_until_it_has(bus: EventBus) -> None:
+async def test_entries_stay_until_each_group_has_finished_them(bus: EventBus) -> None:
     """Row G10 of docs/faults.md."""
     await bus.store.join("t", "g")
     await bus.publish_many("t", source="s", data=range(10))

@@ -89,7 +89,7 @@ async def test_a_handler_of_the_loop_is_called_too_and_stands_again(number: int)
 
 @pytest.mark.parametrize("handler", [Former(), signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler])
 @pytest.mark.parametrize("number", SIGNALS)
-async def test_what_stood_before_a_run_stands_after_it(number: int, handler: Any) -> None:
+async def test_signal_handlers_are_restored_after_a_run(number: int, handler: Any) -> None:
     signal.signal(number, handler)
 
     async with handling_bus() as bus:
@@ -284,7 +284,7 @@ def _loops() -> list[str]:
 
 @pytest.mark.parametrize("loop", _loops())
 @pytest.mark.parametrize(("body", "told"), RUNS.values(), ids=RUNS.keys())
-def test_ctrl_c_drains_and_ends_what_asyncio_run_runs(body: str, told: list[str], loop: str) -> None:
+def test_ctrl_c_drains_a_bus_under_asyncio_run_and_ends_it(body: str, told: list[str], loop: str) -> None:
     command = [sys.executable, "-c", APP % (body, loop)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -44,9 +44,7 @@ def is_plain(event: Event) -> bool:
 
 
 @pytest.mark.parametrize("kind", ALL)
-async def test_what_was_published_with_subclasses_of_str_is_handled_as_plain_strings(
-    bus: EventBus, kind: type[str]
-) -> None:
+async def test_subclasses_of_str_are_published_as_plain_strings(bus: EventBus, kind: type[str]) -> None:
     seen: list[Event] = []
     web = text(kind, "web")
 
@@ -69,7 +67,7 @@ async def test_what_was_published_with_subclasses_of_str_is_handled_as_plain_str
 
 
 @pytest.mark.parametrize("kind", ALL)
-async def test_what_is_looked_up_by_a_subclass_of_str_is_found(bus: EventBus, kind: type[str]) -> None:
+async def test_a_subclass_of_str_finds_an_event(bus: EventBus, kind: type[str]) -> None:
     web = text(kind, "web")
 
     async def fail(event: Event) -> None:

@@ -95,7 +95,7 @@ USES: dict[str, Use] = {
 
 @pytest.mark.parametrize("name", USES)
 @pytest.mark.parametrize("given", [-1.5, True, b"x", object(), int, "x"], ids=_kind)
-async def test_what_cannot_be_counted_listed_or_followed_is_refused(memory: EventBus, name: str, given: Any) -> None:
+async def test_wrong_counts_lists_and_follows_are_refused(memory: EventBus, name: str, given: Any) -> None:
     await memory.publish("t", "s", 1)
 
     with pytest.raises(ConfigurationError):

@@ -80,7 +80,7 @@ async def test_scheduled_and_waiting_entries_come_when_the_clock_says_so(store: 
     assert [b"2"] == [d.record.data for d in await store.read(A, limit=10) if isinstance(d.record, Record)]
 
 
-async def test_what_has_waited_longest_is_due_first(store: MemoryStore, clock: Clock) -> None:
+async def test_the_entry_that_waited_longest_is_due_first(store: MemoryStore, clock: Clock) -> None:
     [first, second] = await leased(store, A, 2)
     await store.retry(first, delay=20.0)
     await store.retry(second, delay=10.0)
@@ -100,7 +100,7 @@ async def test_a_repetition_keeps_an_id_in_mind_from_then_on(store: MemoryStore,
     assert [first] != await store.append(STREAM, [order(id="a")], dedup_window=60.0)
 
 
-async def test_a_group_forgets_what_it_handled_when_its_time_is_over(store: MemoryStore, clock: Clock) -> None:
+async def test_a_group_forgets_handled_ids_after_their_time(store: MemoryStore, clock: Clock) -> None:
     await store.append(STREAM, [order(id="a")])
     await store.ack(await store.read(A, limit=1), remember=60.0)
 
@@ -144,7 +144,7 @@ async def test_an_ordered_reader_that_waits_is_woken_when_the_other_one_is_done(
     assert delivery.position != held[0].position
 
 
-async def test_an_ordered_reader_takes_nothing_new_before_what_was_given_back(store: MemoryStore) -> None:
+async def test_an_ordered_reader_takes_released_entries_before_new_ones(store: MemoryStore) -> None:
     held = await leased(store, ORDERED_A, 1)
     await store.append(STREAM, [order(2)])
     await store.release(held)
@@ -228,7 +228,7 @@ def test_ids_whose_time_is_over_do_not_pile_up() -> None:
     assert known.get("id-19999", 19_999) == "1"
 
 
-async def test_durability_says_what_to_use_instead(store: MemoryStore) -> None:
+async def test_durability_names_a_better_setting(store: MemoryStore) -> None:
     durability = await store.durability()
 
     assert {"lost"} == {durability.client_killed, durability.store_killed, durability.power_lost}

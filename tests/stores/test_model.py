@@ -508,11 +508,11 @@ some_or_many = pytest.mark.parametrize("examples", [25, pytest.param(100, marks=
 
 
 @some_or_many
-def test_sqlite_does_what_memory_does(tmp_path: Path, examples: int) -> None:
+def test_sqlite_behaves_like_memory(tmp_path: Path, examples: int) -> None:
     _check(lambda: SQLiteStore(tmp_path / f"{secrets.token_hex(8)}.db", synchronous="normal"), examples)
 
 
 @some_or_many
 @pytest.mark.parametrize("binary", binaries()[:1])
-def test_redis_does_what_memory_does(servers: dict[str, Server], binary: str, examples: int) -> None:
+def test_redis_behaves_like_memory(servers: dict[str, Server], binary: str, examples: int) -> None:
     _check(lambda: RedisStore(servers[binary].url, namespace=f"model-{secrets.token_hex(8)}"), examples)

@@ -151,7 +151,7 @@ async def test_a_strangers_dead_letter_from_beyond_the_calendar_is_listed(store:
     assert 9999 == letter.failed_at.year
 
 
-async def test_a_group_passes_over_what_is_meant_for_another(store: RedisStore) -> None:
+async def test_a_group_skips_entries_for_another_group(store: RedisStore) -> None:
     await store.join("order_placed", "mail")
     await store.append("order_placed", [order(1), order(2)])
     [delivery, _] = await store.read(READER, limit=10)
@@ -237,7 +237,7 @@ async def test_an_append_that_was_lost_before_the_server_saw_it_is_made_by_its_r
         assert [record] == [entry.record for entry in await store.scan("order_placed")]
 
 
-async def test_what_was_never_sent_is_surely_not_stored(server: Server) -> None:
+async def test_an_event_that_was_never_sent_is_reported_as_not_stored(server: Server) -> None:
     async with RedisStore(server.url, timeout=0.3) as store:
         record = to_record("order_placed", source="shop", data="x" * 500_000)
 
@@ -318,7 +318,7 @@ async def test_a_lost_group_is_not_found(store: RedisStore, server: Server) -> N
         await store.seek("order_placed", "billing", START)
 
 
-async def test_an_unreachable_server_is_named_with_what_to_do(tmp_path: Path) -> None:
+async def test_an_unreachable_server_is_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1\b.*sqlite:///"):
         async with RedisStore("redis://user:secret@127.0.0.1:1"):
             pass
@@ -516,7 +516,7 @@ async def test_a_name_that_could_collide_is_refused(store: RedisStore, stream: s
 # Durability.
 
 
-async def test_durability_says_what_the_settings_mean(store: RedisStore, server: Server) -> None:
+async def test_durability_explains_the_settings(store: RedisStore, server: Server) -> None:
     assert "lost" == (await store.durability()).store_killed
 
     server.redis.config_set("appendonly", "yes")

@@ -227,7 +227,7 @@ def _watchers(server: Server) -> list[str]:
     return [client["id"] for client in server.redis.client_list() if "t" in client["flags"]]
 
 
-async def test_the_server_limits_what_it_keeps_for_a_process_that_was_stopped(server: Server) -> None:
+async def test_the_server_limits_its_buffer_for_a_stopped_process(server: Server) -> None:
     async with RedisStore(server.url) as store, hearing(store):
         # The limits of subscribers (client-output-buffer-limit pubsub) hold for it.
         assert ["P"] == [flag for client in server.redis.client_list() for flag in client["flags"] if flag == "P"]

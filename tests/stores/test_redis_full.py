@@ -63,9 +63,7 @@ async def test_a_full_server_takes_every_move_that_settles_an_event(store: Redis
     assert (3, 2, 1) == (stats.groups[0].pending, stats.groups[0].waiting, stats.groups[0].dead)
 
 
-async def test_a_full_server_hands_out_what_waits_what_fell_silent_and_what_is_scheduled(
-    store: RedisStore, server: Server
-) -> None:
+async def test_a_full_server_delivers_waiting_expired_and_scheduled_events(store: RedisStore, server: Server) -> None:
     retried, vanished, _ = await store.read(READER, limit=3)
     await store.retry(retried, delay=0)
     await store.retry(vanished, delay=0)

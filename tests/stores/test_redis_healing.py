@@ -53,7 +53,7 @@ def started(tmp_path: Path) -> Iterator[list[Server]]:
 
 
 @pytest.mark.parametrize("word", TABLE)
-def test_each_error_reply_is_waited_out_or_healed_or_ends_what_met_it(word: str) -> None:
+def test_each_error_reply_is_transient_or_healed_or_ends_the_run(word: str) -> None:
     expected = next((each for each, words in FATES.items() if word in words), Fate.FATAL)
 
     plain = hiredis.ReplyError(f"{word} and so on")
@@ -61,7 +61,7 @@ def test_each_error_reply_is_waited_out_or_healed_or_ends_what_met_it(word: str)
     assert [expected, expected] == [fate(plain), fate(nested)]
 
 
-def test_an_unknown_error_reply_ends_what_met_it() -> None:
+def test_an_unknown_error_reply_ends_the_run() -> None:
     assert Fate.FATAL is fate(hiredis.ReplyError("ERR syntax error"))
 
 

@@ -173,7 +173,7 @@ async def test_files_that_vanish_while_a_store_is_open_are_waited_for(secured: S
         "ssl_ca_certs={folder}/authority.crt&ssl_check_hostname=false",
     ],
 )
-async def test_what_is_right_works(secured: Secured, options: str) -> None:
+async def test_right_use_works(secured: Secured, options: str) -> None:
     port = secured.mutual if "certfile" in options else secured.open
     host = "localhost" if options.endswith(("authority.crt", "client.key")) else "127.0.0.1"
     url = f"rediss://{host}:{port}?{options.format(folder=secured.folder)}"

@@ -183,7 +183,7 @@ async def test_a_lease_of_the_older_format_is_claimed_and_counted(
     assert (4, 2) == (claimed.attempt, claimed.failures)
 
 
-async def test_what_was_begun_before_the_place_of_a_seek_stays_leased(store: RedisStore) -> None:
+async def test_pending_entries_before_the_position_of_a_seek_stay_leased(store: RedisStore) -> None:
     first, second, third = await store.read(READER, limit=3)
 
     await store.seek(STREAM, GROUP, first.position)

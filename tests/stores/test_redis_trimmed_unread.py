@@ -101,7 +101,7 @@ async def test_events_that_were_removed_after_they_had_been_read_are_not_missed(
     assert 1 == await store.trimmed_unread(STREAM, GROUP)
 
 
-async def test_each_group_misses_what_it_had_not_read(store: RedisStore, server: Server, key: str) -> None:
+async def test_each_group_counts_the_entries_that_it_had_not_read(store: RedisStore, server: Server, key: str) -> None:
     readers = [Reader(STREAM, group, "worker") for group in ("first", "second", "third")]
     for reader in readers:
         await store.join(STREAM, reader.group)
@@ -119,7 +119,7 @@ async def test_each_group_misses_what_it_had_not_read(store: RedisStore, server:
 
 
 @pytest.mark.parametrize("start", [START, END, "middle"])
-async def test_what_left_a_stream_before_a_group_began_is_not_missed(
+async def test_entries_that_left_a_stream_before_a_group_began_are_not_counted(
     store: RedisStore, server: Server, key: str, start: str
 ) -> None:
     positions = await store.append(STREAM, orders(10))
@@ -149,7 +149,7 @@ async def test_a_group_that_was_sought_misses_nothing_by_it(store: RedisStore, s
     assert 0 == await store.trimmed_unread(STREAM, GROUP)
 
 
-async def test_what_another_program_acknowledges_or_skips_is_not_taken_for_missed(
+async def test_entries_that_another_program_acks_or_skips_do_not_count_as_trimmed(
     store: RedisStore, server: Server, key: str
 ) -> None:
     await store.join(STREAM, GROUP)
@@ -178,9 +178,7 @@ async def test_a_group_that_another_program_made_is_reckoned_from_the_first_look
     assert 2 == await store.trimmed_unread(STREAM, GROUP)
 
 
-async def test_what_a_group_lost_with_its_stream_is_unknown_and_not_none(
-    store: RedisStore, server: Server, key: str
-) -> None:
+async def test_a_lost_stream_makes_the_count_unknown_and_not_zero(store: RedisStore, server: Server, key: str) -> None:
     await store.join(STREAM, GROUP)
     await store.append(STREAM, orders(3))
     server.redis.delete(key)

@@ -139,7 +139,7 @@ async def test_of_several_stores_one_sets_it_right_and_the_others_go_by_it(
     assert abs(int(server.redis.hget("{events:t}:clock", "offset")) + 1000 * HOUR) < 1000
 
 
-async def test_a_store_that_has_just_come_leaves_what_the_living_hold(
+async def test_a_store_that_was_just_opened_leaves_the_leases_of_live_consumers(
     store: RedisStore, server: Server, clock: WallClock
 ) -> None:
     held = await leased(store)

@@ -197,7 +197,7 @@ async def test_a_home_directory_may_be_written_as_a_tilde(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("name", ["", ":memory:", "file:events.db?mode=memory", "nul\0"])
-def test_what_names_no_file_is_refused(name: str) -> None:
+def test_a_url_without_a_file_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="names no file"):
         SQLiteStore(name)
 
@@ -389,7 +389,7 @@ def test_few_statements_are_enough_for_appends_of_all_sizes() -> None:
     assert all(_step(rows) > rows * 0.75 for rows in range(1, 256))
 
 
-async def test_an_ack_finishes_what_it_names_and_nothing_between(store: SQLiteStore) -> None:
+async def test_an_ack_finishes_the_entries_that_it_names_and_none_between(store: SQLiteStore) -> None:
     await store.append("order_placed", [order(number) for number in range(10)])
     deliveries = await store.read(READER, limit=10)
     row, apart, twice = deliveries[2:5], [deliveries[6], deliveries[8]], [deliveries[0], deliveries[0]]
@@ -413,7 +413,7 @@ async def test_a_caller_who_stops_waiting_neither_stops_nor_repeats_the_move(sto
     assert 11 == (await store.stats())[0].length
 
 
-async def test_closing_carries_out_what_was_asked_for_and_ends_the_threads(path: Path) -> None:
+async def test_closing_finishes_the_requested_moves_and_ends_the_threads(path: Path) -> None:
     before = set(threading.enumerate())
     async with SQLiteStore(path) as store:
         await store.join("order_placed", "billing")
@@ -729,7 +729,7 @@ async def test_an_entry_that_a_forced_trim_took_away_still_becomes_a_whole_dead_
     assert (other.record, other.position) == (letter.record, letter.position)
 
 
-async def test_a_long_trim_goes_in_parts_and_stops_at_what_is_unfinished(store: SQLiteStore) -> None:
+async def test_a_long_trim_runs_in_parts_and_stops_at_unfinished_entries(store: SQLiteStore) -> None:
     await store.append("order_placed", [order(n) for n in range(12_000)])
     deliveries = await store.read(READER, limit=11_000)
     await store.ack(deliveries[:10_500])

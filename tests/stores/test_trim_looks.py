@@ -56,7 +56,7 @@ async def test_a_look_that_changes_nothing_costs_the_same_however_much_waits(tmp
     assert costs[1] < 2 * costs[0] + 50
 
 
-async def test_what_was_counted_holds_over_appends_and_trims_of_others(tmp_path: Path) -> None:
+async def test_a_count_stays_right_over_appends_and_trims_of_others(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "events.db") as store, store.clone() as other:
         length = 0
         for turn in range(1, 13):

@@ -193,7 +193,7 @@ def _holders(holder: object, depth: int = 5) -> Iterator[str]:
         ("sqlite:///x.db?busy_timeout=1&busy_timeout=2", "twice"),
     ],
 )
-def test_a_refusal_says_what_to_write(url: str, advice: str) -> None:
+def test_a_refusal_shows_the_right_form(url: str, advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice):
         connect(url)
 
@@ -209,7 +209,7 @@ def test_a_wrong_url_of_the_environment_is_refused_with_its_name(name: str, monk
     assert [] == [text for text in _all_that_is_told(refused.value) if SECRET in text]
 
 
-def test_what_is_percent_encoded_arrives_as_it_was_meant() -> None:
+def test_percent_encoded_parts_are_decoded() -> None:
     access = parse("redis://us%3Aer:p%40%23%2F%3F%25+%3A@h").access
 
     assert ("us:er", Secret("p@#/?%+:")) == (access.username, access.password)

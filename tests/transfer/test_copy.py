@@ -199,7 +199,7 @@ async def test_a_source_that_changes_meanwhile_is_refused_and_the_next_run_goes_
     assert await contents(source) == await contents(target)
 
 
-async def test_a_copy_that_follows_brings_what_comes_until_the_switch(source: MemoryStore, target: MemoryStore) -> None:
+async def test_a_copy_that_follows_copies_new_events_until_the_switch(source: MemoryStore, target: MemoryStore) -> None:
     switch = asyncio.Event()
     copying = asyncio.create_task(copy(source, target, origin=ORIGIN, switch=switch))
     for number in range(3):
@@ -290,7 +290,7 @@ async def test_a_copy_that_slept_while_another_one_finished_touches_nothing(
 
 
 @pytest.mark.parametrize("onto", ["sqlite", "redis"])
-async def test_what_was_trimmed_under_a_group_is_not_handed_over(
+async def test_entries_trimmed_unread_are_not_delivered(
     new_store: Callable[[Kind], Store], source: MemoryStore, onto: Kind
 ) -> None:
     await source.trim(STREAM, max_length=60, force=True)
@@ -394,7 +394,7 @@ async def test_events_as_large_as_they_may_be_come_over(new_store: Callable[[Kin
         assert large == [entry.record for entry in await target.scan(STREAM)]
 
 
-async def test_verify_says_what_differs(source: MemoryStore) -> None:
+async def test_verify_reports_differences(source: MemoryStore) -> None:
     for part, change in _CHANGES.items():
         async with AsyncExitStack() as stack:
             target = await stack.enter_async_context(MemoryStore())

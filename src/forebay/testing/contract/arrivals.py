@@ -79,7 +79,7 @@ class ArrivalsContract(Contract):
         assert 1 == await other.redrive(STREAM, [letter.id])
         await _reports(arrivals, STREAM)
 
-    async def test_what_was_appended_before_the_first_item_is_found_by_a_read(
+    async def test_entries_appended_before_the_first_item_are_found_by_a_read(
         self, store: Store, can_watch: bool
     ) -> None:
         if not can_watch:

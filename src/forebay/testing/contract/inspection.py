@@ -54,7 +54,7 @@ class InspectionContract(Contract):
 
         assert (0, 0, 0, 0, None) == (group.lag, group.pending, group.waiting, group.dead, group.oldest)
 
-    async def test_lag_counts_what_the_group_will_read(self, store: Store) -> None:
+    async def test_lag_counts_the_entries_that_the_group_will_read(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         for_us = msgspec.structs.replace(order(3), only_group=GROUP)
         positions = await store.append(STREAM, [for_us, *orders(4, 5)])
@@ -86,7 +86,7 @@ class InspectionContract(Contract):
         for stats in await store.stats():
             assert (0, None, None) == (stats.length, stats.first, stats.last)
 
-    async def test_pending_says_who_holds_what_and_what_waits(self, store: Store) -> None:
+    async def test_pending_lists_held_and_waiting_entries_with_their_consumers(self, store: Store) -> None:
         first, second, third = await begun(store, A, 3)
         await store.retry(second, delay=HOUR)
         await store.claim(B, idle=0.0, limit=1)

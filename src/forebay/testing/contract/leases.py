@@ -72,7 +72,7 @@ class LeasesContract(Contract):
 
         assert [2, 3] == numbers(await store.read(A, limit=10))
 
-    async def test_a_group_that_seeks_the_end_passes_over_what_it_has_not_read(self, store: Store) -> None:
+    async def test_a_group_that_seeks_the_end_skips_its_unread_entries(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2))
         await store.seek(STREAM, GROUP, END)
@@ -93,7 +93,7 @@ class LeasesContract(Contract):
         ]
         assert {"worker-a": 1, "worker-b": 2} == Counter(p.consumer for p in await store.pending(STREAM, GROUP))
 
-    async def test_what_was_begun_before_the_end_stays_when_the_group_seeks_it(self, store: Store) -> None:
+    async def test_pending_entries_stay_when_the_group_seeks_the_end(self, store: Store) -> None:
         waiting, _ = await begun(store, A, 2)
         await store.retry(waiting, delay=HOUR)
 
@@ -150,7 +150,7 @@ class LeasesContract(Contract):
         assert [] == await store.read(B, limit=10)
         assert [] == await other.read(B, limit=10)
 
-    async def test_a_read_passes_over_what_is_meant_for_another_group(self, store: Store) -> None:
+    async def test_a_read_skips_entries_for_another_group(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.join(STREAM, "mail")
         for_mail = [msgspec.structs.replace(record, only_group="mail") for record in orders(*range(20))]
@@ -228,7 +228,7 @@ class LeasesContract(Contract):
 
     # Claim.
 
-    async def test_what_a_silent_consumer_holds_is_taken_over_oldest_first(self, store: Store) -> None:
+    async def test_the_entries_of_a_silent_consumer_are_claimed_oldest_first(self, store: Store) -> None:
         await begun(store, A, 3)
 
         first = await store.claim(B, idle=0.0, limit=2)
@@ -281,13 +281,13 @@ class LeasesContract(Contract):
             (pending.position, pending.consumer) for pending in await store.pending(STREAM, GROUP)
         ]
 
-    async def test_what_is_taken_over_again_counts_each_delivery(self, store: Store) -> None:
+    async def test_each_claim_of_an_entry_counts_as_a_delivery(self, store: Store) -> None:
         await begun(store, A, 1)
         [second] = await store.claim(B, idle=0.0)
         [third] = await claimed(store, A)
         assert [2, 3] == [second.attempt, third.attempt]
 
-    async def test_what_waits_for_its_retry_is_not_claimed(self, store: Store) -> None:
+    async def test_an_entry_that_waits_for_its_retry_is_not_claimed(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
         await store.retry(held, delay=HOUR)
         assert [] == await claimed(store, B)

@@ -295,7 +295,7 @@ class LogContract(Contract):
     async def test_an_unknown_stream_is_trimmed_to_nothing(self, store: Store) -> None:
         assert Trimmed(0, 0) == await store.trim("nothing_here", max_length=0)
 
-    async def test_a_trim_spares_what_a_group_has_not_read(self, store: Store) -> None:
+    async def test_a_trim_spares_the_entries_that_a_group_has_not_read(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3))
         await store.ack(await store.read(A, limit=1))
@@ -316,7 +316,7 @@ class LogContract(Contract):
         await store.ack([fourth])
         assert Trimmed(1, 0) == await store.trim(STREAM, max_length=0)
 
-    async def test_a_trim_spares_what_the_slowest_group_needs(self, store: Store) -> None:
+    async def test_a_trim_spares_the_entries_that_the_slowest_group_needs(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.join(STREAM, "mail")
         await store.append(STREAM, orders(1, 2))
@@ -326,7 +326,7 @@ class LogContract(Contract):
         await store.leave(STREAM, "mail")
         assert Trimmed(2, 0) == await store.trim(STREAM, max_length=0)
 
-    async def test_a_forced_trim_counts_what_it_dropped(self, store: Store) -> None:
+    async def test_a_forced_trim_counts_the_entries_that_it_dropped(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3, 4))
         done, _ = await store.read(A, limit=2)
@@ -335,9 +335,7 @@ class LogContract(Contract):
         assert Trimmed(3, 2) == await store.trim(STREAM, max_length=1, force=True)
         assert [4] == numbers(await store.read(A, limit=10))
 
-    async def test_a_trim_past_a_group_waits_for_the_others_and_counts_what_that_group_loses(
-        self, store: Store
-    ) -> None:
+    async def test_a_trim_that_ignores_a_group_waits_for_the_others_and_counts_its_losses(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.join(STREAM, "mail")
         await store.append(STREAM, orders(1, 2, 3, 4))
@@ -349,7 +347,7 @@ class LogContract(Contract):
         assert Trimmed(2, 2) == await store.trim(STREAM, max_length=0, ignore_groups=[GROUP])
         assert [4] == numbers(await store.read(A, limit=10))
 
-    async def test_what_was_trimmed_from_under_a_group_is_counted_until_it_reads_on(self, store: Store) -> None:
+    async def test_entries_trimmed_unread_are_counted_until_the_group_reads_on(self, store: Store) -> None:
         assert await store.trimmed_unread(STREAM, GROUP) in (0, None)
         await store.append(STREAM, orders(1, 2))
         await store.trim(STREAM, max_length=0)

@@ -13,7 +13,7 @@ from forebay.testing.waiting import eventually
 class SchedulingContract(Contract):
     """Scheduled records that come due."""
 
-    async def test_what_is_due_is_appended_without_a_group(self, store: Store, other: Store) -> None:
+    async def test_due_events_are_appended_without_a_group(self, store: Store, other: Store) -> None:
         await store.schedule(STREAM, orders(1, 2), delay=0.0)
         await store.schedule(STREAM, orders(3), delay=HOUR)
 
@@ -52,7 +52,7 @@ class SchedulingContract(Contract):
         ]
         assert list(range(602)) == sorted(numbers(await store.scan(STREAM, limit=1000)))
 
-    async def test_of_two_who_append_what_is_due_each_record_is_appended_once(self, store: Store, other: Store) -> None:
+    async def test_two_callers_of_append_due_append_each_record_once(self, store: Store, other: Store) -> None:
         await store.schedule(STREAM, orders(*range(40)), delay=0.0)
 
         counts = await asyncio.gather(*(each.append_due(STREAM, limit=15) for each in [store, other] * 2))

@@ -77,7 +77,7 @@ class SeveralStreamsContract(Contract):
         assert [[], []] == [await store.pending(reader.stream, GROUP) for reader in (A, SENT)]
         assert [1, 1] == numbers(await store.read(A, SENT, limit=10))
 
-    async def test_a_read_of_several_streams_passes_over_what_is_meant_for_another_group(self, store: Store) -> None:
+    async def test_a_read_of_several_streams_skips_entries_for_another_group(self, store: Store) -> None:
         await _join(store, A, PAID)
         await store.append(STREAM, [msgspec.structs.replace(order(1), only_group="mail"), order(2)])
         await store.append("order_paid", [msgspec.structs.replace(order(3), only_group="mail")])

@@ -54,7 +54,7 @@ class TransferContract(Contract):
         # A store in another process may round to ms.
         assert before - 1 <= entry.appended <= time.time() + 1
 
-    async def test_what_is_scheduled_comes_in_pages_soonest_first(self, store: Store) -> None:
+    async def test_scheduled_events_are_listed_in_pages_soonest_first(self, store: Store) -> None:
         await store.schedule(STREAM, orders(3, 4), delay=2 * HOUR)
         await store.schedule(STREAM, orders(1, 2), delay=HOUR)
 
@@ -83,7 +83,7 @@ class TransferContract(Contract):
                 ids += [each.id for each in page]
             assert ids == [each.id for each in found]
 
-    async def test_what_a_stream_and_its_groups_remember_comes_in_pages(self, store: Store) -> None:
+    async def test_remembered_ids_of_a_stream_and_its_groups_are_listed_in_pages(self, store: Store) -> None:
         first, second = await store.append(STREAM, [order(1, id="a"), order(2, id="b")], dedup_window=HOUR)
         await store.schedule(STREAM, [order(3, id="c")], delay=HOUR, dedup_window=HOUR)
         await store.join(STREAM, GROUP)
@@ -99,7 +99,7 @@ class TransferContract(Contract):
         assert all(0 <= HOUR - each.expires_in < 60 for each in (*found, *handled))
         assert [] == await store.remembered(STREAM, group="mail")
 
-    async def test_what_was_dropped_is_restored_as_it_was(self, store: Store, plant: Plant) -> None:
+    async def test_a_dropped_stream_is_restored_unchanged(self, store: Store, plant: Plant) -> None:
         held = await begun(store, A, 6)
         await store.ack(held[:1], remember=HOUR)
         await store.retry(held[1], delay=HOUR, failure=Failure("KeyError: 'vat_rate'", "  File\n\N{SNOWMAN}"))
@@ -121,7 +121,7 @@ class TransferContract(Contract):
         assert _lasting(items) == _lasting(await _items(store))
         assert [_counts(stats) for stats in before] == [_counts(stats) for stats in await store.stats()]
 
-    async def test_what_was_restored_goes_on_as_it_would_have(self, store: Store) -> None:
+    async def test_a_restored_stream_works_like_the_original(self, store: Store) -> None:
         held = await begun(store, A, 4)
         await store.ack(held[:1], remember=HOUR)
         await store.retry(held[1], delay=0.0)
@@ -230,7 +230,7 @@ class TransferContract(Contract):
         assert {"a": b"1"} == await store.notes(STREAM)
         assert [] == await store.scan(STREAM)
 
-    async def test_what_a_group_has_begun_needs_the_group(self, store: Store) -> None:
+    async def test_pending_entries_need_their_group(self, store: Store) -> None:
         entry = Entry("", order(1), time.time())
         [position] = await store.append(STREAM, orders(1))
         strays: list[StreamItem] = [

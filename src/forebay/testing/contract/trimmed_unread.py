@@ -11,7 +11,7 @@ from forebay.testing.contract.base import GROUP, MAIL, STREAM, A, Contract, numb
 class TrimmedUnreadContract(Contract):
     """What left the stream before a group had read it."""
 
-    async def test_what_a_trim_took_unread_is_counted_once(self, store: Store) -> None:
+    async def test_entries_that_a_trim_removed_unread_are_counted_once(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3, 4, 5))
 
@@ -20,7 +20,7 @@ class TrimmedUnreadContract(Contract):
         assert [3, 0] == [await store.trimmed_unread(STREAM, GROUP), await store.trimmed_unread(STREAM, GROUP)]
         assert [4, 5] == numbers(await store.read(A, limit=10))
 
-    async def test_what_was_missed_is_counted_also_after_the_group_has_read_on(self, store: Store) -> None:
+    async def test_trimmed_entries_are_counted_also_after_the_group_has_read_on(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3, 4, 5))
         await store.trim(STREAM, max_length=3, force=True)
@@ -39,7 +39,7 @@ class TrimmedUnreadContract(Contract):
 
         assert 6 == await store.trimmed_unread(STREAM, GROUP)
 
-    async def test_each_group_misses_what_it_had_not_read(self, store: Store) -> None:
+    async def test_each_group_counts_the_entries_that_it_had_not_read(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.join(STREAM, "mail")
         await store.append(STREAM, orders(1, 2, 3))
@@ -57,7 +57,7 @@ class TrimmedUnreadContract(Contract):
 
         assert 2 == await store.trimmed_unread(STREAM, GROUP)
 
-    async def test_what_was_begun_or_done_is_not_missed(self, store: Store) -> None:
+    async def test_pending_and_finished_entries_are_not_counted(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3))
         done, _, _ = await store.read(A, limit=3)
@@ -67,7 +67,7 @@ class TrimmedUnreadContract(Contract):
 
         assert 0 == await store.trimmed_unread(STREAM, GROUP)
 
-    async def test_what_left_before_a_group_began_is_not_missed(self, store: Store) -> None:
+    async def test_entries_that_left_before_a_group_began_are_not_counted(self, store: Store) -> None:
         await store.append(STREAM, orders(1, 2, 3))
         await store.trim(STREAM, max_length=1)
         await store.join(STREAM, GROUP)
@@ -99,7 +99,7 @@ class TrimmedUnreadContract(Contract):
         await store.append(STREAM, [order(5, id="a")], dedup_window=60)
         assert [] == await store.read(Reader(STREAM, GROUP, "other"), limit=10)
 
-    async def test_discarding_keeps_the_id_of_what_is_only_scheduled(self, store: Store) -> None:
+    async def test_discarding_keeps_the_id_of_a_scheduled_event(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, [order(1, id="a")])
         [held] = await store.read(A, limit=1)
