@@ -63,6 +63,10 @@ async def test_no_kill_of_a_consumer_or_publisher_loses_or_strands_an_acknowledg
             await eventually(lambda known=known: len(history.ids("acked")) > known + 2, within=20)
             publisher.kill()
             publisher = start_publisher()
+        for consumer in consumers:
+            # A process that is just starting cannot end in an orderly way.
+            pid = consumer.pid
+            await eventually(lambda pid=pid: pid in {fact.process for fact in history.facts("begun-g")}, within=20)
         publisher.kill()
 
         acked = set(history.ids("acked"))

@@ -17,14 +17,13 @@ import msgspec
 
 from forebay.announcer import Announcer
 from forebay.cleanup import finish
-from forebay.errors import ForebayError
 from forebay.payload import LIMITS, Limits
 from forebay.runtime.alarm import Alarm
 from forebay.runtime.fetcher import READ_SECONDS, Fetcher
 from forebay.runtime.handler import Handler
 from forebay.runtime.in_flight import Flight, InFlight, Key
 from forebay.runtime.lease_keeper import LeaseKeeper
-from forebay.runtime.membership import ConsumerStore, Membership
+from forebay.runtime.membership import ConsumerStore, Membership, Memberships
 from forebay.runtime.options import Options
 from forebay.runtime.run import leave
 from forebay.runtime.services import Services
@@ -38,8 +37,6 @@ from forebay.store import Delivery, Reader
 
 DRAIN_SECONDS = 1.2
 """Seconds after the grace of the handlers for the rest of a stop: releases and acks."""
-TRIM_CHECK_SECONDS = 5.0
-"""Seconds between two checks, while events are handled, whether entries were trimmed before the group read them."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -79,14 +76,13 @@ class Consumer:
         self._announcer = announcer
         self._serving = contextlib.AsyncExitStack()
         self._handlers = {source.reader.stream: source.handler for source in sources}
-        self._memberships = [source.membership for source in sources]
-        self._trim_check_at = 0.0
         self._unstarted_at_stop: list[Flight] = []
         self._stop = asyncio.Event()
         self._joined = asyncio.Event()
         self._tasks = TaskSet(self._stop)
         self._in_flight = InFlight(options)
         self._wakeups = wakeups = Wakeups(self.lease, readers)
+        self._memberships = Memberships([source.membership for source in sources], self._in_flight, wakeups)
         self._alarm = Alarm[Flight](take_due=lambda stream: wakeups.add(wakeups.due, stream), resume=self._resume)
         self._settler = Settler(
             store,
@@ -193,7 +189,9 @@ class Consumer:
         def recovered() -> None:
             self._signals.emit(LoopRecovered(name, stream, group))
 
-        await repeat(turn, stop=self._stop, before=before, heal=self._heal, on_error=failed, on_recovery=recovered)
+        await repeat(
+            turn, stop=self._stop, before=before, heal=self._memberships.heal, on_error=failed, on_recovery=recovered
+        )
 
     async def _end(self, own: Sequence[asyncio.Task[object]], grace: float) -> None:
         try:
@@ -228,8 +226,7 @@ class Consumer:
         self._settler.close()
         # Acks that the store does not take by now lapse with their leases: handled again, not lost.
         await leave([*releases, *self._settler.sending(), *workers, *own], after=_until(end + DRAIN_SECONDS))
-        if self._trim_check_at:
-            await leave([asyncio.create_task(self._report_trimmed_at_last())], after=_until(end + DRAIN_SECONDS))
+        await leave([asyncio.create_task(self._memberships.check_trimmed_at_last())], after=_until(end + DRAIN_SECONDS))
         for release in releases:
             if release.done() and not release.cancelled():
                 release.result()
@@ -239,41 +236,17 @@ class Consumer:
 
     async def _read(self) -> None:
         # Not between a wakeup and its read, where it would be in the way of a new event.
-        if await self._fetcher.read() and time.monotonic() >= self._trim_check_at:
-            await self._report_trimmed()
+        if await self._fetcher.read():
+            await self._memberships.check_trimmed()
 
     def _resume(self, flight: Flight) -> None:
         self._in_flight.resume(flight)
         self._workers.start()
 
-    # The groups.
-
     async def _join(self) -> None:
-        for membership in self._memberships:
-            if (position := await membership.join()) is not None:
-                self._in_flight.restarted(membership.stream, position)
-        await self._report_trimmed()
+        await self._memberships.join()
         await self._serving.enter_async_context(self._services.serving(self._wakeups))
         self._joined.set()
-
-    async def _heal(self) -> None:
-        """Make lost groups again, each at the position after which no event is handled."""
-        for membership in self._memberships:
-            stream = membership.stream
-            if (position := await membership.rejoin(self._in_flight.restart_after(stream))) is not None:
-                self._in_flight.restarted(stream, position)
-                self._wakeups.ring(stream)
-            self._wakeups.lost.discard(stream)
-
-    async def _report_trimmed(self) -> None:
-        for membership in self._memberships:
-            await membership.report_trimmed()
-        self._trim_check_at = time.monotonic() + TRIM_CHECK_SECONDS
-
-    async def _report_trimmed_at_last(self) -> None:
-        # If it fails, the next consumer of the group reports them.
-        with contextlib.suppress(ForebayError):
-            await self._report_trimmed()
 
 
 def _until(moment: float) -> float:

@@ -14,17 +14,19 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from forebay.clock import boottime
 from forebay.errors import ForebayError, NotFound
 from forebay.event import Record
 from forebay.policy import last_frames
-from forebay.runtime.in_flight import Key
 from forebay.signals import LoopBlocked
 from forebay.stacks import stack_of
 from forebay.store import Delivery, Store
 from forebay.threads import Threads
+
+if TYPE_CHECKING:
+    from forebay.runtime.in_flight import Key
 
 BLOCKED_SECONDS = 10.0
 """Seconds without a turn of the loop after which a handler is reported; half a lease where that is shorter, or 1 s."""

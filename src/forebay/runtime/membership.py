@@ -1,14 +1,24 @@
-"""A consumer's group on one stream: made if it does not exist, and made again after the store has lost it."""
+"""A consumer's group on its streams: made if it does not exist, and made again after the store has lost it."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Protocol
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
+from forebay.errors import ForebayError
 from forebay.positions import StreamPosition, last_position, resolve
 from forebay.runtime.supervise import TRANSIENT
 from forebay.signals import GroupCreated, Signals, TrimmedUnread
 from forebay.store import END, START, Inspection, Leases, Log
+
+if TYPE_CHECKING:
+    from forebay.runtime.in_flight import InFlight
+    from forebay.runtime.wakeups import Wakeups
+
+TRIM_CHECK_SECONDS = 5.0
+"""Seconds between two checks, while events are read, whether entries were trimmed before the group read them."""
 
 
 class ConsumerStore(Log, Leases, Inspection, Protocol):
@@ -88,3 +98,45 @@ class Membership:
             return START
         found = await self._store.scan(self.stream, until=position, limit=1, newest=True)
         return found[0].position if found else START
+
+
+class Memberships:
+    """Makes the groups of one consumer, and tells the ledger from where each stream is read."""
+
+    def __init__(self, memberships: Sequence[Membership], in_flight: InFlight, wakeups: Wakeups) -> None:
+        self._memberships = memberships
+        self._in_flight = in_flight
+        self._wakeups = wakeups
+        self._trim_check_at = 0.0
+
+    async def join(self) -> None:
+        """Make the groups that do not exist."""
+        for membership in self._memberships:
+            if (position := await membership.join()) is not None:
+                self._in_flight.restarted(membership.stream, position)
+        await self._report_trimmed()
+
+    async def heal(self) -> None:
+        """Make lost groups again, each at the position after which no event is handled."""
+        for membership in self._memberships:
+            stream = membership.stream
+            if (position := await membership.rejoin(self._in_flight.restart_after(stream))) is not None:
+                self._in_flight.restarted(stream, position)
+                self._wakeups.ring(stream)
+            self._wakeups.lost.discard(stream)
+
+    async def check_trimmed(self) -> None:
+        """Report entries that were trimmed unread, if the last check is long ago."""
+        if time.monotonic() >= self._trim_check_at:
+            await self._report_trimmed()
+
+    async def check_trimmed_at_last(self) -> None:
+        """Report entries that were trimmed unread. If it fails, the next consumer of the group reports them."""
+        if self._trim_check_at:
+            with contextlib.suppress(ForebayError):
+                await self._report_trimmed()
+
+    async def _report_trimmed(self) -> None:
+        for membership in self._memberships:
+            await membership.report_trimmed()
+        self._trim_check_at = time.monotonic() + TRIM_CHECK_SECONDS
