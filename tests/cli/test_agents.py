@@ -155,7 +155,7 @@ def test_a_chain_of_thousands_of_events_is_drawn_within_the_screen(forebay: Fore
         (["nothing"], "no module 'nothing'"),
         (["nothing.at:All"], "no module 'nothing'"),
         (["agents:Nobody"], "has no 'Nobody'; there are agents:watcher-inbox, agents:Billing, agents:Mail"),
-        (["agents:os"], "is no agent"),
+        (["agents:os"], "is not an agent"),
         (["agents:"], "write MODULE:CLASS"),
         (["app"], "defines no agents"),
         (["agents:Watcher"], "cannot be made without arguments"),
@@ -278,7 +278,7 @@ def test_a_silent_agent_is_reported(forebay: Forebay) -> None:
     ended = forebay("agents", "status", "--check")
 
     assert 1 == ended.code
-    assert "billing is silent, its last sign of life came" in ended.err
+    assert "billing is silent, its last heartbeat came" in ended.err
     assert 0 == forebay("agents", "status").code
 
 

@@ -24,5 +24,5 @@ def test_a_killed_process_is_reported(forebay: Forebay) -> None:
 
     ended = forebay("migrate", "status")
 
-    assert "1 process ended without finishing what the old bus had in hand there" in ended.err
+    assert "1 process died with unfinished events on the old bus" in ended.err
     assert "the buses agree" in ended.err

@@ -28,10 +28,10 @@ from forebay.cli.watch import watch, watch_options
 
 
 class _RunUnlessSaid(click.Group):
-    """Runs what is named, unless the first word is a command."""
+    """Runs the named agents, unless the first word is a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As in click, with `run` in front where it was left out."""
+        """Parse as click does, with `run` in front if it was left out."""
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -39,7 +39,7 @@ class _RunUnlessSaid(click.Group):
 
 @click.group(cls=_RunUnlessSaid, options_metavar="", subcommand_metavar="[run] MODULE[:NAME]... | status")
 def agents() -> None:
-    """Run agents under a supervisor, or show how they are.
+    """Run agents under a supervisor, or show their statuses.
 
     \b
     forebay agents app.agents:Billing app.watchers --processes 2
@@ -50,14 +50,16 @@ def agents() -> None:
 @agents.command(options_metavar="[OPTIONS]")
 @refuses(json="a run prints nothing but its log.")
 @click.argument("names", metavar="MODULE[:NAME]...", nargs=-1, required=True)
-@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many run them all.")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that each run all agents."
+)
 @click.option("--until-idle", is_flag=True, help="End when all events are handled or dead.")
 @click.option(
     "--grace",
     type=Duration(),
     default="10s",
     show_default=True,
-    help="How long handlers may take to finish at the end.",
+    help="Time that handlers may take to finish at the end.",
 )
 @click.option("--attached", is_flag=True, help="Drain when stdin is closed, as by the death of a parent.")
 def run(names: Sequence[str], processes: int, until_idle: bool, grace: float, attached: bool) -> None:
@@ -73,7 +75,7 @@ def run(names: Sequence[str], processes: int, until_idle: bool, grace: float, at
     root = click.get_current_context().find_root()
     who = ", ".join(agent.name for agent in found)
     if processes > 1:
-        # All said, as what is not said may be in the environment: FOREBAY_AGENTS_RUN_PROCESSES would go on for ever.
+        # All options, as the environment may set a missing one: FOREBAY_AGENTS_RUN_PROCESSES would recurse.
         options = ["--processes", "1", "--grace", f"{grace:f}s", "--attached"]
         several = Processes(
             [sys.executable, "-m", "forebay", "agents", "run", *names, *options, *["--until-idle"] * until_idle],
@@ -96,17 +98,17 @@ def run(names: Sequence[str], processes: int, until_idle: bool, grace: float, at
 
 
 @agents.command()
-@click.option("--check", is_flag=True, help="Exit with 1 where an agent is silent or has failed.")
+@click.option("--check", is_flag=True, help="Exit with 1 if an agent is silent or has failed.")
 @watch_options
 @with_bus_to_read
 async def status(bus: EventBus, output: Output, *, check: bool, every: float | None) -> None:
-    """Show which agents are alive, since when, how far behind, and their last error.
+    """Show which agents are alive, since when, their unhandled events, and their last error.
 
     \b
-    status   started, or where it stands on its way; silent: no sign of life when one was due; unknown:
-             none is kept
+    status   initializing, started, draining, stopped or failed; silent: its heartbeat is overdue; unknown:
+             no heartbeat is kept
     alive    processes that run it
-    behind   events not yet delivered to it, plus those begun and not finished; "?" where the store cannot tell
+    behind   events not yet delivered to it, plus those not finished; "?" if the store cannot count them
     """
     if check and every is not None:
         raise click.UsageError("--check looks once: leave out --watch.")
@@ -120,7 +122,7 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     await watch(output, COLUMNS, look, every=every, json=msgspec.to_builtins, empty=f"no agents in {whereabouts(bus)}")
     ill = [agent for agent in found if agent.status in ("silent", "failed")]
     for agent in ill:
-        seen = "" if agent.seen is None else f", its last sign of life came {span(agent.seen)} ago"
+        seen = "" if agent.seen is None else f", its last heartbeat came {span(agent.seen)} ago"
         say(f"{agent.agent} {'is silent' if agent.status == 'silent' else 'has failed'}{seen}")
     if check and ill:
         click.get_current_context().exit(1)
@@ -158,7 +160,7 @@ def _named(name: str) -> list[BaseAgent]:
         there = ", ".join(f"{module_name}:{_called(each)}" for each in defined) or "no agents"
         raise ConfigurationError(f"module {module_name!r} has no {path!r}; there are {there}") from error
     if not isinstance(found, BaseAgent) and not _is_agent_class(found):
-        raise ConfigurationError(f"{name} is no agent: neither a subclass of BaseAgent nor an object of one")
+        raise ConfigurationError(f"{name} is not an agent: neither a subclass of BaseAgent nor an object of one")
     return [_made(found, module_name)]
 
 

@@ -41,9 +41,9 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     \b
     missing    on the old bus, and not found on the new one
     extra      on the new bus, and refused by the old one
-    differing  other data on the one than on the other
-    bypassed   on the old bus, published past the DualBus
-    lost       for the old bus to handle, and never handled there
+    differing  with other data on the one than on the other
+    bypassed   on the old bus, published without the DualBus
+    lost       for the old bus to handle, and not handled there
     different  handled differently by the shadow run
     p50, p99   from publish to handled, exact to a factor of two
     """
@@ -81,7 +81,7 @@ async def cutover(bus: EventBus, output: Output, *, agent: str) -> None:
 async def rollback(bus: EventBus, output: Output, *, agent: str) -> None:
     """Let AGENT handle events on the old bus again, from the next event on.
 
-    What is on the new bus for it already is handled there.
+    Events that are on the new bus for it already are handled there.
     """
     await _switch(bus, output, agent, "old")
 
@@ -113,7 +113,7 @@ async def _switch(bus: EventBus, output: Output, agent: str, to: Route) -> None:
 
 
 async def _wait_until_seen(bus: EventBus, agent: str, to: Route) -> tuple[int, int]:
-    """How many processes run, and how many of them have seen the switch."""
+    """The number of running processes, and of those that have seen the switch."""
     deadline = asyncio.get_running_loop().time() + PATIENCE
     while True:
         alive = [member for member in await process_reports(bus.store) if member.alive]
@@ -147,12 +147,9 @@ def _show(output: Output, report: Parity, table: dict[str, Route]) -> None:
     if not table:
         say("no agents yet; a DualBus on this store makes them known when it is opened")
     if report.killed:
-        say(
-            f"{_processes(report.killed)} ended without finishing what the old bus had in hand there: "
-            "more may be lost than is counted"
-        )
+        say(f"{_processes(report.killed)} died with unfinished events on the old bus: more may be lost than is counted")
     say(
-        f"{_processes(report.processes)} running; {count(report.outstanding)} events in hand on the old bus; "
+        f"{_processes(report.processes)} running; {count(report.outstanding)} events unfinished on the old bus; "
         f"{_verdict(report)}"
     )
 

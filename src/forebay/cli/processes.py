@@ -24,11 +24,10 @@ EXIT_SECONDS = 5.0
 
 
 class Processes:
-    """Runs a command in several processes at once, and starts again what dies.
+    """Runs a command in several processes at once, and restarts each one that dies.
 
-    Each has a pipe for its stdin that nobody writes to: where this process is killed it closes, and a
-    command that watches it ends too. They have a session of their own, so that Ctrl-C reaches them once,
-    from here.
+    The stdin of each is a pipe without data. It closes if this process is killed, and a command that watches it ends
+    too. Each has a session of its own, so that Ctrl-C reaches it once, from here.
     """
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], grace: float) -> None:
@@ -41,7 +40,7 @@ class Processes:
     async def run(self, count: int) -> int:
         """Run so many until all have ended by themselves, or SIGTERM or SIGINT; return the exit code.
 
-        The first signal is passed on, a second one ends them at once. When one cannot be kept alive, all are ended.
+        The first signal is passed on, a second one kills them. If one process exceeds the limit of restarts, all end.
         """
         with interrupted_by_signals(self._stop.set, self._hurry.set, alone=True):
             codes = await asyncio.gather(*(self._keep_alive(number) for number in range(1, count + 1)))

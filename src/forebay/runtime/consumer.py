@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from forebay.announcer import Announcer
-from forebay.cleanup import finish
+from forebay.cleanup import finish, until_first_ends
 from forebay.payload import LIMITS, Limits
 from forebay.runtime.alarm import Alarm
 from forebay.runtime.fetcher import READ_SECONDS, Fetcher
@@ -168,7 +168,7 @@ class Consumer:
             ),
         ]
         try:
-            await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
+            await until_first_ends(stopping, *loops)
         finally:
             self.stop()
             await finish(self._end([stopping, *loops], grace))

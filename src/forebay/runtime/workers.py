@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from forebay.callables import completed
+from forebay.cleanup import until_first_ends
 from forebay.clock import boottime
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
 from forebay.event import Event, to_event
@@ -231,6 +232,6 @@ class Workers:
         assert self._stopping is not None
         self._hung += 1
         self._wakeups.changed.set()
-        await asyncio.wait([thread, self._stopping], return_when=asyncio.FIRST_COMPLETED)
+        await until_first_ends(thread, self._stopping)
         self._hung -= 1
         self._wakeups.changed.set()
