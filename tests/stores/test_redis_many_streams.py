@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 
-from forebay.errors import NotFound, StoreDamaged
+from forebay.errors import NotFound, StoreDamaged, StoreUnavailable
 from forebay.event import Record, to_event, to_record
 from forebay.store import Outlook, Reader
-from forebay.stores.redis import RedisStore, upkeep
+from forebay.stores.redis import RedisStore, scripts, upkeep
 from tests.support.redis_servers import Server, binaries, version
 from tests.support.topologies import make_cluster
 
@@ -206,3 +207,25 @@ async def test_the_names_of_streams_are_listed_without_looking_into_them(store: 
 
 async def test_the_names_of_all_streams_of_a_cluster_are_listed(spread: RedisStore) -> None:
     assert STREAMS == await spread.streams()
+
+
+async def test_entries_for_another_group_that_cannot_be_finished_now_are_passed_over_later(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = READERS[0]
+    async with RedisStore(server.url) as store:
+        await store.join(reader.stream, "billing")
+        await store.append(reader.stream, [msgspec.structs.replace(order(1), only_group="mail"), order(2)])
+        with monkeypatch.context() as patched:
+            patched.setattr(scripts, "ack", refuse)
+            assert [2] == [to_event(each.record).data for each in await store.read(reader, limit=10) if each.record]
+        assert 2 == len(await store.pending(reader.stream, "billing"))
+
+        claimed = await store.claim(reader, idle=0, limit=10)
+
+        assert [2] == [to_event(each.record).data for each in claimed if each.record]
+        assert 1 == len(await store.pending(reader.stream, "billing"))
+
+
+async def refuse(*_: object, **__: object) -> int:
+    raise StoreUnavailable("the connection was lost")

@@ -128,7 +128,9 @@ async def _pass_over(client: Client, group: Group, deliveries: list[Delivery]) -
     ]
     if not passed:
         return deliveries
-    await scripts.ack(client, group, passed, ids=(), remember=None)
+    # If this fails, they stay leased: a claim finds them and passes over them again. The others are delivered now.
+    with contextlib.suppress(StoreError):
+        await scripts.ack(client, group, passed, ids=(), remember=None)
     gone = set(passed)
     return [delivery for delivery in deliveries if delivery.position not in gone]
 
