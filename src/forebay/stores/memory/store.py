@@ -1,20 +1,17 @@
-"""The memory store."""
+"""The Store in memory: the async face of the moves.
+
+Each move is a function of the state in the module of its kind: log, leases, dead_letters, inspection, notes, transfer.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from types import EllipsisType, TracebackType
 from typing import Self
 
-import msgspec
-
-from forebay.errors import NotFound
 from forebay.event import Record
 from forebay.home import Home, running_loop
 from forebay.payload import check_name
@@ -36,19 +33,9 @@ from forebay.store import (
     Trimmed,
     check_readers,
 )
-from forebay.stores.memory import transfer
-from forebay.stores.memory.state import (
-    Group,
-    Held,
-    Lease,
-    State,
-    StoredEntry,
-    Stream,
-    Watch,
-    readers_of,
-    stream_stats,
-    wake,
-)
+from forebay.stores.memory import dead_letters, inspection, leases, log, notes, transfer
+from forebay.stores.memory.arrivals import Watch, finish
+from forebay.stores.memory.state import State
 
 
 class MemoryStore:
@@ -67,9 +54,7 @@ class MemoryStore:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._namespace = check_name("namespace", namespace)
-        self._clock = clock
-        self._wall = wall
-        self._state = State(epoch=wall() - clock())
+        self._state = State(clock=clock, wall=wall)
         self._home: Home | None = None
         self._users = 0
 
@@ -77,7 +62,7 @@ class MemoryStore:
         return f"MemoryStore(namespace={self._namespace!r})"
 
     def clone(self) -> MemoryStore:
-        clone = MemoryStore(namespace=self._namespace, clock=self._clock, wall=self._wall)
+        clone = MemoryStore(namespace=self._namespace)
         clone._state = self._state
         return clone
 
@@ -96,15 +81,14 @@ class MemoryStore:
         if not self._users and self._home is not None and not self._home.forked():
             self._home = None
 
-    @property
-    def _lock(self) -> threading.Lock:
-        """The lock on the state, for moves on the event loop where the store was opened."""
+    def _opened(self) -> State:
+        """The state, whose lock a `with` takes; a `ConfigurationError` on another event loop than the store's."""
         home = self._home
         if home is not None and running_loop() is not home.loop:
             home.check()
-        return self._state.lock
+        return self._state
 
-    # Streams.
+    # Log.
 
     async def append(
         self,
@@ -114,21 +98,12 @@ class MemoryStore:
         dedup_window: float | None = None,
         search_after: str | None = None,
     ) -> list[str]:
-        # The hot path: without the detour by way of `_lock`.
+        # The hot path: without the calls of `_opened` and of the state's `with`.
         if (home := self._home) is not None and running_loop() is not home.loop:
             home.check()
-        with self._state.lock:
-            if not records:
-                self._find(stream)
-                return []
-            log = self._make(stream)
-            now = self._clock()
-            if dedup_window is None and search_after is None:
-                positions = log.append(records, now)
-            else:
-                positions = log.append_once(records, now, dedup_window=dedup_window, search_after=search_after)
-            self._state.grew(stream, log)
-            return positions
+        state = self._state
+        with state.lock:
+            return log.append(state, stream, records, dedup_window=dedup_window, search_after=search_after)
 
     async def schedule(
         self,
@@ -139,55 +114,22 @@ class MemoryStore:
         at: datetime | None = None,
         dedup_window: float | None = None,
     ) -> None:
-        with self._lock:
-            if not records:
-                self._find(stream)
-                return
-            log = self._make(stream)
-            now = self._clock()
-            if at is not None and at.timestamp() <= self._wall():
-                log.append_once(records, now, dedup_window=dedup_window, search_after=None)
-                self._state.grew(stream, log)
-                return
-            for record in records:
-                if dedup_window is not None:
-                    known = log.seen.get(record.id, now)
-                    log.seen.put(record.id, known or "", now=now, span=dedup_window)
-                    if known is not None:
-                        continue
-                if at is None:
-                    log.schedule(record, now + (delay or 0.0))
-                else:
-                    log.schedule_at(record, at.timestamp())
+        with self._opened() as state:
+            log.schedule(state, stream, records, delay=delay, at=at, dedup_window=dedup_window)
 
     async def append_due(self, stream: str, *, limit: int = 500) -> int:
-        with self._lock:
-            log = self._find(stream)
-            count = log.append_due(self._clock(), self._wall(), limit=limit)
-            if count:
-                self._state.grew(stream, log)
-            return count
+        with self._opened() as state:
+            return log.append_due(state, stream, limit=limit)
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:
-        with self._lock:
-            log = self._find(stream)
-            first = max(log.place(after) + 1, log.first)
-            end = min(log.place(until), log.last) + 1
-            if newest:
-                first = max(first, end - limit)
-            chosen = range(first, min(end, first + limit))
-            kept = ((position, log.entries[position - log.first]) for position in chosen)
-            return [Entry(str(position), each.record, self._state.epoch + each.appended) for position, each in kept]
+        with self._opened() as state:
+            return log.scan(state, stream, after=after, until=until, limit=limit, newest=newest)
 
     async def locate(self, stream: str, moment: datetime) -> str:
-        with self._lock:
-            log = self._find(stream)
-            # Entries keep the clock's time, so the moment is first said in it too.
-            begin = moment.timestamp() - self._state.epoch
-            found = (position for position, kept in log.behind(0) if kept.appended >= begin)
-            return str(next(found, log.last + 1) - 1)
+        with self._opened() as state:
+            return log.locate(state, stream, moment)
 
     async def trim(
         self,
@@ -198,328 +140,180 @@ class MemoryStore:
         force: bool = False,
         ignore_groups: Collection[str] = (),
     ) -> Trimmed:
-        with self._lock:
-            log = self._find(stream)
-            for group in ignore_groups:
-                check_name("group", group)
-            excess = 0 if max_length is None else len(log.entries) - max_length
-            oldest = float("-inf") if max_age is None else self._clock() - max_age
-            waited_for = [] if force else [group for group in log.groups.values() if group.name not in ignore_groups]
-            return log.trim(excess=excess, oldest=oldest, waited_for=waited_for)
-
-    # Groups.
-
-    async def join(self, stream: str, group: str, *, start: str = START) -> bool:
-        with self._lock:
-            group = check_name("group", group)
-            log = self._make(stream)
-            if group in log.groups:
-                return False
-            # The entries that have left the stream by now do not count as trimmed unread.
-            log.groups[group] = Group(group, max(min(log.place(start), log.last), log.first - 1))
-            return True
-
-    async def seek(self, stream: str, group: str, to: str) -> None:
-        with self._lock:
-            log, own = self._group(stream, group)
-            own.seek(min(log.place(to), log.last), first=log.first)
-            self._state.grew(stream, log)
-
-    async def leave(self, stream: str, group: str) -> None:
-        with self._lock:
-            log = self._find(stream)
-            log.groups.pop(check_name("group", group), None)
-            log.notify()
-
-    async def trimmed_unread(self, stream: str, group: str) -> int | None:
-        with self._lock:
-            own = self._find_group(stream, group)
-            if own is None:
-                return None
-            count, own.missed = own.missed, 0
-            return count
+        with self._opened() as state:
+            return log.trim(
+                state, stream, max_length=max_length, max_age=max_age, force=force, ignore_groups=ignore_groups
+            )
 
     async def arrivals(self) -> AsyncGenerator[str | None, None]:
         watch = Watch()
-        with self._lock:
-            self._state.watches.append(watch)
+        with self._opened() as state:
+            state.watches.append(watch)
         try:
             yield None
             while True:
                 await watch.woken.wait()
-                with self._lock:
+                with state:
                     names = watch.take()
                 for name in names:
                     yield name
         finally:
-            with self._state.lock:
-                self._state.watches.remove(watch)
+            with state:
+                state.watches.remove(watch)
+
+    # Leases.
+
+    async def join(self, stream: str, group: str, *, start: str = START) -> bool:
+        with self._opened() as state:
+            return leases.join(state, stream, group, start=start)
+
+    async def seek(self, stream: str, group: str, to: str) -> None:
+        with self._opened() as state:
+            leases.seek(state, stream, group, to)
+
+    async def leave(self, stream: str, group: str) -> None:
+        with self._opened() as state:
+            leases.leave(state, stream, group)
+
+    async def trimmed_unread(self, stream: str, group: str) -> int | None:
+        with self._opened() as state:
+            return leases.trimmed_unread(state, stream, group)
 
     async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
         check_readers(readers)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
-            with self._lock:
-                found = [self._group_of(reader) for reader in readers]
-                deliveries = [
-                    delivery
-                    for reader, (log, group) in zip(readers, found, strict=True)
-                    for delivery in log.read(group, reader, limit=limit, tokens=self._state.tokens, now=self._clock())
-                ]
+            with self._opened() as state:
+                deliveries = leases.read(state, readers, limit=limit)
                 if deliveries or loop.time() >= deadline:
                     return deliveries
                 waiter = loop.create_future()
-                for log, _ in found:
-                    log.waiters[waiter] = loop
-            timer = loop.call_at(deadline, wake, waiter)
+                streams = [state.streams[reader.stream] for reader in readers]
+                for stream in streams:
+                    stream.waiters[waiter] = loop
+            timer = loop.call_at(deadline, finish, waiter)
             try:
                 await waiter
             finally:
                 timer.cancel()
-                with self._lock:
-                    for log, _ in found:
-                        log.waiters.pop(waiter, None)
+                with state:
+                    for stream in streams:
+                        stream.waiters.pop(waiter, None)
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
-        with self._lock:
-            log, group = self._group_of(reader)
-            now = self._clock()
-            if reader.ordered and group.is_held_by_another(reader.consumer):
-                return []
-            due = [position for position, waiting in group.waiting.items() if waiting.due <= now]
-            chosen = sorted(due, key=lambda p: p if reader.ordered else (group.waiting[p].due, p))[:limit]
-            return [self._lease(log, group, reader, position) for position in chosen]
+        with self._opened() as state:
+            return leases.take_due(state, reader, limit=limit)
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
-        with self._lock:
-            log, group = self._group_of(reader)
-            now = self._clock()
-            if reader.ordered and group.is_held_by_another(reader.consumer, since=now - idle):
-                return []
-            lapsed = [position for position, lease in group.leased.items() if lease.renewed <= now - idle]
-            if reader.ordered and lapsed:
-                lapsed += [position for position, waiting in group.waiting.items() if waiting.due <= now]
-            return [self._lease(log, group, reader, position) for position in sorted(lapsed)[:limit]]
-
-    def _lease(self, log: Stream, group: Group, reader: Reader, position: int) -> Delivery:
-        token = next(self._state.tokens)
-        return group.lease_again(reader, position, log.at(position), token=token, now=self._clock())
+        with self._opened() as state:
+            return leases.claim(state, reader, idle=idle, limit=limit)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        with self._lock:
-            for reader in readers_of(deliveries):
-                self._group_of(reader)
-            kept = []
-            for delivery in deliveries:
-                if held := self._held(delivery):
-                    held.lease.renewed = self._clock()
-                    kept.append(delivery)
-            return kept
+        with self._opened() as state:
+            return leases.extend(state, deliveries)
 
     async def outlook(self, readers: Sequence[Reader]) -> list[Outlook | None]:
-        with self._lock:
-            return [self._outlook_of(reader) for reader in readers]
-
-    def _outlook_of(self, reader: Reader) -> Outlook | None:
-        check_name("consumer", reader.consumer)
-        group = self._find_group(reader.stream, reader.group)
-        if group is None:
-            return None
-        log, now = self._find(reader.stream), self._clock()
-        due = min((waiting.due for waiting in group.waiting.values()), default=None)
-        return Outlook(
-            scheduled=log.next_scheduled(now, self._wall()),
-            waiting=None if due is None else due - now,
-            leased=group.is_held_by_another(reader.consumer),
-            unread=any(group.is_unread(position, kept) for position, kept in log.behind(group.cursor)),
-        )
+        with self._opened() as state:
+            return leases.outlook(state, readers)
 
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
-        with self._lock:
-            now = self._clock()
-            for reader in readers_of(deliveries):
-                self._check_reader(reader)
-            finished = 0
-            for delivery in deliveries:
-                log = self._find(delivery.reader.stream)
-                group = log.groups.get(delivery.reader.group)
-                if group is None:
-                    continue
-                position = int(delivery.position)
-                if group.leased.pop(position, None) or group.waiting.pop(position, None):
-                    finished += 1
-                if remember is not None and isinstance(delivery.record, Record):
-                    group.handled.put(delivery.record.id, "", now=now, span=remember)
-                log.ring_for(delivery.reader)
-            return finished
+        with self._opened() as state:
+            return leases.ack(state, deliveries, remember=remember)
 
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
-        with self._lock:
-            own = self._find_group(stream, group)
-            now = self._clock()
-            return set() if own is None else {id for id in ids if own.handled.get(id, now) is not None}
+        with self._opened() as state:
+            return leases.handled(state, stream, group, ids)
 
     async def retry(
         self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
     ) -> bool:
-        with self._lock:
-            self._group_of(delivery.reader)
-            held = self._held(delivery)
-            if held is None:
-                return False
-            now = self._clock()
-            lease = held.lease
-            is_counted = lease.failures != delivery.failures
-            if not is_counted:
-                lease.failures += 1
-                lease.last_failure = failure
-            if keep:
-                lease.renewed = now
-                lease.attempt += not is_counted
-            else:
-                held.wait(now + delay, attempt=lease.attempt)
-            return True
+        with self._opened() as state:
+            return leases.retry(state, delivery, delay=delay, keep=keep, failure=failure)
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
-        with self._lock:
-            now = self._clock()
-            for reader in readers_of(deliveries):
-                self._check_reader(reader)
-            released = 0
-            for delivery in deliveries:
-                if held := self._held(delivery):
-                    held.wait(now, attempt=held.lease.attempt - 1)
-                    released += 1
-            return released
+        with self._opened() as state:
+            return leases.release(state, deliveries)
 
     async def dead_letter(
         self, delivery: Delivery, *, reason: str, traceback: str = "", attempts: int | None = None
     ) -> bool:
-        with self._lock:
-            self._group_of(delivery.reader)
-            held = self._held(delivery)
-            if held is None:
-                return False
-            held.move_to_dead_letters(reason, traceback, attempts)
-            return True
+        with self._opened() as state:
+            return leases.dead_letter(state, delivery, reason=reason, traceback=traceback, attempts=attempts)
 
     # Dead letters.
 
     async def dead_letters(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
-        with self._lock:
-            if group is not None:
-                check_name("group", group)
-            letters = self._find(stream).dead.values()
-            found = (letter for letter in letters if letter.id > after and group in (None, letter.group))
-            return list(islice(found, limit))
+        with self._opened() as state:
+            return dead_letters.dead_letters(state, stream, group=group, after=after, limit=limit)
 
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
-        with self._lock:
-            log = self._find(stream)
-            letters = log.take_letters(ids, with_a_group=True)
-            for letter in letters:
-                record = msgspec.structs.replace(letter.record, only_group=letter.group)
-                log.entries.append(StoredEntry(record, self._clock()))
-            if letters:
-                self._state.grew(stream, log)
-            return len(letters)
+        with self._opened() as state:
+            return dead_letters.redrive(state, stream, ids)
 
     async def discard(self, stream: str, ids: Sequence[str]) -> int:
-        with self._lock:
-            log = self._find(stream)
-            letters = log.take_letters(ids)
-            for letter in letters:
-                log.forget(letter)
-            return len(letters)
+        with self._opened() as state:
+            return dead_letters.discard(state, stream, ids)
 
-    # What operators ask.
+    # Inspection.
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
-        with self._lock:
-            for name in streams or ():
-                check_name("stream", name)
-            names = self._state.streams.keys() if streams is None else self._state.streams.keys() & set(streams)
-            now = self._clock()
-            return [stream_stats(name, self._state.streams[name], now) for name in sorted(names)]
+        with self._opened() as state:
+            return inspection.stats(state, streams)
 
     async def streams(self) -> list[str]:
-        with self._lock:
-            return sorted(self._state.streams)
+        with self._opened() as state:
+            return sorted(state.streams)
 
     async def time(self, stream: str) -> float:
         check_name("stream", stream)
-        return self._state.epoch + self._clock()
+        return self._state.epoch + self._state.clock()
 
     async def groups(self, stream: str) -> list[str]:
-        with self._lock:
-            return sorted(self._find(stream).groups)
+        with self._opened() as state:
+            return inspection.groups(state, stream)
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
-        with self._lock:
-            log, own = self._find(stream), self._find_group(stream, group)
-            if own is None:
-                return []
-            now = self._clock()
-            behind = log.place(after)
-            found = []
-            for position in heapq.nsmallest(limit, (p for p in (*own.leased, *own.waiting) if p > behind)):
-                begun = own.leased.get(position) or own.waiting[position]
-                if isinstance(begun, Lease):
-                    holder, idle, due = begun.consumer, now - begun.renewed, None
-                else:
-                    holder, idle, due = None, None, begun.due - now
-                counts = begun.attempt, begun.failures
-                found.append(Pending(str(position), holder, *counts, idle, due, begun.last_failure))
-            return found
+        with self._opened() as state:
+            return inspection.pending(state, stream, group, after=after, limit=limit)
 
     async def strays(self) -> list[str]:
         return []
 
     async def durability(self) -> Durability:
-        if self._home is not None:
-            self._home.check()
+        self._opened()
         note = "Events are kept in this process's memory and end with it. Use sqlite:/// or redis:// to keep them."
         return Durability(client_killed="lost", store_killed="lost", power_lost="lost", notes=(note,))
 
     # Notes.
 
     async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
-        with self._lock:
-            kept = self._state.notes.get(check_name("stream", stream), {})
-            return dict(kept) if names is None else {name: kept[name] for name in names if name in kept}
+        with self._opened() as state:
+            return notes.notes(state, stream, names)
 
     async def streams_with_notes(self) -> list[str]:
-        with self._lock:
-            return sorted(stream for stream, kept in self._state.notes.items() if kept)
+        with self._opened() as state:
+            return notes.streams_with_notes(state)
 
     async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...
     ) -> bool:
-        with self._lock:
-            kept = self._state.notes.setdefault(check_name("stream", stream), {})
-            if expected is not ... and kept.get(name) != expected:
-                return False
-            _change(kept, {name: value})
-            return True
+        with self._opened() as state:
+            return notes.set_note(state, stream, name, value, expected=expected)
 
-    # From one store to another.
+    # Transfer.
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
-        with self._lock:
-            return transfer.scheduled(
-                self._find(stream), after=after, limit=limit, now=self._clock(), wall=self._wall()
-            )
+        with self._opened() as state:
+            return transfer.scheduled(state, stream, after=after, limit=limit)
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[RememberedId]:
-        with self._lock:
-            if group is not None:
-                check_name("group", group)
-            return transfer.remembered(self._find(stream), group=group, after=after, limit=limit, now=self._clock())
+        with self._opened() as state:
+            return transfer.remembered(state, stream, group=group, after=after, limit=limit)
 
     async def restore(
         self,
@@ -529,87 +323,11 @@ class MemoryStore:
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,
     ) -> list[str] | None:
-        with self._lock:
-            if not self._are(stream, expected):
-                return None
-            kept = self._state.notes.setdefault(check_name("stream", stream), {})
-            transfer.check_groups(self._find(stream), items)
-            log = self._make(stream) if items else self._find(stream)
-            positions = transfer.restore(log, items, now=self._clock(), epoch=self._state.epoch)
-            _change(kept, notes or {})
-            self._state.grew(stream, log)
-            return positions
+        with self._opened() as state:
+            return transfer.restore(state, stream, items, values=notes or {}, expected=expected or {})
 
     async def drop(
         self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
     ) -> bool:
-        with self._lock:
-            if not self._are(check_name("stream", stream), expected):
-                return False
-            dropped = self._state.streams.pop(stream, None)
-            if not keep_entries:
-                self._state.notes.pop(stream, None)
-            elif dropped:
-                kept = self._make(stream)
-                kept.entries, kept.first = dropped.entries, dropped.first
-                # The id of a dead letter names no other one later.
-                kept.deaths = dropped.deaths
-            if dropped:
-                dropped.notify()
-            return True
-
-    def _are(self, stream: str, expected: Mapping[str, bytes | None] | None) -> bool:
-        """Whether the notes are as expected."""
-        kept = self._state.notes.get(stream, {})
-        return all(kept.get(name) == value for name, value in (expected or {}).items())
-
-    def _find(self, stream: str) -> Stream:
-        """The stream, or an empty one if it does not exist."""
-        found = self._state.streams.get(stream)
-        if found is None:
-            check_name("stream", stream)
-        return found or Stream()
-
-    def _make(self, stream: str) -> Stream:
-        """The stream, which is made if it does not exist."""
-        found = self._state.streams.get(stream)
-        if found is None:
-            found = self._state.streams[check_name("stream", stream)] = Stream()
-        return found
-
-    def _find_group(self, stream: str, group: str) -> Group | None:
-        found = self._find(stream).groups.get(group)
-        if found is None:
-            check_name("group", group)
-        return found
-
-    def _group(self, stream: str, group: str) -> tuple[Stream, Group]:
-        found = self._find_group(stream, group)
-        if found is None:
-            raise NotFound(f"no group {group!r} on {stream!r}; join it first")
-        return self._find(stream), found
-
-    def _group_of(self, reader: Reader) -> tuple[Stream, Group]:
-        check_name("consumer", reader.consumer)
-        return self._group(reader.stream, reader.group)
-
-    def _check_reader(self, reader: Reader) -> None:
-        check_name("consumer", reader.consumer)
-        self._find_group(reader.stream, reader.group)
-
-    def _held(self, delivery: Delivery) -> Held | None:
-        """The delivery's lease and what belongs to it; None if another lease, or none, has taken its place."""
-        log = self._find(delivery.reader.stream)
-        group = log.groups.get(delivery.reader.group)
-        lease = group and group.leased.get(int(delivery.position))
-        if group and lease and lease.token == delivery.lease:
-            return Held(delivery, log, group, lease)
-        return None
-
-
-def _change(kept: dict[str, bytes], notes: Mapping[str, bytes | None]) -> None:
-    for name, value in notes.items():
-        if value is None:
-            kept.pop(name, None)
-        else:
-            kept[name] = value
+        with self._opened() as state:
+            return transfer.drop(state, stream, keep_entries=keep_entries, expected=expected or {})

@@ -1,99 +1,153 @@
-"""Putting back what another store held."""
+"""The moves that copy a stream between stores: scheduled, remembered, restore, drop."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from forebay.errors import NotFound
 from forebay.payload import check_name
-from forebay.store import DeadLetter, Entry, GroupCursor, GroupPending, RememberedId, Scheduled, StreamItem
-from forebay.stores.memory.state import Group, Lease, StoredEntry, Stream, Waiting
+from forebay.store import (
+    DeadLetter,
+    Entry,
+    GroupCursor,
+    GroupPending,
+    RememberedId,
+    Scheduled,
+    StreamItem,
+)
+from forebay.stores.memory import notes
+from forebay.stores.memory.state import Group, Lease, State, StoredEntry, Stream, Waiting
 
 
-def check_groups(stream: Stream, items: Sequence[StreamItem]) -> None:
-    """`NotFound`, unless each group that something belongs to is there or is made by these items."""
-    known = stream.groups.keys() | {check_name("group", item.group) for item in items if isinstance(item, GroupCursor)}
-    for item in items:
-        if isinstance(item, GroupPending | RememberedId) and item.group is not None and item.group not in known:
-            raise NotFound(f"no group {item.group!r} to restore into; its place comes first")
+def scheduled(state: State, stream: str, *, after: str, limit: int) -> list[Scheduled]:
+    """Scheduled records: those with a delay, then those with a moment, each in the order of their times.
 
-
-def restore(stream: Stream, items: Sequence[StreamItem], *, now: float, epoch: float) -> list[str]:
-    """Put the items back; return the positions of the entries."""
-    positions = []
-    for item in sorted(items, key=lambda item: not isinstance(item, GroupCursor)):
-        match item:
-            case Entry():
-                positions.append(_restore_entry(stream, item, item.appended - epoch))
-            case GroupCursor():
-                group = stream.groups.setdefault(item.group, Group(item.group, 0))
-                group.cursor = stream.place(item.position)
-            case GroupPending():
-                _restore_begun(stream, item, now)
-            case DeadLetter():
-                _restore_letter(stream, item)
-            case Scheduled(at=None):
-                stream.schedule(item.record, now + item.delay)
-            case Scheduled(at=datetime() as moment):
-                stream.schedule_at(item.record, moment.timestamp())
-            case RememberedId(group=None):
-                stream.seen.put(item.id, item.position or "", now=now, span=item.expires_in)
-            case RememberedId(group=str(name)):
-                stream.groups[name].handled.put(item.id, "", now=now, span=item.expires_in)
-    return positions
-
-
-def _restore_entry(stream: Stream, entry: Entry, appended: float) -> str:
-    """Entries stand without gaps, so only the first one is free to keep a place of its own."""
-    if not stream.last and entry.position.isascii() and entry.position.isdecimal():
-        stream.first = max(int(entry.position), 1)
-    stream.entries.append(StoredEntry(entry.record, appended))
-    return str(stream.last)
-
-
-def _restore_begun(stream: Stream, begun: GroupPending, now: float) -> None:
-    group, pending = stream.groups[begun.group], begun.pending
-    history = pending.attempt, pending.failures, pending.last_failure
-    position = stream.place(pending.position)
-    if pending.consumer is not None:
-        renewed = now - (pending.idle or 0.0)
-        # The holder has a token of another store: the lease expires, and another consumer claims the entry.
-        group.leased[position] = Lease(pending.consumer, renewed, "restored", *history)
-    else:
-        group.waiting[position] = Waiting(now + (pending.due or 0.0), *history)
-
-
-def _restore_letter(stream: Stream, letter: DeadLetter) -> None:
-    number = int(letter.id) if letter.id.isascii() and letter.id.isdecimal() else 0
-    if number <= max(stream.dead, default=0):
-        number = stream.deaths + 1
-    stream.deaths = max(stream.deaths, number)
-    stream.dead[number] = msgspec.structs.replace(letter, id=f"{number:012}")
-
-
-def scheduled(stream: Stream, *, after: str, limit: int, now: float, wall: float) -> list[Scheduled]:
-    """What is scheduled: what has a delay, then what has a moment. The id is which one, the time, and the arrival."""
-    found = [(0, *each) for each in stream.scheduled] + [(1, *each) for each in stream.moments]
+    An id consists of the kind (0 or 1), the time, and the number of the arrival.
+    """
+    log, now, wall = state.stream(stream), state.clock(), state.wall()
+    found = [(0, *each) for each in log.scheduled] + [(1, *each) for each in log.moments]
     if after:
-        kind, due, arrival = after.split(" ")
-        found = [each for each in found if each[:3] > (int(kind), float(due), int(arrival))]
+        kind, due, number = after.split(" ")
+        found = [each for each in found if each[:3] > (int(kind), float(due), int(number))]
     return [
-        Scheduled(f"{kind} {due!r} {arrival}", record, due - wall, datetime.fromtimestamp(due, UTC))
+        Scheduled(f"{kind} {due!r} {number}", record, due - wall, datetime.fromtimestamp(due, UTC))
         if kind
-        else Scheduled(f"{kind} {due!r} {arrival}", record, due - now)
-        for kind, due, arrival, record in heapq.nsmallest(limit, found, key=lambda each: each[:3])
+        else Scheduled(f"{kind} {due!r} {number}", record, due - now)
+        for kind, due, number, record in heapq.nsmallest(limit, found, key=lambda each: each[:3])
     ]
 
 
-def remembered(stream: Stream, *, group: str | None, after: str, limit: int, now: float) -> list[RememberedId]:
-    """The ids that the stream or the group remembers, by the alphabet."""
+def remembered(state: State, stream: str, *, group: str | None, after: str, limit: int) -> list[RememberedId]:
+    """The ids that the stream or the group remembers, sorted."""
     if group is None:
-        known = stream.seen.items(now)
+        ids = state.stream(stream).seen
+    elif own := state.find_group(stream, group):
+        ids = own.handled
     else:
-        known = stream.groups[group].handled.items(now) if group in stream.groups else []
-    behind = [each for each in known if each[0] > after][:limit]
-    return [RememberedId(id, left, position or None, group) for id, position, left in behind]
+        return []
+    found = [each for each in ids.items(state.clock()) if each[0] > after][:limit]
+    return [RememberedId(id, expires_in, position or None, group) for id, position, expires_in in found]
+
+
+def restore(
+    state: State,
+    stream: str,
+    items: Sequence[StreamItem],
+    *,
+    values: Mapping[str, bytes | None],
+    expected: Mapping[str, bytes | None],
+) -> list[str] | None:
+    """Put items back, and change notes; return the positions of the entries, None if notes are not as expected."""
+    log = state.stream(stream)
+    if not notes.are_as_expected(state, stream, expected):
+        return None
+    _check_groups(log, items)
+    log = state.make_stream(stream) if items else log
+    positions = []
+    for item in sorted(items, key=lambda item: not isinstance(item, GroupCursor)):
+        if isinstance(item, Entry):
+            positions.append(_restore_entry(log, item, item.appended - state.epoch))
+        else:
+            _restore_other(log, item, now=state.clock())
+    notes.change(state, stream, values)
+    state.report_growth(stream, log)
+    return positions
+
+
+def drop(state: State, stream: str, *, keep_entries: bool, expected: Mapping[str, bytes | None]) -> bool:
+    """Remove a stream; False if its notes are not as expected."""
+    check_name("stream", stream)
+    if not notes.are_as_expected(state, stream, expected):
+        return False
+    dropped = state.streams.pop(stream, None)
+    if not keep_entries:
+        state.notes.pop(stream, None)
+    elif dropped:
+        kept = state.make_stream(stream)
+        kept.entries, kept.first = dropped.entries, dropped.first
+        # The id of a dead letter is not given to another one later.
+        kept.last_dead = dropped.last_dead
+    if dropped:
+        dropped.notify()
+    return True
+
+
+def _check_groups(log: Stream, items: Sequence[StreamItem]) -> None:
+    """Raise `NotFound`, unless each group that an item needs exists, or is made by another item."""
+    known = log.groups.keys() | {check_name("group", item.group) for item in items if isinstance(item, GroupCursor)}
+    for item in items:
+        if isinstance(item, GroupPending | RememberedId) and item.group is not None and item.group not in known:
+            raise NotFound(f"no group {item.group!r} to restore into; its cursor comes first")
+
+
+def _restore_entry(log: Stream, entry: Entry, appended: float) -> str:
+    # Entries have no gaps between them, so only the first one can keep a position of its own.
+    if not log.last and entry.position.isascii() and entry.position.isdecimal():
+        log.first = max(int(entry.position), 1)
+    log.entries.append(StoredEntry(entry.record, appended))
+    return str(log.last)
+
+
+def _restore_other(log: Stream, item: StreamItem, *, now: float) -> None:
+    match item:
+        case GroupCursor():
+            group = log.groups.setdefault(item.group, Group(item.group, 0))
+            group.cursor = log.number(item.position)
+        case GroupPending():
+            _restore_pending(log, item, now)
+        case DeadLetter():
+            _restore_dead_letter(log, item)
+        case Scheduled():
+            log.last_scheduled += 1
+            if item.at is None:
+                heapq.heappush(log.scheduled, (now + item.delay, log.last_scheduled, item.record))
+            else:
+                heapq.heappush(log.moments, (item.at.timestamp(), log.last_scheduled, item.record))
+        case RememberedId(group=None):
+            log.seen.put(item.id, item.position or "", now=now, span=item.expires_in)
+        case RememberedId(group=str(name)):
+            log.groups[name].handled.put(item.id, "", now=now, span=item.expires_in)
+
+
+def _restore_pending(log: Stream, item: GroupPending, now: float) -> None:
+    group, pending = log.groups[item.group], item.pending
+    history = pending.attempt, pending.failures, pending.last_failure
+    position = log.number(pending.position)
+    if pending.consumer is None:
+        group.waiting[position] = Waiting(now + (pending.due or 0.0), *history)
+    else:
+        # No consumer has its token: the lease expires, and another consumer claims the entry.
+        renewed = now - (pending.idle or 0.0)
+        group.leased[position] = Lease(pending.consumer, renewed, "restored", *history)
+
+
+def _restore_dead_letter(log: Stream, letter: DeadLetter) -> None:
+    number = int(letter.id) if letter.id.isascii() and letter.id.isdecimal() else 0
+    if number <= max(log.dead, default=0):
+        number = log.last_dead + 1
+    log.last_dead = max(log.last_dead, number)
+    log.dead[number] = msgspec.structs.replace(letter, id=f"{number:012}")
