@@ -28,14 +28,15 @@ IDLE_POLL_SECONDS = 0.1
 CHECK_SECONDS = 0.5
 """The time between two checks of the files, and between two reads of the heads of all streams."""
 CLOSE_POLL_SECONDS = 0.0003
-"""The time between two polls just after a write to the log; later an eighth of the time since that write."""
+"""The time between two polls just after a write to the log; later a part of the time since that write."""
 COMMIT_SECONDS = 0.8
 """The time after a write to the log in which its commit is expected: as long as a slow disk takes to flush it."""
-NEXT_COMMIT_SECONDS = 0.005
-"""The same, after a commit was found together with a write: that write may be of the next transaction."""
+FIRST_PART, NEXT_PART = 1 / 8, 1 / 2
+"""The parts of that time: until the commit is found, and then, if there was another write, until the next one is."""
 OWN_COMMIT_SECONDS = 0.002
 """The time between two polls during an own transaction: after it this process is busy with what it committed."""
 ERROR_PAUSE_SECONDS = 0.1
+MILLISECOND = 0.001
 
 NEW_ENTRIES = 1_000
 """New entries that are read to find the streams that have grown; if there are more, all streams are read."""
@@ -213,6 +214,7 @@ class PollInterval:
         self._watch = FileWatch(log)
         self._written_at = 0.0
         self._expected_until = 0.0
+        self._part = FIRST_PART
         self._has_new_write = False
 
     @property
@@ -226,18 +228,23 @@ class PollInterval:
             time.sleep(POLL_SECONDS)
             return
         now = time.monotonic()
+        seconds = IDLE_POLL_SECONDS
         if now < self._expected_until:
-            time.sleep(max(CLOSE_POLL_SECONDS, (now - self._written_at) / 8))
-            self._has_new_write = self._watch.wait(0.0)
-        else:
-            self._has_new_write = self._watch.wait(IDLE_POLL_SECONDS)
+            seconds = min((now - self._written_at) * self._part, IDLE_POLL_SECONDS)
+            # At least so long, however many writes the log gets. A new write ends the rest, which is in milliseconds.
+            time.sleep(CLOSE_POLL_SECONDS if seconds > MILLISECOND else max(seconds, CLOSE_POLL_SECONDS))
+        self._has_new_write = self._watch.wait(seconds if seconds > MILLISECOND else 0.0)
         if self._has_new_write:
             self._written_at = time.monotonic()
             self._expected_until = self._written_at + COMMIT_SECONDS
+            self._part = FIRST_PART
 
     def found_commit(self) -> None:
         """A poll found a commit: no other one is expected, unless there was a write just before that poll."""
-        self._expected_until = self._written_at + NEXT_COMMIT_SECONDS if self._has_new_write else 0.0
+        if self._has_new_write:
+            self._part = NEXT_PART
+        else:
+            self._expected_until = 0.0
 
     def close(self) -> None:
         """Watch no more."""
