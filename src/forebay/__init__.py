@@ -9,6 +9,8 @@ from forebay.bus import (
     connect,
 )
 from forebay.chain import Chain
+from forebay.dead_letters import DeadLetterFilter
+from forebay.deliveries import EventDelivery
 from forebay.errors import (
     AgentError,
     ConfigurationError,
@@ -46,9 +48,11 @@ __all__ = [
     "Chain",
     "ConfigurationError",
     "DeadLetter",
+    "DeadLetterFilter",
     "Durability",
     "Event",
     "EventBus",
+    "EventDelivery",
     "EventStreamConsumer",
     "EventType",
     "EventTypeLike",

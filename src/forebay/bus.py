@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, Unpack, overload
 from urllib.parse import quote
@@ -19,22 +20,26 @@ from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
 from forebay.context import BusContext
+from forebay.dead_letters import DeadLetterFilter
+from forebay.dead_letters import find as find_letters
+from forebay.deliveries import EventDelivery, deliveries
 from forebay.errors import ConfigurationError, InvalidEvent, MalformedEvent, OutcomeUnknown, StoreError
 from forebay.event import Event, Foreign, Record, check_limit, check_seconds, to_event, to_record, to_records
 from forebay.home import running_loop
 from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
 from forebay.middleware import Middleware, PublishCall
+from forebay.paging import paged
 from forebay.payload import LIMITS, EventTypeLike, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
-from forebay.positions import StreamPosition
+from forebay.positions import StreamPosition, last_position, resolve
 from forebay.publisher import Publisher
-from forebay.replay import find, history, replay
+from forebay.replay import find, history, replay, require_group, require_stream
 from forebay.retention import Retention, enforce, get_rule, set_rule
 from forebay.runtime import Options, Runnable, handler_name
 from forebay.runtime.supervise import TRANSIENT, OnOutage
 from forebay.signals import LoopFailed, LoopRecovered, Published, Signals
-from forebay.store import START, DeadLetter, Durability, Pending, Store, StreamStats, Trimmed
+from forebay.store import END, START, DeadLetter, Durability, GroupStats, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
 from forebay.typed import HandlesEventBatches, HandlesEvents, HandlesObjectBatches, HandlesObjects, Settings, T
 from forebay.urls import check_redis_url, default_url, mask, open_store
@@ -44,7 +49,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 DAY = 86_400.0
 IDLE_LOOK = 0.02
 """Seconds between two looks whether all is handled, in `run(until_idle=True)`."""
-PAGE = 500
+REDRIVEN_AT_ONCE = 500
+"""Dead letters that one call of the store redrives or discards."""
 
 
 class Agent(Protocol):
@@ -602,18 +608,23 @@ class EventBus:
         self, event_type: EventTypeLike, *, group: str | None = None, limit: int | None = None
     ) -> list[DeadLetter]:
         """The dead letters of a stream, or of one of its groups, oldest first; all unless `limit`."""
-        stream, found, after = type_name(event_type), list[DeadLetter](), ""
         check_limit("limit", limit)
-        group = None if group is None else plain("group", group)
+        store, stream = await self.ready(), type_name(event_type)
+        fetch = partial(store.dead_letters, stream, group=None if group is None else plain("group", group))
+        return [letter async for letter in paged(fetch, after="", key=lambda letter: letter.id, limit=limit)]
+
+    async def find_dead_letters(
+        self, event_type: EventTypeLike | None = None, wanted: DeadLetterFilter | None = None
+    ) -> AsyncIterator[DeadLetter]:
+        """The dead letters of a stream, or of all streams, that match; oldest first in each stream.
+
+        Reads them page by page, so it is the way for many of them.
+        """
+        wanted = DeadLetterFilter() if wanted is None else wanted
         store = await self.ready()
-        while limit is None or len(found) < limit:
-            size = PAGE if limit is None else min(PAGE, limit - len(found))
-            page = await store.dead_letters(stream, group=group, after=after, limit=size)
-            found.extend(page)
-            if len(page) < size:
-                break
-            after = page[-1].id
-        return found
+        for stream in await store.streams() if event_type is None else [type_name(event_type)]:
+            async for letter in find_letters(store, stream, wanted):
+                yield letter
 
     async def redrive(
         self, event_type: EventTypeLike, ids: Iterable[str] | None = None, *, group: str | None = None
@@ -642,7 +653,51 @@ class EventBus:
         if ids is None:
             ids = [letter.id for letter in await self.dead_letters(stream, group=group)]
         chosen = [plain("id", id) for id in _listed("ids", ids, "ids")]
-        return sum([await move(stream, chosen[i : i + PAGE]) for i in range(0, len(chosen), PAGE)])
+        return sum(
+            [await move(stream, chosen[i : i + REDRIVEN_AT_ONCE]) for i in range(0, len(chosen), REDRIVEN_AT_ONCE)]
+        )
+
+    async def seek(self, event_type: EventTypeLike, group: str, to: StreamPosition) -> str:
+        """Let the group read on after this position; return the position of the store.
+
+        "earliest": it handles all events again. "latest": it skips all unread events. In-flight events after the
+        position are unread again, and their consumers lose them; those up to it stay as they are. Raises `NotFound` if
+        the stream or the group does not exist.
+        """
+        await self.group(event_type, group)
+        position = await self.position(event_type, to)
+        await self.store.seek(type_name(event_type), plain("group", group), position)
+        return position
+
+    async def position(self, event_type: EventTypeLike, position: StreamPosition = "latest") -> str:
+        """The store's position that is meant: for "latest" that of the last entry, for a time the one before it."""
+        store, stream = await self.ready(), type_name(event_type)
+        found = await resolve(store, stream, position)
+        return await last_position(store, stream) if found == END else found
+
+    async def deliveries(self, event_type: EventTypeLike, id: str) -> list[EventDelivery]:
+        """The state of the event with this id, or at this position, in each group; else `NotFound`.
+
+        A redriven or replayed event has a further item for each time.
+        """
+        event = await self.get(event_type, id)
+        return await deliveries(self.store, event)
+
+    async def streams(self) -> list[str]:
+        """The names of all streams, sorted. Cheap: counts nothing."""
+        return await (await self.ready()).streams()
+
+    async def stream(self, event_type: EventTypeLike) -> StreamStats:
+        """One stream with its groups; `NotFound`, with the nearest name, if it does not exist."""
+        return await require_stream(await self.ready(), type_name(event_type))
+
+    async def group(self, event_type: EventTypeLike, group: str) -> GroupStats:
+        """One group of a stream; `NotFound`, with the nearest name, if it or the stream does not exist."""
+        return await require_group(await self.ready(), type_name(event_type), plain("group", group))
+
+    async def strays(self) -> list[str]:
+        """Sentences about data of other programs in the namespace, which all other answers leave out."""
+        return await (await self.ready()).strays()
 
     async def stats(self, *event_types: EventTypeLike) -> list[StreamStats]:
         """Return the counts of these streams, or of all, with their groups. Counts that the store cannot tell are None.
@@ -681,18 +736,9 @@ class EventBus:
 
     async def pending(self, event_type: EventTypeLike, group: str, *, limit: int | None = None) -> list[Pending]:
         """What a group has begun and not finished, by position; all unless `limit`."""
-        stream, found, after = type_name(event_type), list[Pending](), START
         check_limit("limit", limit)
-        group = plain("group", group)
-        store = await self.ready()
-        while limit is None or len(found) < limit:
-            size = PAGE if limit is None else min(PAGE, limit - len(found))
-            page = await store.pending(stream, group, after=after, limit=size)
-            found.extend(page)
-            if len(page) < size:
-                break
-            after = page[-1].position
-        return found
+        fetch = partial((await self.ready()).pending, type_name(event_type), plain("group", group))
+        return [each async for each in paged(fetch, after=START, key=lambda each: each.position, limit=limit)]
 
     async def durability(self) -> Durability:
         """Which losses an acknowledged publish survives, as the store is configured now."""

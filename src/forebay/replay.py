@@ -16,7 +16,7 @@ from forebay.errors import NotFound
 from forebay.event import Record, id_timestamp
 from forebay.positions import StreamPosition, is_position, last_position, resolve
 from forebay.runtime.supervise import OnFailure, OnOutage, outlast
-from forebay.store import END, START, Entry, Log, Store, StreamStats
+from forebay.store import END, START, Entry, GroupStats, Log, Store, StreamStats
 
 T = TypeVar("T")
 
@@ -211,18 +211,19 @@ async def require_stream(store: Store, stream: str) -> StreamStats:
     """The stream's counts; `NotFound`, with the nearest name that there is, where it does not exist."""
     found = await store.stats([stream])
     if not found:
-        names = [each.stream for each in await store.stats()]
+        names = await store.streams()
         otherwise = "nothing was ever published to it" if names else "nothing was ever published here"
         raise NotFound(f"no stream {stream!r}; {nearest(stream, names) or otherwise}")
     return found[0]
 
 
-async def require_group(store: Store, stream: str, group: str) -> None:
-    """`NotFound`, with the nearest name or the groups there are, unless the stream has this group."""
-    groups = [entry.group for entry in (await require_stream(store, stream)).groups]
+async def require_group(store: Store, stream: str, group: str) -> GroupStats:
+    """The group's counts; `NotFound`, with the nearest name or the stream's groups, if the stream has no such group."""
+    groups = {entry.group: entry for entry in (await require_stream(store, stream)).groups}
     if group not in groups:
         known = ", ".join(sorted(groups)) or "none yet"
         raise NotFound(f"no group {group!r} on {stream!r}; {nearest(group, groups) or f'its groups: {known}'}")
+    return groups[group]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

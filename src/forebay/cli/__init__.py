@@ -1,6 +1,6 @@
 """The command line: `forebay COMMAND`.
 
-Data goes to stdout, talk to stderr. On a terminal a list is a table, in a pipe tab-separated lines,
+Data goes to stdout, messages to stderr. On a terminal a list is a table, in a pipe tab-separated lines,
 with `--json` JSON. The exit code is 0, 1 (it failed), 2 (wrong usage) or 130 (Ctrl-C).
 """
 
@@ -17,17 +17,18 @@ TABLE = {
     "get": Command("forebay.cli.get", "Show one event, and how far each group is with it."),
     "streams": Command("forebay.cli.streams", "List the streams."),
     "groups": Command("forebay.cli.groups", "List the groups, with lag, pending and dead."),
-    "pending": Command("forebay.cli.pending", "List what a group has begun and not finished."),
+    "group": Command("forebay.cli.group", "Let a group read on from another position."),
+    "pending": Command("forebay.cli.pending", "List the in-flight events of a group."),
     "dead": Command("forebay.cli.dead", "List, show, redrive, discard and export dead letters."),
     "replay": Command("forebay.cli.replay", "Deliver a range of events again, to one group."),
     "copy": Command("forebay.cli.copy", "Copy all streams of one store into another."),
     "run": Command("forebay.cli.run", "Run the handlers of a bus in a Python module."),
-    "agents": Command("forebay.cli.agents", "Run agents under a supervisor; show how they are."),
+    "agents": Command("forebay.cli.agents", "Run agents under a supervisor; show their status."),
     "migrate": Command("forebay.cli.migrate", "Move agents from an old bus to this one, and compare both."),
     "bench": Command("forebay.cli.bench", "Measure how fast events go through the store."),
-    "demo": Command("forebay.cli.demo", "Tell the whole story on real files, in about ten seconds."),
+    "demo": Command("forebay.cli.demo", "Show retries, dead letters and a killed process, in about ten seconds."),
 }
-"""Where each command lives. It is imported when it is called, and not for the help of the others."""
+"""The module of each command. It is imported when the command is called, and not for the help of the others."""
 
 
 @click.group(
@@ -35,7 +36,7 @@ TABLE = {
     table=TABLE,
     context_settings={"auto_envvar_prefix": "FOREBAY", "help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Every option can be set in the environment as well, by its command and name: FOREBAY_TAIL_SINCE=1h. "
-    "--url, --namespace and --json may stand before or behind the command.",
+    "--url, --namespace and --json may stand before or after the command.",
 )
 @global_options
 @click.version_option(package_name="forebay", message="%(prog)s %(version)s")

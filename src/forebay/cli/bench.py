@@ -18,6 +18,7 @@ from forebay.cli.loop import run_to_the_end_with_uvloop
 from forebay.cli.output import Column, Output, echo
 from forebay.cli.progress import stoppable
 from forebay.cli.text import plain
+from forebay.store import END
 
 TYPE = "bench"
 GROUP = "bench"
@@ -64,7 +65,7 @@ def bench(context: click.Context, events: int, tasks: int, seconds: float) -> No
                         shown.line(measured)
                         report(len(shown.lines))
                 finally:
-                    await bus.store.drop(TYPE)
+                    await (await bus.ready()).drop(TYPE)
         shown.end()
 
     run_to_the_end_with_uvloop(measure())
@@ -183,7 +184,7 @@ async def _time(bus: EventBus, seconds: float) -> list[float]:
         arrived.set()
 
     consumer = bus.subscribe_to_stream(TYPE, f"{GROUP}-time", start="latest")
-    await bus.store.join(TYPE, f"{GROUP}-time", start="$")
+    await (await bus.ready()).join(TYPE, f"{GROUP}-time", start=END)
     task = asyncio.create_task(consumer.consume_events(handler))
     deadline = time.perf_counter() + seconds
     while len(times) < PROBES and not (times and time.perf_counter() > deadline) and not task.done():

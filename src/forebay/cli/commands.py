@@ -253,7 +253,7 @@ def warn_of_password() -> None:
 
 
 def say(text: str) -> None:
-    """Tell people something, on stderr."""
+    """Print a message for people, on stderr."""
     click.echo(printable(text), file=sys.stderr)
 
 
@@ -264,8 +264,8 @@ def whereabouts(bus: EventBus) -> str:
 
 
 async def tell_strays(bus: EventBus) -> None:
-    """Tell people what the tables leave out."""
-    for stray in await bus.store.strays():
+    """Report on stderr the data that the tables leave out."""
+    for stray in await bus.strays():
         say(f"left out: {stray}")
 
 
@@ -274,7 +274,9 @@ def confirm(action: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(f"This would {action}. Nobody is here to ask; say --yes to do it, --dry-run to look.")
+        raise click.UsageError(
+            f"This would {action}, and stdin is not a terminal. Pass --yes to confirm, or --dry-run to preview."
+        )
     if not click.confirm(printable(f"{action[0].upper()}{action[1:]}?"), err=True):
         raise Failure("nothing was changed")
 

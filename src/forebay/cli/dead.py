@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 
-from forebay import DeadLetter, EventBus, NotFound
+from forebay import DeadLetter, DeadLetterFilter, EventBus, NotFound
 from forebay.cli.commands import (
     confirm,
     dry_run_option,
@@ -23,12 +24,12 @@ from forebay.cli.commands import (
 from forebay.cli.output import Column, Output, counts, echo
 from forebay.cli.parameters import Moment
 from forebay.cli.progress import progress, stoppable
-from forebay.cli.records import event_id, letter_as_json, raw_fields, readable
+from forebay.cli.records import letter_as_json, raw_fields
 from forebay.cli.text import ago, as_indented_json, as_json, count, moment, plain
 from forebay.cli.where import Condition, all_hold, where_option
-from forebay.payload import type_name
+from forebay.dead_letters import event_id, event_of
 from forebay.printable import printable
-from forebay.replay import nearest, require_group, require_stream
+from forebay.replay import nearest
 
 AT_ONCE = 500
 """Dead letters that are moved, or printed, without a pause in which Ctrl-C is heard."""
@@ -36,30 +37,19 @@ AT_ONCE = 500
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which dead letters are meant: all that fulfil what is given."""
-
-    ids: Sequence[str] = ()
-    group: str | None = None
-    error: str | None = None
-    since: datetime | None = None
-    conditions: Sequence[Condition] = ()
-
-    def holds(self, letter: DeadLetter) -> bool:
-        """Whether this one is meant."""
-        if self.ids and letter.id not in self.ids and event_id(letter) not in self.ids:
-            return False
-        if self.error is not None and self.error.casefold() not in letter.error.casefold():
-            return False
-        if self.since is not None and letter.failed_at < self.since:
-            return False
-        event = readable(letter) if self.conditions else None
-        return not self.conditions or (event is not None and all_hold(self.conditions, event))
+def _filter(
+    ids: Sequence[str] = (),
+    group: str | None = None,
+    error: str | None = None,
+    since: datetime | None = None,
+    conditions: Sequence[Condition] = (),
+) -> DeadLetterFilter:
+    condition = partial(all_hold, conditions) if conditions else None
+    return DeadLetterFilter(ids=ids, group=group, error=error, since=since, event=condition)
 
 
 def filter_options(command: Decorated) -> Decorated:
-    """The options that choose dead letters; the command gets them as keyword arguments of `Filter`."""
+    """The options that choose dead letters; the command gets them as arguments of `_filter`."""
     command = where_option(command)
     for option in (
         click.option("--since", type=Moment(), help="Only those dead since this time, or so long ago: 1h."),
@@ -85,7 +75,7 @@ def dead() -> None:
 @with_bus_to_read
 async def ls(bus: EventBus, output: Output, *, type: str | None, number: int | None, **choice: Any) -> None:
     """List the dead letters of all streams, or of TYPE, oldest first."""
-    letters = await _choose(bus, type, Filter(**choice))
+    letters = await _choose(bus, type, _filter(**choice))
     if number is not None:
         letters = sorted(letters, key=lambda letter: letter.failed_at)[-number:]
     output.rows(COLUMNS, letters, json=letter_as_json)
@@ -100,7 +90,7 @@ async def ls(bus: EventBus, output: Output, *, type: str | None, number: int | N
 @with_bus_to_read
 async def show(bus: EventBus, output: Output, *, type: str, id: str) -> None:
     """Show a dead letter of TYPE whole: the reason, and the event."""
-    for number, letter in enumerate(await _choose(bus, type, Filter(ids=[id]))):
+    for number, letter in enumerate(await _choose(bus, type, _filter(ids=[id]))):
         if output.json:
             output.value(letter_as_json(letter))
         else:
@@ -123,7 +113,7 @@ async def redrive(
 
     Those with an ID, or all that match; more than one are asked about first.
     """
-    await _act(bus, output, type, Filter(ids=ids, **choice), bus.redrive, _REDRIVE, dry_run=dry_run, yes=yes)
+    await _act(bus, output, type, _filter(ids=ids, **choice), bus.redrive, _REDRIVE, dry_run=dry_run, yes=yes)
 
 
 @dead.command()
@@ -137,7 +127,7 @@ async def discard(
     bus: EventBus, output: Output, *, type: str, ids: tuple[str, ...], dry_run: bool, yes: bool, **choice: Any
 ) -> None:
     """Remove dead letters of TYPE for good: those with an ID, or all that match. It asks first."""
-    await _act(bus, output, type, Filter(ids=ids, **choice), bus.discard, _DISCARD, dry_run=dry_run, yes=yes)
+    await _act(bus, output, type, _filter(ids=ids, **choice), bus.discard, _DISCARD, dry_run=dry_run, yes=yes)
 
 
 @dead.command()
@@ -146,7 +136,7 @@ async def discard(
 @with_bus_to_read
 async def export(bus: EventBus, output: Output, *, type: str | None, **choice: Any) -> None:
     """Print dead letters whole, as one JSON object a line, of all streams or of TYPE."""
-    letters = await _choose(bus, type, Filter(**choice))
+    letters = await _choose(bus, type, _filter(**choice))
     with stoppable(lambda done: f"stopped after {count(done)} of {_letters(len(letters))}") as report:
         for number, letter in enumerate(letters, start=1):
             output.value(letter_as_json(letter))
@@ -155,24 +145,22 @@ async def export(bus: EventBus, output: Output, *, type: str | None, **choice: A
                 await asyncio.sleep(0)  # for Ctrl-C
 
 
-async def _choose(bus: EventBus, type: str | None, chosen: Filter) -> list[DeadLetter]:
+async def _choose(bus: EventBus, type: str | None, chosen: DeadLetterFilter) -> list[DeadLetter]:
     """The dead letters that are meant; `NotFound` where an id, the type or the group names none."""
-    types = [type] if type is not None else [stream.stream for stream in await bus.stats() if stream.dead]
-    found = [letter for each in types for letter in await bus.dead_letters(each, group=chosen.group)]
+    group = DeadLetterFilter(group=chosen.group)
+    found = [letter async for letter in bus.find_dead_letters(type, group)]
     if not found:
         await _require(bus, type, chosen.group)
     known = {name for letter in found for name in (letter.id, event_id(letter))}
     if missing := [id for id in chosen.ids if id not in known]:
         raise NotFound(f"no dead letter {', '.join(map(repr, missing))} of {type!r}")
-    return [letter for letter in found if chosen.holds(letter)]
+    return [letter for letter in found if chosen.matches(letter)]
 
 
 async def _require(bus: EventBus, type: str | None, group: str | None) -> None:
     """Refuse a stream or a group that does not exist: it must not look like one without dead letters."""
-    if type is not None and group is not None:
-        await require_group(bus.store, type_name(type), group)
-    elif type is not None:
-        await require_stream(bus.store, type_name(type))
+    if type is not None:
+        await (bus.stream(type) if group is None else bus.group(type, group))
     elif group is not None:
         names = {each.group for stream in await bus.stats() for each in stream.groups}
         if group not in names:
@@ -196,7 +184,7 @@ async def _act(
     bus: EventBus,
     output: Output,
     type: str,
-    chosen: Filter,
+    chosen: DeadLetterFilter,
     move: Callable[..., Any],
     action: _Action,
     *,
@@ -240,7 +228,7 @@ def _letters(number: int) -> str:
 
 
 def _show(output: Output, letter: DeadLetter) -> None:
-    event = readable(letter)
+    event = event_of(letter)
     about = {
         "id": letter.id,
         "type": letter.stream,

@@ -263,9 +263,10 @@ class Story:
     async def _clean(self, bus: EventBus) -> None:
         """Leave nothing behind on a store that is not the demo's own."""
         await bus.discard(EVENT)
+        store = await bus.ready()
         for group in GROUPS:
-            await bus.store.leave(EVENT, group)
-        await bus.store.trim(EVENT, max_length=0, force=True)
+            await store.leave(EVENT, group)
+        await store.trim(EVENT, max_length=0, force=True)
 
     def _last_words(self, name: str) -> str:
         lines = (self._room / f"{name}.stderr").read_text(errors="replace").strip().splitlines()

@@ -7,19 +7,15 @@ from typing import Any
 
 import click
 
-from forebay import Chain, DeadLetter, Event, EventBus, Pending
+from forebay import Chain, Event, EventBus, EventDelivery
 from forebay.cause import CAUSATION
 from forebay.chain import LOOKED_AT
 from forebay.cli.commands import say, with_bus_to_read
 from forebay.cli.output import Column, Output, echo
-from forebay.cli.records import event_as_json, event_id
+from forebay.cli.records import event_as_json
 from forebay.cli.text import ago, as_indented_json, as_json, moment, plain, span
-from forebay.event import Record
-from forebay.payload import type_name
 from forebay.printable import printable
-from forebay.replay import require_stream
 
-PAGE = 500
 WIDEST = 60
 """Characters that a tree is indented by, at most: a chain may be thousands of events deep."""
 
@@ -38,12 +34,12 @@ async def get(bus: EventBus, output: Output, *, type: str, id: str) -> None:
     dead     the group gave up on it
     done     handled; or published before the group began to read
 
-    An event that was redriven or replayed to a group has a further line for each time. What agents published
-    because of it, and what it was published because of, is shown as a tree.
+    An event that was redriven or replayed to a group has a further line for each time. The events that caused it, and
+    those that it caused, follow as a tree.
     """
-    await require_stream(bus.store, type_name(type))
+    await bus.stream(type)
     event = await bus.get(type, id)
-    deliveries = await _deliveries(bus, event)
+    deliveries = [_row(delivery) for delivery in await bus.deliveries(type, event.position)]
     found = await bus.chain(event)
     if output.json:
         output.value({**event_as_json(event), "groups": deliveries, "chain": [_link(each) for each in found.events]})
@@ -123,48 +119,25 @@ def _link(event: Event) -> dict[str, Any]:
     }
 
 
-async def _deliveries(bus: EventBus, event: Event) -> list[dict[str, Any]]:
-    """A row for each group and each place where the event stands for it: its own, then copies for that group."""
-    copies = await _copies(bus, event)
-    rows = []
-    for stream in await bus.stats(event.type):
-        for group in stream.groups:
-            held = {entry.position: entry for entry in await bus.pending(event.type, group.group)}
-            dead = {
-                letter.position: letter
-                for letter in await bus.dead_letters(event.type, group=group.group)
-                if event_id(letter) == event.id
-            }
-            for position in [event.position, *copies.get(group.group, [])]:
-                unread = await bus.store.scan(event.type, after=group.position, until=position, limit=1)
-                rows.append(_row(group.group, position, dead.get(position), held.get(position), unread=bool(unread)))
-    return rows
+def _row(delivery: EventDelivery) -> dict[str, Any]:
+    return {
+        "group": delivery.group,
+        "state": delivery.state,
+        "attempt": delivery.attempt,
+        "position": delivery.position,
+        "detail": _detail(delivery),
+    }
 
 
-async def _copies(bus: EventBus, event: Event) -> dict[str, list[str]]:
-    """By group, where the event was redriven or replayed to."""
-    found: dict[str, list[str]] = {}
-    after = event.position
-    while entries := await bus.store.scan(event.type, after=after, limit=PAGE):
-        for entry in entries:
-            record = entry.record
-            if isinstance(record, Record) and record.only_group is not None and record.id == event.id:
-                found.setdefault(record.only_group, []).append(entry.position)
-        after = entries[-1].position
-    return found
-
-
-def _row(group: str, position: str, dead: DeadLetter | None, held: Pending | None, *, unread: bool) -> dict[str, Any]:
-    state, attempt, detail = "unread" if unread else "done", None, None
-    if dead is not None:
-        state, attempt, detail = "dead", dead.attempts, dead.error
-    elif held is not None and held.consumer is not None:
-        state, attempt, detail = "pending", held.attempt, f"{held.consumer}, for {span(held.idle)}"
-    elif held is not None:
-        state, attempt, detail = "waiting", held.attempt, f"due in {span(held.due)}"
-        if held.last_failure is not None:
-            detail += f", after {held.last_failure.error}"
-    return {"group": group, "state": state, "attempt": attempt, "position": position, "detail": detail}
+def _detail(delivery: EventDelivery) -> str | None:
+    match delivery.state:
+        case "pending":
+            return f"{delivery.consumer}, for {span(delivery.idle)}"
+        case "waiting":
+            after = "" if delivery.error is None else f", after {delivery.error}"
+            return f"due in {span(delivery.due)}{after}"
+        case _:
+            return delivery.error
 
 
 COLUMNS = (

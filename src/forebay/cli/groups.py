@@ -11,8 +11,6 @@ from forebay import EventBus, GroupStats
 from forebay.cli.commands import tell_strays, whereabouts, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
-from forebay.payload import type_name
-from forebay.replay import require_stream
 
 
 @click.command()
@@ -33,7 +31,7 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
     async def look() -> list[tuple[str, GroupStats]]:
         found = await (bus.stats() if type is None else bus.stats(type))
         if not found and type is not None:
-            await require_stream(bus.store, type_name(type))
+            await bus.stream(type)
         return [(stream.stream, group) for stream in found for group in stream.groups]
 
     await watch(output, COLUMNS, look, every=every, json=_as_json, empty=f"no groups in {whereabouts(bus)}")

@@ -14,13 +14,12 @@ from forebay.cli.commands import say, with_bus_to_change, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, echo, spans
 from forebay.cli.text import count
 from forebay.cli.watch import Outage, watch_options
-from forebay.migration.parity import Parity, ProcessReport, parity, process_reports
+from forebay.migration.parity import Parity, parity, wait_until_seen
 from forebay.migration.routes import Route, routes, switch
 from forebay.runtime.supervise import outlast
 
-PATIENCE = 10.0
-"""Seconds to wait until every process has seen a switch."""
-LOOK = 0.1
+SWITCH_SECONDS = 10.0
+"""The longest wait until every process has seen a switch."""
 
 
 @click.group()
@@ -99,7 +98,7 @@ async def shadow(bus: EventBus, output: Output, *, agent: str) -> None:
 
 async def _switch(bus: EventBus, output: Output, agent: str, to: Route) -> None:
     before = await switch(bus.store, agent, to)
-    alive, seen = await _wait_until_seen(bus, agent, to)
+    alive, seen = await wait_until_seen(bus.store, agent, to, within=SWITCH_SECONDS)
     if output.json:
         output.value({"agent": agent, "from": before, "to": to, "processes": alive, "seen": seen})
     elif before == to:
@@ -109,22 +108,7 @@ async def _switch(bus: EventBus, output: Output, agent: str, to: Route) -> None:
     if not alive:
         say("no process runs a DualBus on this store now; it holds from the next start on")
     elif seen < alive:
-        say(f"{alive - seen} did not answer within {PATIENCE:g} s; each follows as soon as it can look")
-
-
-async def _wait_until_seen(bus: EventBus, agent: str, to: Route) -> tuple[int, int]:
-    """The number of running processes, and of those that have seen the switch."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    while True:
-        alive = [member for member in await process_reports(bus.store) if member.alive]
-        seen = sum(_has_seen(member, agent, to) for member in alive)
-        if seen == len(alive) or asyncio.get_running_loop().time() > deadline:
-            return len(alive), seen
-        await asyncio.sleep(LOOK)
-
-
-def _has_seen(member: ProcessReport, agent: str, to: Route) -> bool:
-    return member.seen.get(agent) == to
+        say(f"{alive - seen} did not answer within {SWITCH_SECONDS:g} s; each follows as soon as it can look")
 
 
 def _processes(number: int) -> str:

@@ -8,8 +8,6 @@ import msgspec
 from forebay import EventBus
 from forebay.cli.commands import say, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
-from forebay.payload import type_name
-from forebay.replay import require_group
 
 
 @click.command()
@@ -25,7 +23,7 @@ async def pending(bus: EventBus, output: Output, *, type: str, group: str, numbe
           lease, another consumer takes it over
     due   when a waiting one is tried again; below 0 it is overdue
     """
-    await require_group(bus.store, type_name(type), group)
+    await bus.group(type, group)
     found = await bus.pending(type, group, limit=number)
     output.rows(COLUMNS, found, json=msgspec.to_builtins)
     if not found and not output.json:

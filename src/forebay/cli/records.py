@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from forebay import DeadLetter, Event, MalformedEntry, MalformedEvent
-from forebay.event import Foreign, Record, to_event
+from forebay import DeadLetter, Event, MalformedEntry
+from forebay.dead_letters import event_of
+from forebay.event import Foreign, Record
 
 
 def event_as_json(event: Event) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def malformed_as_json(type: str, entry: MalformedEntry) -> dict[str, Any]:
 
 def letter_as_json(letter: DeadLetter) -> dict[str, Any]:
     """A dead letter with its event, or with its stored fields where they are none."""
-    event = readable(letter)
+    event = event_of(letter)
     content = {"fields": raw_fields(letter.record)} if event is None else {"event": event_as_json(event)}
     return {
         "id": letter.id,
@@ -43,20 +44,6 @@ def letter_as_json(letter: DeadLetter) -> dict[str, Any]:
         "position": letter.position,
         **content,
     }
-
-
-def readable(letter: DeadLetter) -> Event | None:
-    """The event of a dead letter, or None where it cannot be read as one."""
-    try:
-        return to_event(letter.record, position=letter.position)
-    except MalformedEvent:
-        return None
-
-
-def event_id(letter: DeadLetter) -> str:
-    """The id of a dead letter's event, which is its position where it has none of its own."""
-    record = letter.record
-    return record.id or letter.position if isinstance(record, Record) else letter.position
 
 
 def raw_fields(record: Record | Foreign) -> list[tuple[str | dict[str, str], str | dict[str, str]]]:

@@ -10,8 +10,7 @@ from forebay.cli.output import Output
 from forebay.cli.parameters import PositionType, Rate
 from forebay.cli.progress import progress
 from forebay.cli.text import count
-from forebay.payload import type_name
-from forebay.positions import StreamPosition, last_position
+from forebay.positions import StreamPosition
 
 
 @click.command()
@@ -47,7 +46,7 @@ async def replay(
     """
     if end == "latest":
         # What is confirmed is what is replayed, whatever is published in the meantime.
-        end = await last_position(bus.store, type_name(type))
+        end = await bus.position(type)
     found = await bus.replay(type, group=group, start=start, end=end, dry_run=True)
     replayed = 0
     if found and not dry_run:

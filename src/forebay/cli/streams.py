@@ -11,8 +11,6 @@ from forebay import EventBus, StreamStats
 from forebay.cli.commands import tell_strays, whereabouts, with_bus_to_read
 from forebay.cli.output import Column, Output, counts, spans
 from forebay.cli.watch import watch, watch_options
-from forebay.payload import type_name
-from forebay.replay import require_stream
 
 
 @click.command()
@@ -29,7 +27,7 @@ async def streams(bus: EventBus, output: Output, *, types: tuple[str, ...], ever
     async def look() -> list[StreamStats]:
         if not types:
             return await bus.stats()
-        return [await require_stream(bus.store, type_name(type)) for type in types]
+        return [await bus.stream(type) for type in types]
 
     await watch(
         output,

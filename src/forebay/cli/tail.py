@@ -20,9 +20,8 @@ from forebay.cli.text import as_json, moment
 from forebay.cli.watch import Outage
 from forebay.cli.where import Condition, all_hold, where_option
 from forebay.payload import type_name
-from forebay.positions import StreamPosition, last_position
+from forebay.positions import StreamPosition
 from forebay.printable import printable
-from forebay.replay import require_stream
 
 LATEST = 10
 """How many events of each stream are shown, if nothing says where to begin."""
@@ -79,8 +78,8 @@ async def _tail(
     names = list(map(type_name, types))
     if not wait:
         for name in names:
-            await require_stream(bus.store, name)
-    streams = [_Stream(name, start, number, conditions, await last_position(bus.store, name)) for name in names]
+            await bus.stream(name)
+    streams = [_Stream(name, start, number, conditions, await bus.position(name)) for name in names]
     show = _Shown(output)
     async for type, entry in _by_time([stream.past(bus) for stream in streams]):
         show(type, entry)

@@ -5,7 +5,7 @@ docs/migration.md has the steps, with commands.
 
 from forebay.migration.dual import DualBus
 from forebay.migration.old import EventDict, OldBus
-from forebay.migration.parity import AgentParity, Parity, TypeParity, parity
+from forebay.migration.parity import AgentParity, Parity, TypeParity, parity, wait_until_seen
 from forebay.migration.routes import Route, routes, switch
 from forebay.migration.signals import (
     HandledDifferently,
@@ -35,4 +35,5 @@ __all__ = [
     "parity",
     "routes",
     "switch",
+    "wait_until_seen",
 ]

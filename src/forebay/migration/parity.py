@@ -6,6 +6,7 @@ are merged into one note, so that there are never many.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from forebay.migration.routes import STREAM, Route, routes_in
 from forebay.presence import fence
 from forebay.store import Notes, Store
 
+SEEN_CHECK_SECONDS = 0.1
+"""Time between two checks whether all processes have seen a switch."""
 FRESH = 10.0
 """Seconds without a report after which a process counts as dead."""
 PROCESS = "process:"
@@ -127,6 +130,20 @@ async def process_reports(store: Store) -> list[ProcessReport]:
     """The reports of all DualBuses, also of those that have ended, until they are merged."""
     notes, now = await _read(store)
     return [report for report in _process_reports(notes, now) if report.id not in _ended(notes).folded]
+
+
+async def wait_until_seen(store: Store, agent: str, route: Route, *, within: float = 10.0) -> tuple[int, int]:
+    """Wait until every running process has seen that the agent is on this route, at most `within` seconds.
+
+    Returns the number of running processes, and how many of them have seen it.
+    """
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        alive = [report for report in await process_reports(store) if report.alive]
+        seen = sum(report.seen.get(agent) == route for report in alive)
+        if seen == len(alive) or asyncio.get_running_loop().time() > deadline:
+            return len(alive), seen
+        await asyncio.sleep(SEEN_CHECK_SECONDS)
 
 
 async def _read(store: Store) -> tuple[Mapping[str, bytes], float]:
