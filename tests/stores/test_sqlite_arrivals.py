@@ -160,14 +160,15 @@ async def test_entries_that_a_seek_makes_unread_ring_the_readers_of_this_store_o
         await take(arrivals, "t")
 
 
-async def test_closing_the_store_ends_the_iteration(path: Path) -> None:
+async def test_closing_the_store_ends_its_iterations(path: Path) -> None:
     async with SQLiteStore(path) as store:
-        arrivals = store.arrivals()
+        arrivals, late = store.arrivals(), store.arrivals()
         await take(arrivals, None)
         rest = asyncio.create_task(anext(arrivals, "ended"))
         await asyncio.sleep(0)
 
     assert "ended" == await asyncio.wait_for(rest, SECONDS)
+    assert "ended" == await asyncio.wait_for(anext(late, "ended"), SECONDS)
 
 
 async def test_files_that_are_lost_end_the_iteration_with_the_error(path: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class Arrivals:
         self._heads: dict[str, int] = {}
         self._waiting = 0
         self._is_watching = False
+        self._is_finished = False
         self._watcher = Watcher(database, namespace, self._on_growth, self._on_error)
 
     @contextlib.contextmanager
@@ -53,7 +54,7 @@ class Arrivals:
         self._iterations.append(iteration)
         try:
             with self._watched():
-                while names := await iteration.take():
+                while not self._is_finished and (names := await iteration.take()):
                     for name in names:
                         yield name
         finally:
@@ -66,6 +67,7 @@ class Arrivals:
 
     def finish(self) -> None:
         """Wake all readers, end all iterations, and let the watcher end."""
+        self._is_finished = True
         self.stop()
         self._wake_all_readers()
         for iteration in self._iterations:

@@ -54,7 +54,7 @@ class Database:
         self._read_only = read_only
         self.epoch = clock.wall() - clock.now()
         self.is_locked = False
-        """Whether the writer of this store has the write lock now, so that no other process can commit."""
+        """True if the writer of this store has the write lock now, so that no other process can commit."""
 
     def create(self) -> Line:
         """Open the file; a store that writes makes the file and its tables if they are missing."""
@@ -294,7 +294,7 @@ def normalise(path: str | os.PathLike[str]) -> Path:
 
 
 def _exists(path: Path) -> bool:
-    """Whether the file exists. Raises if the path is not a file and cannot become one."""
+    """True if the file exists. Raises if the path is not a file and cannot become one."""
     folder = path.parent
     try:
         if not folder.is_dir():

@@ -32,7 +32,7 @@ _MEANING: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
 
 
 def is_out_of_room(error: apsw.Error, system_error: int) -> bool:
-    """Whether a write failed because the disk, a quota or a limit on file sizes left no room.
+    """True if a write failed because the disk, a quota or a limit on file sizes left no room.
 
     False for a failed flush: the data written before it may be on the disk.
     """

@@ -36,7 +36,7 @@ def network_filesystem(path: Path) -> str | None:
 
 
 def is_mount_point(path: Path) -> bool:
-    """Whether the file itself is mounted, without the folder that holds it."""
+    """True if the file itself is mounted, without the folder that holds it."""
     return any(mount == path for mount, _ in _mounts())
 
 

@@ -123,7 +123,7 @@ class Line:
         return number
 
     def has(self, number: int) -> bool:
-        """Whether the healed files contain the transaction of that number."""
+        """True if the healed files contain the transaction of that number."""
         return self.guard.has(self._writer, number)
 
     def acknowledge(self, number: int) -> None:
@@ -259,7 +259,7 @@ class Guard:
         raise self._damaged(f"{changed}, again and again")
 
     def has(self, writer: int, number: int) -> bool:
-        """Whether the files that `heal` found contain the transaction of that writer with that number."""
+        """True if the files that `heal` found contain the transaction of that writer with that number."""
         return self._known.get(writer, 0) >= number
 
     def acknowledge(self, writer: int, number: int) -> None:
@@ -383,7 +383,7 @@ class Guard:
             self._heal(lines, opened, changed)
 
     def _is_in_order(self, line: Line) -> bool:
-        """Whether the files are unchanged after all: checked while no process writes."""
+        """True if the files are unchanged after all: checked while no process writes."""
         assert line.connection is not None
         assert line.index is not None
         try:
@@ -442,7 +442,7 @@ class Guard:
         self.generation += 1
 
     def _is_log_to_be_saved(self, places: _Places, line: Line) -> bool:
-        """Whether the log was deleted while it is open here, and the index belongs to it."""
+        """True if the log was deleted while it is open here, and the index belongs to it."""
         try:
             status = self._log.stat()
             # A process that opens the file meanwhile makes an empty log, and waits while the index is this process's.
@@ -527,7 +527,7 @@ class Guard:
         return None
 
     def _may_copy_log(self, line: Line) -> bool:
-        """Whether the close of this connection may copy the log: not into another state of the file."""
+        """True if the close of this connection may copy the log: not into another state of the file."""
         try:
             line.check()
         except Changed:
@@ -589,7 +589,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def contains(later: Writers, earlier: Writers) -> bool:
-    """Whether a state has all transactions of another one. Writers whose rows it has removed count as contained."""
+    """True if a state has all transactions of another one. Writers whose rows it has removed count as contained."""
     forgotten = min(later.values()) if len(later) >= WRITERS_KEPT else 0
     return all(later[id] >= number if id in later else number < forgotten for id, number in earlier.items())
 

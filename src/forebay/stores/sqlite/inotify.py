@@ -26,7 +26,7 @@ class FileWatch:
             self._poll.register(self._descriptor, select.POLLIN)
 
     def wait(self, timeout: float) -> bool:
-        """Whether the file was written to since the last call, or is written to within `timeout` seconds."""
+        """True if the file was written to since the last call, or is written to within `timeout` seconds."""
         if self._poll is None:
             time.sleep(timeout)
             return False

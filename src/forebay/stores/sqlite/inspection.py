@@ -126,7 +126,7 @@ def _first(tx: Transaction, stream_id: int, behind: int) -> int | None:
 
 
 def begins_unfinished(tx: Transaction, stream: str, *, ignore_groups: Collection[str]) -> bool:
-    """Whether a group has not finished the first entry of a stream. Groups in `ignore_groups` do not count."""
+    """True if a group has not finished the first entry of a stream. Groups in `ignore_groups` do not count."""
     stream_id = tx.stream(stream)
     first = None if stream_id is None else _first(tx, stream_id, 0)
     unfinished = f"SELECT 1 {UNFINISHED} AND e.seq = ?"

@@ -103,7 +103,7 @@ def leave(tx: Transaction, stream: str, group: str) -> None:
 
 
 def has_missed(tx: Transaction, stream: str, group: str) -> bool:
-    """Whether entries were trimmed unread since the last call, or the group does not exist."""
+    """True if entries were trimmed unread since the last call, or the group does not exist."""
     found = tx.find_group(stream, group)
     return found is None or bool(tx.value("SELECT missed FROM groups WHERE id = ?", (found.id,)))
 
@@ -119,7 +119,7 @@ def trimmed_unread(tx: Transaction, stream: str, group: str) -> list[int | None]
 
 
 def can_read(tx: Transaction, readers: Sequence[Reader]) -> bool:
-    """Whether one of the readers may find unread entries. Each one's group is looked up."""
+    """True if one of the readers may find unread entries. Each one's group is looked up."""
     found = [_can_read(tx, reader) for reader in readers]
     return any(found)
 
@@ -179,7 +179,7 @@ def _lease_unread(tx: Transaction, reader: Reader, group: Group, *, limit: int) 
 
 
 def can_take_due(tx: Transaction, reader: Reader) -> bool:
-    """Whether a waiting entry is due."""
+    """True if a waiting entry is due."""
     return bool(_due(tx, reader, tx.group(reader.stream, reader.group), limit=1))
 
 
@@ -216,8 +216,8 @@ def _fitting(tx: Transaction, sizes: str, bindings: Sequence[object], *, room: i
     return max(fitting, 1)
 
 
-def _due(tx: Transaction, reader: Reader, group: Group, *, limit: int, whoever_holds: bool = False) -> list[int]:
-    if reader.ordered and not whoever_holds and _is_held_by_another(tx, reader, group):
+def _due(tx: Transaction, reader: Reader, group: Group, *, limit: int, even_if_held: bool = False) -> list[int]:
+    if reader.ordered and not even_if_held and _is_held_by_another(tx, reader, group):
         return []
     waiting = "SELECT seq FROM pending INDEXED BY pending_by_due WHERE group_id = ? AND consumer IS NULL AND due <= ?"
     order = "ORDER BY seq" if reader.ordered else "ORDER BY due, seq"
@@ -225,7 +225,7 @@ def _due(tx: Transaction, reader: Reader, group: Group, *, limit: int, whoever_h
 
 
 def can_claim(tx: Transaction, reader: Reader, *, idle: float) -> bool:
-    """Whether a lease has expired."""
+    """True if a lease has expired."""
     return bool(_lapsed(tx, reader, tx.group(reader.stream, reader.group), idle=idle, limit=1))
 
 
@@ -234,7 +234,7 @@ def claim(tx: Transaction, reader: Reader, *, idle: float, limit: int) -> list[D
     group = tx.group(reader.stream, reader.group)
     lapsed = _lapsed(tx, reader, group, idle=idle, limit=limit)
     if reader.ordered and lapsed:
-        waiting = _due(tx, reader, group, limit=limit, whoever_holds=True)
+        waiting = _due(tx, reader, group, limit=limit, even_if_held=True)
         lapsed = sorted([*lapsed, *waiting])[: max(limit, 0)]
     return _lease(tx, reader, group, lapsed)
 
@@ -251,13 +251,13 @@ def _lapsed(tx: Transaction, reader: Reader, group: Group, *, idle: float, limit
 
 
 def _must_wait(tx: Transaction, reader: Reader, group: Group) -> bool:
-    """Whether an ordered reader may read nothing new: another consumer has a lease, or an earlier entry waits."""
+    """True if an ordered reader may read nothing new: another consumer has a lease, or an earlier entry waits."""
     waiting = "SELECT 1 FROM pending INDEXED BY pending_by_due WHERE group_id = ? AND consumer IS NULL LIMIT 1"
     return tx.value(waiting, (group.id,)) is not None or _is_held_by_another(tx, reader, group)
 
 
 def _is_held_by_another(tx: Transaction, reader: Reader, group: Group, *, after: float = -1.0) -> bool:
-    """Whether another consumer has a lease, renewed after `after`, on anything of the group."""
+    """True if another consumer has a lease, renewed after `after`, on anything of the group."""
     held = "SELECT 1 FROM pending WHERE group_id = ? AND consumer <> ? AND leased_at > ? LIMIT 1"
     return tx.value(held, (group.id, reader.consumer, after)) is not None
 

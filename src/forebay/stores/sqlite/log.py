@@ -99,7 +99,7 @@ def schedule(
 
 
 def has_due(tx: Transaction, stream: str) -> bool:
-    """Whether a scheduled record of the stream is due."""
+    """True if a scheduled record of the stream is due."""
     ripe = {"stream": tx.stream(stream), "now": tx.now, "wall": tx.wall}
     return tx.value(f"SELECT 1 FROM scheduled WHERE {IS_RIPE} LIMIT 1", ripe) is not None  # noqa: S608  # constants
 

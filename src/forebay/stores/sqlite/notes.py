@@ -41,7 +41,7 @@ def _value(tx: Transaction, stream: str, name: str) -> bytes | None:
 
 
 def are(tx: Transaction, stream: str, expected: Mapping[str, bytes | None]) -> bool:
-    """Whether these notes have these values; None stands for a note that does not exist."""
+    """True if these notes have these values; None stands for a note that does not exist."""
     return all(_value(tx, stream, name) == value for name, value in expected.items())
 
 

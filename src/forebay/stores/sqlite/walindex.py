@@ -48,12 +48,12 @@ class Index(msgspec.Struct, frozen=True):
 
     @property
     def is_copying(self) -> bool:
-        """Whether frames may be being copied into the database now."""
+        """True if frames may be being copied into the database now."""
         return self.copied != self.to_copy
 
     @property
     def is_between(self) -> bool:
-        """Whether the database without its log may be a mix of states, and not whole.
+        """True if the database without its log may be a mix of states, and not whole.
 
         It may be while frames are copied, and after a copy that did not reach the last frame, until one does: SQLite
         copies the last frame of each page, and omits a page whose last frame may not be copied yet.

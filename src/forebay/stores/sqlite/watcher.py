@@ -157,7 +157,7 @@ class Watcher:
 
 
 class _Heads:
-    """How far the streams of the namespace were seen to reach, by one connection."""
+    """The last positions of the streams of the namespace, as one connection saw them last."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -219,7 +219,7 @@ class PollInterval:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no commit is expected now."""
+        """True if no commit is expected now."""
         return time.monotonic() >= self._expected_until
 
     def wait(self) -> None:

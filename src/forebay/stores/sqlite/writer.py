@@ -24,7 +24,7 @@ from forebay.stores.sqlite.transaction import Transaction
 
 Move = Callable[[Transaction], Any]
 Precheck = Callable[[Transaction], bool]
-"""Whether a move has anything to do: a query without a transaction."""
+"""True if a move has anything to do: a query without a transaction."""
 
 MOVES_PER_TRANSACTION = 1_000
 """The writer takes no more moves at this number. The moves of one turn of the event loop stay together."""
