@@ -204,3 +204,14 @@ async def test_counts_that_are_not_numbers_stop_no_move(store: RedisStore, serve
     server.redis.set(f"{{{key}}}:finished:{GROUP}", "somewhere")
     assert await store.join(STREAM, GROUP)
     assert 4 == len(await store.read(READER, limit=10))
+
+
+async def test_a_thousand_members_that_are_not_events_stop_no_scheduled_event(
+    store: RedisStore, server: Server, key: str
+) -> None:
+    server.redis.zadd(f"{{{key}}}:scheduled", {f"odd {number}": 1 for number in range(1_200)})
+    await store.schedule(STREAM, [order(number) for number in range(700)], delay=0)
+
+    assert 600 == await store.append_due(STREAM, limit=600)
+    assert 100 == await store.append_due(STREAM)
+    assert 0 == await store.append_due(STREAM)

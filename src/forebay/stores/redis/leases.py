@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -186,6 +186,10 @@ async def extend(
 ) -> list[Delivery]:
     """Renew the leases; return those that are still held."""
     batches = _batches(namespace, deliveries)
+    groups = dict.fromkeys(group for group, _ in batches)
+    if len(groups) > 1:
+        # One that does not exist raises before any lease is renewed.
+        await _together(client.call(group.keys.stream, "XPENDING", group.keys.stream, group.name) for group in groups)
     moves = (
         scripts.extend(client, group, some[0].reader.consumer, _leases(group, books, some)) for group, some in batches
     )
@@ -337,7 +341,7 @@ def _batches(namespace: Namespace, deliveries: Sequence[Delivery]) -> list[tuple
     ]
 
 
-async def _together(moves: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _together(moves: Iterable[Awaitable[T]]) -> list[T]:
     """The results of moves that are sent together; the first error once all have ended."""
     started = list(moves)
     if len(started) == 1:

@@ -17,8 +17,8 @@ from forebay.stores.redis.keys import Keys
 from forebay.stores.redis.node import Part
 from forebay.stores.redis.positions import HIGHEST_COUNT, to_ms
 
-TRIM_BATCH = 500
-"""Entries that one script call removes at most; the server does nothing else meanwhile."""
+BATCH = 500
+"""Entries that one script call appends or removes at most; the server does nothing else meanwhile."""
 DRIFT_SECONDS = 2.0
 """Seconds by which the search for an unanswered append begins earlier, against drift between clocks."""
 
@@ -78,12 +78,16 @@ async def schedule(
 
 
 async def append_due(client: Client, keys: Keys, *, limit: int) -> int:
-    """Append scheduled records that are due; return how many."""
-    while limit > 0:
-        appended, aside = await scripts.append_due(client, keys, limit=limit)
-        if appended or not aside:
-            return appended
-    return 0
+    """Append scheduled records that are due, batch by batch; return how many."""
+    count = 0
+    while count < limit:
+        batch = min(limit - count, BATCH)
+        appended, aside = await scripts.append_due(client, keys, limit=batch)
+        count += appended
+        # Members that went to the dead letters take the places of records, too.
+        if appended + aside < batch:
+            break
+    return count
 
 
 async def scan(client: Client, keys: Keys, *, after: str, until: str, limit: int, newest: bool) -> list[Entry]:
@@ -135,12 +139,12 @@ async def trim(
             max_length=max_length,
             max_age=max_age,
             force=force,
-            limit=TRIM_BATCH,
+            limit=BATCH,
             ignore_groups=ignore_groups,
         )
         removed += count
         dropped += unfinished
-        if count < TRIM_BATCH:
+        if count < BATCH:
             return Trimmed(removed, dropped)
 
 
