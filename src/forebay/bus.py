@@ -447,6 +447,7 @@ class EventBus:
 
         An agent is a `forebay.agents.BaseAgent`; one that fails is started again, and the others go on.
         """
+        # Not `async def`: mistakes are raised, and a `stop` that comes before the first await counts.
         if not self._subscriptions and not agents:
             raise ConfigurationError(
                 "no handlers: decorate functions with @bus.on(...) before bus.run(), or name agents"

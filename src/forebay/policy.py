@@ -1,4 +1,4 @@
-"""What becomes of an event whose handler failed: a pure decision, without loop, clock or store."""
+"""Decides what happens to an event after its handler failed. Pure: without loop, clock or store."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Retry(msgspec.Struct, frozen=True):
     `attempts` counts every try, the first included; at least 1. After the n-th failure the event waits
     a random time between half and all of `min(cap, base * 2 ** (n - 1))` seconds: exponential back-off
     with equal jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015). By default an event that
-    keeps failing gives up after 6.8 to 13.5 minutes, so an outage of five minutes makes no dead letter;
+    keeps failing becomes a dead letter after 6.8 to 13.5 minutes, so an outage of five minutes makes none;
     `span` computes this for other settings.
 
-    `on` says which errors are worth another try. An exception class or a tuple of classes: those,
-    and every other error is a dead letter at once. A mapping from class to `Retry` or None gives
-    rules per error, the nearest base class first: None means never, and what the mapping does not
-    name follows this object. In an `ExceptionGroup`, each member is looked at.
+    `on` decides which errors are retried. With an exception class or a tuple of classes, every other
+    error makes a dead letter at once. A mapping from class to `Retry` or None has a rule for each error,
+    the nearest base class first: None means never, and errors that the mapping does not name follow
+    this object. In an `ExceptionGroup`, each member is checked.
 
     >>> Retry(attempts=3, on={TimeoutError: Retry(attempts=10, base=1), ValueError: None})
     Retry(attempts=3, base=0.5, cap=300.0)
@@ -58,7 +58,7 @@ class Retry(msgspec.Struct, frozen=True):
         return f"Retry(attempts={self.attempts!r}, base={self.base!r}, cap={self.cap!r})"
 
     def rule(self, error: BaseException) -> Retry | None:
-        """The rule for this error, or None where it is not worth another try.
+        """Return the rule for this error, or None if it is not to be retried.
 
         An `ExceptionGroup` has the strictest rule of its members, unless `on` names its class.
         """
@@ -73,7 +73,7 @@ class Retry(msgspec.Struct, frozen=True):
         return self
 
     def span(self) -> tuple[float, float]:
-        """The least and the longest time in seconds from the first failure of an event to its last try.
+        """Return the least and the longest time in seconds from the first failure of an event to its last try.
 
         The time that handlers take, rules per error in `on`, and `RetryAfter` are not counted.
 
@@ -84,7 +84,7 @@ class Retry(msgspec.Struct, frozen=True):
         return longest / 2, longest
 
     def _waits(self) -> float:
-        """All the longest waits in seconds, added up. From the 61st on they are alike, see `ceiling`."""
+        """The sum of all longest waits in seconds. From the 61st on they are the same, see `ceiling`."""
         waits = self.attempts - 1
         first = sum(map(self.ceiling, range(1, min(waits, 60) + 1)))
         return first + max(waits - 60, 0) * self.ceiling(waits)
@@ -123,7 +123,7 @@ def decide(
     retry: Retry,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> RetryIn | GiveUp:
-    """What becomes of an event after its `failures`-th failure (from 1), of which `error` was the last."""
+    """Decide what happens to an event after `failures` failures (from 1), the last of which is `error`."""
     members = list(leaves(error))
     for member in members:
         if isinstance(member, (Reject, MalformedEvent)):
@@ -140,21 +140,21 @@ def decide(
     return RetryIn(jitter(ceiling / 2, ceiling))
 
 
-MOST_CRASHES = 5
-"""Consumers that one event may take with it, however many failures its `Retry` allows."""
+MAX_CRASHES = 5
+"""Consumers that may die on one event, even if its `Retry` allows more failures."""
 
 
 def crashes_allowed(retry: Retry) -> int:
-    """How many deliveries may end with the death of their process before the event is a dead letter.
+    """Return how many deliveries may end with the death of their process before the event is a dead letter.
 
-    At least 2: a consumer that dies leaves events behind that it had only fetched, and nobody knows
-    which. Each of them is tried once more, on its own, before it is judged.
+    At least 2: the events of a dead consumer may have been read only, and not started. Each of them is tried
+    once more, on its own, before it is judged.
     """
-    return min(max(retry.attempts, 2), MOST_CRASHES)
+    return min(max(retry.attempts, 2), MAX_CRASHES)
 
 
 def judge_recovered(delivery: Delivery, retry: Retry) -> GiveUp | None:
-    """Why an event that was taken over from a dead consumer is a dead letter; None where it is tried again."""
+    """Return why an event that was taken over from a dead consumer is a dead letter; None if it is tried again."""
     tries = delivery.attempt - 1
     if tries < max(retry.attempts, 2) and tries - delivery.failures < crashes_allowed(retry):
         return None
@@ -163,7 +163,7 @@ def judge_recovered(delivery: Delivery, retry: Retry) -> GiveUp | None:
 
 
 def history(last_error: str, *, attempts: int, failures: int) -> str:
-    """How an event came to its end, in one line of at most 500 characters.
+    """Return how an event failed, in one line of at most 500 characters.
 
     That is its last error; where consumers died on it, which no error tells, the counts come first.
 
@@ -197,26 +197,26 @@ def _is_rule(on: object) -> bool:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The failure that a store keeps: the error in one line, and the last lines of its traceback."""
+    """Return the failure to store: the error in one line, and the last lines of its traceback."""
     return Failure(describe(error), last_frames(error))
 
 
 TRACEBACK_LINES = 20
-"""Lines of a traceback that are kept, the last ones: where the error was raised."""
+"""Lines of a traceback that are kept: the last ones, at which the error was raised."""
 TRACEBACK_CHARACTERS = 3000
 """Characters of a traceback that are kept, the last ones."""
-MOST_LINKS = 4
-"""Errors of a chain whose frames are kept: the last one, and its nearest causes."""
+MAX_LINKS = 4
+"""Errors of a chain whose frames are kept: the last one and its nearest causes."""
 
 _MACHINERY = (
     str(Path(asyncio.__file__).parent),
     *(str(Path(__file__).parent / name) for name in ("runtime", "event.py", "payload.py")),
 )
-"""The code that stands between the worker and the handler, or its payload: its frames say nothing about either."""
+"""The code between the worker and the handler or its payload: its frames are left out."""
 
 
 def last_frames(error: BaseException) -> str:
-    """The frames nearest to where an error was raised, below those of its causes; no messages, no values.
+    """Return the frames nearest to where an error was raised, below those of its causes; no messages, no values.
 
     A group of errors has its first member for a cause.
     """
@@ -224,7 +224,7 @@ def last_frames(error: BaseException) -> str:
         chain = _chain(error)
     except Exception:  # noqa: BLE001  # an exception's own attributes may be what is broken
         return ""
-    # Each has its part, so that the frames of a cause do not crowd out the handler's.
+    # Each error has its share, so that the frames of its causes leave room for the handler's.
     most = max(1, (TRACEBACK_LINES - len(chain)) // (2 * len(chain)))
     lines: list[str] = []
     for link in reversed(chain):
@@ -246,9 +246,9 @@ def _is_machinery(frame: FrameType) -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what led to it, as Python itself would show them."""
+    """Return an error and its causes, as Python itself would show them."""
     chain = [error]
-    while len(chain) < MOST_LINKS:
+    while len(chain) < MAX_LINKS:
         last = chain[-1]
         if isinstance(last, BaseExceptionGroup):
             cause: BaseException | None = last.exceptions[0]

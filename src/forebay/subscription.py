@@ -1,4 +1,4 @@
-"""A group's share of a stream: what `on` and `subscribe_to_stream` make, and what runs it."""
+"""A group's subscription to a stream, as `on` and `subscribe_to_stream` make it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class EventStreamConsumer(Generic[T]):
-    """One group's share of a stream, on one bus. Its handler takes a `T`."""
+    """The subscription of one group to a stream, on one bus. Its handler takes a `T`."""
 
     def __init__(
         self,
@@ -82,10 +82,11 @@ class EventStreamConsumer(Generic[T]):
     def consume_events(self, handler: Callable[..., Any], *, grace: float = 10.0) -> Coroutine[Any, Any, None]:
         """Handle the stream's events with `handler` until `bus.stop()`, until the bus is closed, or until cancelled.
 
-        Makes the group if need be. What another consumer of the group left pending is taken over once
-        its lease has run out. Either way of ending lets running handlers finish within `grace` seconds
-        and gives the rest back, and takes at most two seconds more.
+        Makes the group if it does not exist. Takes over the events of another consumer of the group after their leases
+        have expired. At the end, running handlers have `grace` seconds to finish. The other events are released, which
+        takes at most two seconds more.
         """
+        # Not `async def`: the handler is checked, and a `stop` that comes before the first await counts.
         self.handler(handler).close()
         run = self._context.runs.begin()
 
@@ -139,13 +140,13 @@ class EventStreamConsumer(Generic[T]):
         )
 
     def membership(self) -> Membership:
-        """The group on the stream, as the runtime makes it."""
+        """The maker of the group on the stream."""
         context, start = self._context, self.options.start
         is_implicit = self._is_implicit and start == "earliest"
         return Membership(context.store, self.stream, self.group, start, context.signals, is_implicit=is_implicit)
 
     async def history(self) -> int:
-        """How many events the group will begin with because it is new, if nobody has chosen its name or place.
+        """Count the events with which a new group will begin, if its caller chose neither its name nor its start.
 
         A group that is named after its function is new again when the function is renamed or moved.
         """
@@ -174,9 +175,9 @@ class EventStreamConsumer(Generic[T]):
 
 
 def consumer_name(name: str | None = None) -> str:
-    """A name that no other consumer has: the given one, or host and process, with some chance behind it.
+    """Return a unique name: the given one, or the host and the process, and a random suffix.
 
-    Leases are told apart by it, so that two consumers of one name would take each other's.
+    Leases are distinguished by it: two consumers of one name would take each other's.
     """
     if name is None:
         host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())[:64].strip("-")

@@ -117,15 +117,15 @@ async def test_a_loop_that_turns_is_not_reported_and_neither_is_a_process_that_s
         nonlocal now
         turns.wait()
         now += 2.0
-        return turns.look(2.0)
+        return turns.check(2.0)
 
     assert 0.0 == look()
     assert 2.0 == look()
-    assert [True, False, True, False] == [turns.must_tell(yielding=each) for each in (False, False, True, True)]
+    assert [True, False, True, False] == [turns.must_report(yielding=each) for each in (False, False, True, True)]
     turns.wait()
     now += 5.0
-    assert 0.0 == turns.look(2.0)
+    assert 0.0 == turns.check(2.0)
     assert 2.0 == look()
     await asyncio.sleep(0.01)
     assert 0.0 == look()
-    assert turns.must_tell(yielding=False)
+    assert turns.must_report(yielding=False)

@@ -1,4 +1,4 @@
-"""What a handler's annotations say that it takes, and whether that is what it is given."""
+"""Reads from a handler's annotations what it takes, and refuses a handler that cannot take its events."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from forebay.event import Event
 
 _MODULES = re.compile(r"(?:[\w<>]+\.)+")
 _UNKNOWN: Any = object()
-"""Stands for an annotation that there is not, or that cannot be resolved: it contradicts nothing."""
+"""Stands for an annotation that is missing or cannot be resolved: it allows everything."""
 
 
 class Taken(NamedTuple):
-    """What a handler takes: the class of the payload, `Any` for the event; and whether the event beside it."""
+    """The arguments of a handler: `kind` is the class of the payload, or `Any` if it takes the event.
+
+    `with_event`: it takes the event as a second argument.
+    """
 
     kind: Any
     with_event: bool
 
 
 def taken_by(function: Callable[..., Any], *, kind: Any, batch: bool, skip: int = 0) -> Taken:
-    """What the function takes, registered for `kind`: a payload class, or `Any` where the type has only a name.
+    """Return what a function takes that is registered for `kind`: a payload class, or `Any` if the type is a name.
 
-    Under a name, an annotation with a payload class says what the data is decoded as. `skip` leaves out the
-    first parameters, such as the `self` of a function that is to become a method. Raises `ConfigurationError` where
-    the function cannot be called with what it would be given, or its annotations say something else.
+    If the type is a name, an annotation with a payload class decides how the data is decoded. `skip` leaves out the
+    first parameters, such as the `self` of a function that becomes a method. Raises `ConfigurationError` if the
+    function cannot be called with its arguments, or if its annotations contradict them.
     """
     what = f"{'a list of ' if batch else ''}{'events' if batch else 'the event'}"
     if not callable(function):
@@ -45,7 +48,7 @@ def taken_by(function: Callable[..., Any], *, kind: Any, batch: bool, skip: int 
     kind = first.payload(kind)
     if kind is not Any and _can_be_called(signature, skip + 2):
         second = _Asked(function, parameters[1] if len(parameters) > 1 else None, batch)
-        # A parameter of its own, with a default, is left to it.
+        # A second parameter of another type that has a default is not for the event.
         if second.fits(Event) or not second.has_default:
             second.require(Event)
             return Taken(kind, with_event=True)
@@ -84,7 +87,7 @@ class _Asked:
         return self._parameter is not None and self._parameter.default is not inspect.Parameter.empty
 
     def payload(self, kind: Any) -> Any:
-        """The class to decode as: the given one, or that of the annotation."""
+        """Return the class to decode the data as: the given one, or that of the annotation."""
         if kind is not Any:
             self.require(kind)
             return kind
@@ -97,11 +100,11 @@ class _Asked:
         return found
 
     def fits(self, kind: Any) -> bool:
-        """Whether objects of this class, or lists of them, are what the annotation says."""
+        """True if the annotation allows objects of this class, or lists of them."""
         return any(_accepts(each, kind) for each in self._items)
 
     def require(self, kind: Any) -> None:
-        """Refuse the handler where they are not."""
+        """Raise `ConfigurationError` if the annotation does not allow them."""
         if self.fits(kind):
             return
         assert self._parameter is not None
@@ -124,7 +127,7 @@ class _Asked:
 
 
 def _resolved(function: Callable[..., Any], annotation: Any) -> Any:
-    """The annotation as an object, or `_UNKNOWN`."""
+    """Return the annotation as an object, or `_UNKNOWN`."""
     if annotation is inspect.Parameter.empty:
         return _UNKNOWN
     inner = inspect.unwrap(unwrapped(function))
@@ -135,12 +138,12 @@ def _resolved(function: Callable[..., Any], annotation: Any) -> Any:
     holder.__annotations__ = {"it": annotation}
     try:
         return typing.get_type_hints(holder, globalns=names, localns={})["it"]
-    except Exception:  # noqa: BLE001  # an annotation may be anything, and is no error of the handler's
+    except Exception:  # noqa: BLE001  # an annotation may be anything, and does not make the handler wrong
         return _UNKNOWN
 
 
 def _arms(annotation: Any) -> list[Any]:
-    """The members of a union without None; else the annotation itself."""
+    """Return the members of a union without None; else the annotation itself."""
     while hasattr(annotation, "__value__"):  # `type Name = ...`
         annotation = annotation.__value__
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -149,7 +152,7 @@ def _arms(annotation: Any) -> list[Any]:
 
 
 def _items(annotation: Any) -> list[Any]:
-    """The members of the lists that the annotation takes; none where it takes no lists."""
+    """Return the members of the lists that the annotation allows; none if it allows no lists."""
     found = []
     for arm in _arms(annotation):
         origin = typing.get_origin(arm) or arm
@@ -162,11 +165,11 @@ def _items(annotation: Any) -> list[Any]:
 
 
 def _accepts(annotation: Any, kind: Any) -> bool:
-    """Whether an object of the class fits; what cannot be judged does."""
+    """True if the annotation allows an object of the class, or if that cannot be decided."""
     origin = typing.get_origin(annotation) or annotation
     if not _is_class(origin) or not _is_class(kind):
         return True
-    # An event can be asked like the dict that it was in the original design.
+    # An event has the items of the dict that it was in the original design.
     return _is_subclass(kind, origin) or (kind is Event and _is_subclass(origin, Mapping))
 
 
@@ -177,7 +180,7 @@ def _is_class(thing: Any) -> bool:
 def _is_subclass(kind: type, of: type) -> bool:
     try:
         return issubclass(kind, of)
-    except TypeError:  # a Protocol or TypedDict, which tells nothing at run time
+    except TypeError:  # a Protocol or TypedDict cannot be checked at run time
         return True
 
 

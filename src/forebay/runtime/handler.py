@@ -1,4 +1,4 @@
-"""A user's function as the runtime calls it: async or plain, one event or a batch, with a time limit."""
+"""Calls a user's function: async or plain, with one event or a batch, within a time limit."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class Handler:
 
     `kind` is the class that the payload is decoded as, or `Any` for plain events; then the function's
     annotation may name a class. With a class the function gets the object, and the event as well if it
-    takes a second argument. A plain function runs in a thread, of which there are as many as the consumer's
-    `concurrency`; when it exceeds its `timeout` it counts as failed, but nothing can stop the thread, and its
-    place is taken until it ends. It does not keep the process from ending. An awaitable that a call returns is
-    awaited on the loop, as a part of the call. Each call is the cause of the events that it publishes, and runs in
-    the contexts of the `middlewares`.
+    takes a second argument. A plain function runs in one of `concurrency` threads. If it exceeds its `timeout`, the
+    call has failed, but the thread cannot be stopped: it occupies its place until it ends. It does not keep the process
+    from ending. An awaitable that a call returns is awaited on the event loop, as a part of the call. Each call is the
+    cause of the events that it publishes, and runs in the contexts of the `middlewares`.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Handler:
         self._group = group
         self._layers = Layers(each.handling for each in middlewares if is_overridden(each, "handling"))
         self._threads = None if is_async(function) else Threads(threads)
-        # The plainest case needs no coroutine of its own: this is the hot path. Its result is the caller's to complete.
+        # The simplest case needs no coroutine of its own: this is the hot path. The caller awaits its result.
         is_plain = self._threads is None and timeout is None and kind is Any and not self._layers
         self.call: Callable[[Any], Awaitable[Any]] = _caused(function, batch=batch) if is_plain else self._call
 
@@ -84,7 +83,7 @@ class Handler:
 
     @contextlib.asynccontextmanager
     async def _in_time(self, running: asyncio.Future[Outcome] | None = None) -> AsyncIterator[None]:
-        """Raise `HandlerTimeout` after `timeout` seconds; with what still runs then."""
+        """Raise `HandlerTimeout` after `timeout` seconds, with the future that still runs then."""
         if self._timeout is None:
             yield
             return
@@ -101,7 +100,7 @@ class Handler:
             ) from self._place(running, error)
 
     def _place(self, running: asyncio.Future[Outcome] | None, error: TimeoutError) -> TimeoutError:
-        """The error with the frames at which the handler was when its time was over."""
+        """The error with the frames of the handler at the end of its time."""
         stack = self._threads.stack(running) if self._threads is not None and running is not None else None
         return error if stack is None else TimeoutError().with_traceback(stack)
 
@@ -112,13 +111,13 @@ class Handler:
         return (objects, events) if self._with_event else (objects,)
 
     def close(self) -> None:
-        """Let idle threads go; running ones end by themselves."""
+        """End idle threads; running ones end after their call."""
         if self._threads is not None:
             self._threads.close()
 
 
 def _caused(function: Callable[[Any], Awaitable[Any]], *, batch: bool) -> Callable[[Any], Awaitable[Any]]:
-    """The function, called as the cause of the events that it publishes. The events of a batch are none."""
+    """The function, called with its event as the cause of the events that it publishes. A batch is not a cause."""
 
     def call(event: Event) -> Awaitable[Any]:
         enter_cause(event)
@@ -132,18 +131,16 @@ def _caused(function: Callable[[Any], Awaitable[Any]], *, batch: bool) -> Callab
 
 
 def handler_name(function: Callable[..., Any]) -> str:
-    """The module and qualified name of a function, as a group name, however the process was started.
+    """Return the module and qualified name of a function, as the name of a group; the same in every process.
 
-    What is no letter, digit, `_` or `-` becomes a dot. In an interactive session or a notebook, which are no
-    modules, it is the qualified name alone. A lambda has no name: `ConfigurationError`.
+    Other characters than letters, digits, `_` and `-` become dots. In an interactive session or a notebook, which are
+    not modules, it is the qualified name alone. A lambda has no name and raises `ConfigurationError`.
     """
     function = unwrapped(function)
     name = name_of(function)
     if name.endswith("<lambda>"):
-        raise ConfigurationError(
-            "a lambda has no name after which its group could be named; give one, with group=... or agent=..."
-        )
-    # The class of a callable object stands where the object's name is from.
+        raise ConfigurationError("a lambda has no name for its group; give one, with group=... or agent=...")
+    # The name of a callable object is that of its class.
     module = module_of(function if hasattr(function, "__qualname__") else type(function))
     plain = (f"{module}.{name}" if module else name).replace(".<locals>", "")
     text = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "." for c in plain).strip("._-")

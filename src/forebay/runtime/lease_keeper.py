@@ -1,11 +1,10 @@
-"""Keeps the leases of what consumers hold, from a thread of its own.
+"""Renews the leases of the consumers' deliveries, from a thread of its own.
 
-A handler may block the event loop for longer than its lease (BullMQ #3183 shows the price); so the
-renewals do not run on that loop. The thread has a loop and a store of its own, opened when there is
-first something to renew.
+A handler may block the event loop for longer than its lease (BullMQ #3183 shows the price), so the renewals do not run
+on that loop. The thread has a loop and a store of its own. It opens the store for its first renewal.
 
-But not for ever: when the loop has not turned for two leases, and a minute at least, its leases are renewed
-no more, so that another process takes its events over. The thread also reports which handler blocks the loop.
+If the loop has not turned for two leases, and for a minute at least, its leases are no longer renewed: another process
+takes its events over. The thread also reports which handler blocks the loop.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ if TYPE_CHECKING:
     from forebay.runtime.in_flight import Key
 
 BLOCKED_SECONDS = 10.0
-"""Seconds without a turn of the loop after which a handler is reported; half a lease where that is shorter, or 1 s."""
+"""Seconds without a turn of the loop after which a handler is reported; half a lease, at least 1 s, if that is less."""
 YIELD_SECONDS = 60.0
-"""Seconds without a turn of the loop after which its leases are renewed no more; two leases where that is longer."""
+"""Seconds without a turn of the loop after which its leases are not renewed; two leases if these are longer."""
 STANDSTILL_SECONDS = 0.5
-"""Seconds that a wait of the thread takes too long when the whole process stood still, or could not run."""
-LOOK_SECONDS = 5.0
-"""The longest time between two looks whether the loop turns."""
+"""If a wait of the thread takes so many seconds longer than asked for, the whole process stood still."""
+CHECK_SECONDS = 5.0
+"""The longest time between two checks whether the loop turns."""
 END_SECONDS = 1.0
-"""Seconds to wait for the end of the thread, which may just be waiting for a server that does not answer."""
+"""Seconds to wait for the end of the thread, which may be waiting for a server that does not answer."""
 
 
 class Holder(Protocol):
-    """Somebody who holds deliveries: a consumer. Only `leased` is touched from the keeper's thread."""
+    """A consumer, as the keeper sees it. `lease`, `leased` and `blocking` are used from the keeper's thread."""
 
     @property
     def lease(self) -> float: ...
@@ -50,16 +49,16 @@ class Holder(Protocol):
     def leased(self) -> Mapping[Key, Delivery]: ...
 
     def blocking(self, task: object) -> tuple[str, Delivery] | None:
-        """The name of the handler that this task runs, and its event. Called from the keeper's thread."""
+        """The name of the handler that this task runs, and its event; None for other tasks."""
         ...
 
     def renewed(self, kept: list[Delivery], lost: list[Delivery], requested_at: float) -> None:
-        """Some leases were renewed, asked for at `requested_at` by `boottime`; others were found gone."""
+        """Some leases were renewed, others were found gone. The renewal was requested at that time of `boottime`."""
         ...
 
 
 class LeaseKeeper:
-    """Renews, each quarter of a lease, what its holders have held for longer than that."""
+    """Renews, each quarter of a lease, the deliveries that its consumers have held for longer than that."""
 
     def __init__(
         self,
@@ -76,16 +75,16 @@ class LeaseKeeper:
         self._home: asyncio.AbstractEventLoop | None = None
 
     def add(self, holder: Holder) -> None:
-        """Begin to keep what this holder holds. Called on the consumers' loop."""
+        """Keep the leases of this consumer from now on. Called on its event loop."""
         self._holders[holder] = {}
         if self._shift is None:
             self._home = asyncio.get_running_loop()
             self._shift = _Shift(self._run, Turns(self._home))
-        # A shorter lease than those before must not wait for their next look.
+        # A shorter lease than the others must not wait for their next check.
         self._shift.wake.set()
 
     async def remove(self, holder: Holder) -> None:
-        """Keep nothing more for this holder; the thread ends with the last one, and is waited for a little."""
+        """Stop keeping the leases of this consumer. With the last one the thread ends; wait for it a short time."""
         self._holders.pop(holder, None)
         if self._shift is not None and not self._holders:
             shift, self._shift = self._shift, None
@@ -98,7 +97,7 @@ class LeaseKeeper:
                 threads.close()
 
     def drop(self) -> None:
-        """Keep nothing more for anybody: their event loop is gone. From any thread."""
+        """Stop keeping all leases: the event loop of the consumers is gone. From any thread."""
         self._holders.clear()
         if self._shift is not None:
             self._shift.end()
@@ -107,12 +106,12 @@ class LeaseKeeper:
     def _run(self, shift: _Shift) -> None:
         with asyncio.Runner() as runner:
             store: Store | None = None
-            looked_at = boottime()
-            while not shift.is_over(wait := min(self._tick(), LOOK_SECONDS)):
+            checked_at = boottime()
+            while not shift.is_over(wait := min(self._tick(), CHECK_SECONDS)):
                 self._watch(shift.turns, wait)
-                if boottime() < looked_at + 0.95 * self._tick():
+                if boottime() < checked_at + 0.95 * self._tick():
                     continue
-                looked_at = boottime()
+                checked_at = boottime()
                 aging = self._aging(shift.turns)
                 if not aging:
                     continue
@@ -120,8 +119,8 @@ class LeaseKeeper:
                     if store is None:
                         store = runner.run(self._clone().__aenter__())
                     runner.run(self._renew(store, aging))
-                except Exception as error:  # noqa: BLE001  # nobody awaits this thread; it must not die in silence
-                    self._tell(self._on_error, error)
+                except Exception as error:  # noqa: BLE001  # nothing awaits this thread; it must not fail silently
+                    self._call_soon(self._on_error, error)
             if store is not None:
                 with contextlib.suppress(ForebayError):
                     runner.run(store.__aexit__(None, None, None))
@@ -130,13 +129,13 @@ class LeaseKeeper:
         return min((holder.lease for holder in list(self._holders)), default=1.0) / 4
 
     def _watch(self, turns: Turns, wait: float) -> None:
-        """Report, once a blocking, the handler that keeps the loop from turning; and once more where its leases end."""
-        blocked = turns.look(wait)
+        """Report a handler that blocks the loop: once, and once more when its leases are no longer renewed."""
+        blocked = turns.check(wait)
         leases = [holder.lease for holder in list(self._holders)]
         if not blocked or not leases:
             return
         yielding = blocked >= _yields_after(min(leases))
-        if blocked >= max(1.0, min(BLOCKED_SECONDS, min(leases) / 2)) and turns.must_tell(yielding=yielding):
+        if blocked >= max(1.0, min(BLOCKED_SECONDS, min(leases) / 2)) and turns.must_report(yielding=yielding):
             self._on_blocked(self._describe(turns, blocked, yielding=yielding))
 
     def _describe(self, turns: Turns, blocked: float, *, yielding: bool) -> LoopBlocked:
@@ -151,7 +150,7 @@ class LeaseKeeper:
         return LoopBlocked("", "*", "*", "", blocked, frames, yielding)
 
     def _aging(self, turns: Turns) -> list[tuple[Holder, list[Delivery]]]:
-        """What was held at the last look and still is: fast handlers never cost a renewal."""
+        """The deliveries that were held at the last check and still are: fast handlers never cost a renewal."""
         found = []
         for holder, before in list(self._holders.items()):
             now = dict(holder.leased)
@@ -175,12 +174,12 @@ class LeaseKeeper:
                     continue  # the consumer makes the group again
                 kept = [delivery for delivery in own if delivery.position in positions]
                 lost = [delivery for delivery in own if delivery.position not in positions]
-                self._tell(holder.renewed, kept, lost, requested_at)
+                self._call_soon(holder.renewed, kept, lost, requested_at)
 
-    def _tell(self, listener: Callable[..., None], *news: object) -> None:
+    def _call_soon(self, listener: Callable[..., None], *arguments: object) -> None:
         if self._home is not None:
             with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
-                self._home.call_soon_threadsafe(listener, *news)
+                self._home.call_soon_threadsafe(listener, *arguments)
 
 
 def _by_stream(deliveries: Iterable[Delivery]) -> Iterable[list[Delivery]]:
@@ -195,7 +194,7 @@ def _yields_after(lease: float) -> float:
 
 
 class Turns:
-    """Whether an event loop turns, seen from another thread. Made in the thread of the loop."""
+    """Checks from another thread whether an event loop turns. Made in the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.blocked = 0.0
@@ -204,18 +203,18 @@ class Turns:
         self._thread = threading.get_ident()
         self._turned = True
         self._asked_at = self._waits_since = boottime()
-        self._told = 0
+        self._reported = 0
 
     def wait(self) -> None:
-        """Remember when this thread began to wait for its next look."""
+        """Remember when this thread began to wait for its next check."""
         self._waits_since = boottime()
 
-    def look(self, wait: float) -> float:
-        """Look, after a wait of so many seconds, whether the loop has turned since the last look; return `blocked`."""
+    def check(self, wait: float) -> float:
+        """Check, after a wait of so many seconds, if the loop has turned since the last check. Return `blocked`."""
         now = boottime()
         if self._turned or now - self._waits_since > wait + STANDSTILL_SECONDS:
-            # Where this thread did not run either, the whole process stood still, and no handler is to blame.
-            self._told, self._asked_at = 0, now
+            # If this thread did not run either, the whole process stood still, and no handler is the cause.
+            self._reported, self._asked_at = 0, now
             if self._turned:
                 self._turned = False
                 with contextlib.suppress(RuntimeError):  # the loop may have closed meanwhile
@@ -225,16 +224,16 @@ class Turns:
             self.blocked = now - self._asked_at
         return self.blocked
 
-    def must_tell(self, *, yielding: bool) -> bool:
-        """Whether this blocking was not reported yet, or not as one that yields. To be asked once."""
+    def must_report(self, *, yielding: bool) -> bool:
+        """True once for each time that the loop is blocked, and once more if it is `yielding`."""
         step = 2 if yielding else 1
-        if self._told >= step:
+        if self._reported >= step:
             return False
-        self._told = step
+        self._reported = step
         return True
 
     def place(self) -> tuple[object, str]:
-        """The task that the loop runs now, and the last frames of its thread."""
+        """Return the task that the loop runs now, and the last frames of its thread."""
         stack = stack_of(self._thread)
         frames = last_frames(TimeoutError().with_traceback(stack)).rpartition("\n")[0]
         return asyncio.current_task(self._loop), frames
@@ -254,14 +253,14 @@ class _Shift:
         self._thread.start()
 
     def is_over(self, seconds: float) -> bool:
-        """Wait so long, or until woken; whether the shift is over."""
+        """Wait so many seconds, or until woken; return whether the shift is over."""
         self.turns.wait()
         self.wake.wait(seconds)
         self.wake.clear()
         return self._ended
 
     def end(self) -> None:
-        """End the shift, when its thread comes to look."""
+        """End the shift at the next check of its thread."""
         self._ended = True
         self.wake.set()
 

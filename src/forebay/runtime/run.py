@@ -10,14 +10,14 @@ from typing import Any, Protocol
 from forebay.cleanup import finish, until_first_ends
 
 LAST_SECONDS = 1.8
-"""Seconds after the grace in which a part that is stopped has to end; then it is left behind."""
+"""Seconds after the grace until a stopped part must have ended; after that it is not waited for."""
 
 
 class Runnable(Protocol):
-    """What runs until it is stopped: a consumer, or an agent with several of them.
+    """A part of a run: a consumer, or an agent with several of them.
 
-    `groups` are the pairs of stream and group that it serves; `is_idle` is true while it has nothing in
-    hand and found nothing at its last look; `last_read` is its sign of life, on `time.monotonic`.
+    `groups` are the pairs of stream and group that it serves. `is_idle` is True while nothing is in flight and the last
+    read found nothing. `last_read` is the time of its last sign of life, on `time.monotonic`.
     """
 
     @property
@@ -35,9 +35,9 @@ class Runnable(Protocol):
 
 
 class Run:
-    """A run of several parts. It may be stopped before it has begun: then it ends as soon as it does.
+    """A run of several parts. If it is stopped before it has begun, it ends as soon as it begins.
 
-    `ended` is done when it is over; None before it has begun.
+    `ended` is a future that is done when the run is over; None before it has begun.
     """
 
     def __init__(self) -> None:
@@ -46,14 +46,14 @@ class Run:
         self.ended: asyncio.Future[None] | None = None
 
     def stop(self) -> None:
-        """Let it end in its orderly way."""
+        """Stop all parts; they drain."""
         self.is_stopped = True
         for part in self.parts:
             part.stop()
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
-        """The time from its beginning to its end, the making of its parts included."""
+        """Mark the time from the making of its parts to its end: `ended` is pending."""
         ended = self.ended = asyncio.get_running_loop().create_future()
         try:
             yield
@@ -63,10 +63,10 @@ class Run:
     async def go(
         self, parts: Sequence[Runnable], *, grace: float, until: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """Run the parts until one of them ends, by `stop` or by a fault, or `until` returns.
+        """Run the parts until one of them ends, by `stop` or by an error, or until `until` returns.
 
-        Then all are stopped in their orderly way; the first fault is raised. A part that has not ended two seconds
-        after its grace is cancelled and left behind.
+        Then stop all of them, and raise the first error. A part that has not ended two seconds after its grace is
+        cancelled, and not waited for.
         """
         self.parts = parts
         if self.is_stopped:
@@ -90,13 +90,13 @@ class Run:
 
 
 async def leave(tasks: Sequence[asyncio.Future[Any]], *, after: float) -> set[asyncio.Future[Any]]:
-    """Wait for tasks, at most so many seconds; cancel those that are late, and return those that do not end even so."""
+    """Wait for tasks, at most so many seconds; cancel the others, and return those that do not end even then."""
     _, late = await asyncio.wait(tasks, timeout=max(0.0, after))
     if late:
         for task in late:
             task.cancel()
         _, late = await asyncio.wait(late, timeout=0.1)
         for task in late:
-            # Nobody asks any more what it raised.
+            # No one retrieves its error.
             task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return late

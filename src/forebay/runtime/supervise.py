@@ -12,12 +12,12 @@ from forebay.restarts import Restarts
 
 T = TypeVar("T")
 OnOutage = Callable[[StoreError | None], object]
-"""It is called with the error when an outage of the store begins, and with None when it is over."""
+"""Called with the error when an outage of the store begins, and with None when it is over."""
 OnFailure = Callable[[StoreError, float], None]
-"""It is called with each error, and with the seconds until the next try."""
+"""Called with each error, and with the seconds until the next try."""
 
 TRANSIENT = (StoreUnavailable, OutcomeUnknown, StoreFull)
-"""Errors of a store that time may heal."""
+"""Errors of a store that may pass."""
 
 
 async def repeat(
@@ -29,9 +29,9 @@ async def repeat(
     on_error: Callable[[BaseException, float], None],
     on_recovery: Callable[[], None],
 ) -> None:
-    """Take turns until `stop`, after `before` has succeeded once.
+    """Call `turn` again and again until `stop`, after `before` has succeeded once.
 
-    After `NotFound` the group is healed first; transient errors are waited out.
+    After a transient error wait and try again. After `NotFound` call `heal` first.
     """
     restarts = Restarts()
     first: Callable[[], Awaitable[object]] | None = before
@@ -54,7 +54,7 @@ async def repeat(
 async def outlast(
     ask: Callable[[], Awaitable[T]], on_outage: OnOutage | None = None, on_failure: OnFailure | None = None
 ) -> T:
-    """Return the answer of a call that only reads. Repeat it over transient errors, for ever."""
+    """Return the answer of a call that only reads. Repeat it after each transient error, without a limit."""
     restarts = Restarts()
     while True:
         try:
@@ -73,7 +73,7 @@ async def outlast(
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event at most so long; whether it came."""
+    """Wait for an event, at most so many seconds; return whether it is set."""
     if event.is_set() or seconds <= 0:
         return event.is_set()
     try:
