@@ -89,12 +89,15 @@ class Fetcher:
     async def read(self) -> bool:
         """Read once, or wait for unread entries or for room; return whether the store was read."""
         is_blocking = self._services.is_blocking
+        if not is_blocking and not self._wakeups.unread:
+            await self._wait_for_work()
+            if self._stop.is_set():
+                return False
         readers = self._wakeups.readers if is_blocking else self._unread()
+        if not readers:
+            return False
         in_flight = len(self._in_flight)
         limit = self._in_flight.read_ahead.limit(in_flight, time.monotonic())
-        if not readers:
-            await self._wait_for_work()
-            return False
         if not limit or self._workers.all_hang:
             self._wakeups.may_read.clear()
             await wait_for(self._wakeups.may_read, FULL_READ_SECONDS if self._in_flight.room() else self._wait)
@@ -135,7 +138,10 @@ class Fetcher:
 
     def _unread(self) -> Sequence[Reader]:
         """The readers of the streams that may have unread entries, with another one first each time."""
-        readers = [reader for reader in self._wakeups.readers if reader.stream in self._wakeups.unread]
+        readers = self._wakeups.readers
+        if len(readers) == 1:
+            return readers if self._wakeups.unread else ()
+        readers = [reader for reader in readers if reader.stream in self._wakeups.unread]
         if len(readers) > 1:
             self._reads += 1
             first = self._reads % len(readers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -55,22 +55,23 @@ async def read(
 ) -> list[Delivery]:
     """Lease unread entries; wait for the first."""
     first = check_readers(readers)
-    reader_of = {namespace.reader(reader).keys.stream.encode(): reader for reader in readers}
-    groups = {key: namespace.reader(reader) for key, reader in reader_of.items()}
+    groups = [namespace.reader(reader) for reader in readers]
     if limit < 1:
         return []
-    parts = _by_partition(client, groups.values())
+    parts = _by_partition(client, groups)
     may_block = len(parts) == 1 and not first.ordered
     deadline = time.monotonic() + wait
     while True:
         reads = [_read(client, part, first, limit=limit, wait=wait if may_block else 0.0) for part in parts]
         found = await reads[0] if len(reads) == 1 else await _read_all(client, groups, first, reads)
         deliveries: list[Delivery] = []
-        for key, rows in found:
-            reader, group = reader_of[key], groups[key]
-            token = books.tokens.of_read(group, reader.consumer, rows[0][0].decode(), rows[-1][0].decode())
-            leased = [Delivery(reader, position.decode(), decode(fields), lease=token) for position, fields in rows]
-            deliveries += await _pass_over(client, group, leased)
+        if found:
+            places = {group.keys.stream.encode(): place for place, group in enumerate(groups)}
+            for key, rows in found:
+                reader, group = readers[places[key]], groups[places[key]]
+                token = books.tokens.of_read(group, reader.consumer, rows[0][0].decode(), rows[-1][0].decode())
+                leased = [Delivery(reader, position.decode(), decode(fields), lease=token) for position, fields in rows]
+                deliveries += await _pass_over(client, group, leased)
         wait = deadline - time.monotonic()
         if deliveries or (not found and wait <= 0):
             return deliveries
@@ -96,23 +97,24 @@ async def _read(client: Client, groups: Sequence[Group], reader: Reader, *, limi
     return await client.call(streams[0], *command, *names) or []
 
 
-async def _read_all(client: Client, groups: Mapping[bytes, Group], reader: Reader, reads: Sequence[Read]) -> Found:
+async def _read_all(client: Client, groups: Sequence[Group], reader: Reader, reads: Sequence[Read]) -> Found:
     """Read from several partitions. If a read fails, release the entries of the others and raise its error."""
     results = await asyncio.gather(*reads, return_exceptions=True)
     found = [each for result in results if not isinstance(result, BaseException) for each in result]
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors:
+        group_of = {group.keys.stream.encode(): group for group in groups}
         for key, rows in found:
             leases = [part for position, _ in rows for part in (position, 1)]
             with contextlib.suppress(StoreError):
-                await scripts.release(client, groups[key], reader.consumer, leases)
+                await scripts.release(client, group_of[key], reader.consumer, leases)
         raise errors[0]
     return found
 
 
-def _by_partition(client: Client, groups: Collection[Group]) -> list[list[Group]]:
+def _by_partition(client: Client, groups: list[Group]) -> list[list[Group]]:
     if len(groups) == 1:
-        return [list(groups)]
+        return [groups]
     parts: dict[int, list[Group]] = {}
     for group in groups:
         parts.setdefault(client.topology.partition(group.keys.stream), []).append(group)
