@@ -141,13 +141,14 @@ class Announcer:
             with contextlib.suppress(ForebayError, TimeoutError):
                 async with asyncio.timeout(CLOSING_SECONDS):
                     await self._write()
-        self._is_announced = False
+        self.drop()
 
     def drop(self) -> None:
-        """Forget all consumers: their event loop is gone."""
+        """Forget all consumers, and the rights that were missing: the event loop is gone, or the bus is closed."""
         self._task = None
         self._consumers.clear()
         self._is_announced = False
+        self._may_announce, self._may_sweep = keeps_notes(self._store), True
 
     async def count(self, found: Sequence[StreamStats]) -> list[StreamStats]:
         """Put the number of living consumers into the counts of each group."""

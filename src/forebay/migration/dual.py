@@ -231,7 +231,6 @@ class DualBus:
         is_ready = self._ready.is_set()
         self._ready.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._publisher.closed()
         if is_ready:
             with contextlib.suppress(ForebayError):
                 await self._report(ended=True)

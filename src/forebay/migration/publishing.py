@@ -77,11 +77,8 @@ class DualPublisher:
         return id
 
     async def close(self) -> None:
-        """Stop comparing."""
+        """Stop comparing, and wait for the end of the publishes that are repeated: `is_closing` ends them."""
         await self._observer.close()
-
-    async def closed(self) -> None:
-        """Wait for the end of the publishes that are repeated; `is_closing` ends them."""
         await asyncio.gather(*self._repeats, return_exceptions=True)
 
     async def _publish_new(
