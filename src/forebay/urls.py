@@ -1,15 +1,16 @@
-"""From a URL to a store. A store's driver is imported only when its URL asks for it."""
+"""From a URL to a store: the scheme names an entry point, which is imported when the URL is opened."""
 
 from __future__ import annotations
 
 import os
-import re
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
 from forebay.errors import ConfigurationError
 from forebay.payload import check_name
 from forebay.store import Store
-from forebay.stores.url import StoreURL, check_options, mask, split
+from forebay.stores.url import mask, split
 
 __all__ = [
     "DEFAULT_URL",
@@ -29,8 +30,23 @@ REDIS_SCHEMES = {
     for arrangement in ("", "+sentinel", "+cluster")
 } | {"unix"}
 SCHEMES = ("sqlite", "redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "valkey", "memory")
-"""Those that messages name."""
-SQLITE_OPTIONS = {"synchronous": "full or normal", "busy_timeout": "seconds", "any_file_system": "true or false"}
+"""The schemes of forebay that messages name."""
+GROUP = "forebay.stores"
+"""The entry points by which an installed package opens the URLs of a scheme."""
+BUILT_IN = {
+    "memory": "forebay.stores.memory.url:from_url",
+    "sqlite": "forebay.stores.sqlite.url:from_url",
+    **dict.fromkeys(sorted(REDIS_SCHEMES), "forebay.stores.redis.url:from_url"),
+}
+"""Entry points of the same form that need no search through the installed packages."""
+
+
+class StoreFactory(Protocol):
+    """Makes a store, not opened yet, from a URL of its scheme. The object of an entry point."""
+
+    def __call__(self, url: str, *, namespace: str, read_only: bool) -> Store:
+        """The store that the URL names. `ConfigurationError` if it names none."""
+        ...
 
 
 def default_url() -> str:
@@ -46,23 +62,46 @@ def default_url() -> str:
 
 
 def open_store(url: str, *, namespace: str = "events", read_only: bool = False) -> Store:
-    """The store that a URL names, not opened yet; `ConfigurationError` where it names none.
+    """The store that a URL names, not opened yet; `ConfigurationError` if it names none.
 
-    With `read_only` opening it makes and changes no file; on a server it means nothing.
+    If `read_only`, opening it makes and changes no file; on a server it means nothing.
     """
     check_name("namespace", namespace)
-    parts = split(url)
-    if parts.scheme == "memory":
-        return _memory(parts, namespace)
-    if parts.scheme == "sqlite":
-        return _sqlite(parts, namespace, read_only=read_only)
-    if parts.scheme in REDIS_SCHEMES:
-        from forebay.stores.redis import RedisStore
+    scheme = split(url).scheme
+    store = _factory(scheme)(url, namespace=namespace, read_only=read_only)
+    if not hasattr(store, "clone"):
+        raise ConfigurationError(f"the package for {scheme}:// returned a {type(store).__name__}, which is not a store")
+    return store
 
-        return RedisStore(url, namespace=namespace)
-    raise ConfigurationError(
-        f"unknown store {parts.scheme + '://'!r}; use one of {', '.join(s + '://' for s in SCHEMES)}"
-    )
+
+def _factory(scheme: str) -> StoreFactory:
+    if (built_in := BUILT_IN.get(scheme)) is not None:
+        module, _, name = built_in.partition(":")
+        factory: StoreFactory = getattr(import_module(module), name)
+        return factory
+    return _installed(scheme)
+
+
+def _installed(scheme: str) -> StoreFactory:
+    """The factory of the installed package that opens this scheme."""
+    # It takes long to import, and to search all packages; forebay's own schemes do without.
+    from importlib.metadata import entry_points
+
+    found = [point for point in entry_points(group=GROUP) if point.name.lower() == scheme]
+    # A package that is found twice on the path is one package.
+    values = sorted({point.value for point in found})
+    if not found:
+        raise ConfigurationError(
+            f"unknown store {scheme + '://'!r}: install the package whose store has this scheme (it declares the entry "
+            f"point {scheme!r} in the group {GROUP!r}), or use one of {', '.join(s + '://' for s in SCHEMES)}"
+        )
+    if len(values) > 1:
+        raise ConfigurationError(f"several packages open {scheme}://: {', '.join(values)}; uninstall all but one")
+    try:
+        loaded: StoreFactory = found[0].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"the package for {scheme}:// cannot be imported: {values[0]}: {error}") from error
+    return loaded
 
 
 def check_redis_url(url: str) -> str:
@@ -84,45 +123,8 @@ def check_redis_url(url: str) -> str:
     return url
 
 
-def _memory(parts: StoreURL, namespace: str) -> Store:
-    check_options(parts, {})
-    if parts.username or parts.password or parts.hosts or parts.path:
-        raise ConfigurationError("memory:// takes nothing behind it: write just that")
-    from forebay.stores.memory import MemoryStore
-
-    return MemoryStore(namespace=namespace)
-
-
-def _sqlite(parts: StoreURL, namespace: str, *, read_only: bool) -> Store:
-    check_options(parts, SQLITE_OPTIONS)
-    if parts.username or parts.password or parts.hosts:
-        raise ConfigurationError(
-            "the sqlite:// URL names a host; a file has three slashes, sqlite:///relative.db, or four, "
-            "sqlite:////absolute.db"
-        )
-    path = parts.path[1:]
-    if not path or path == ":memory:":
-        raise ConfigurationError(
-            "the sqlite:// URL names no file; write sqlite:///events.db, or memory:// for a store in memory"
-        )
-    options: dict[str, object] = {"read_only": read_only}
-    for name, value in parts.options.items():
-        match name:
-            case "synchronous" if value.lower() in ("full", "normal"):
-                options[name] = value.lower()
-            case "busy_timeout" if re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
-                options[name] = float(value)
-            case "any_file_system" if value in ("true", "false"):
-                options[name] = value == "true"
-            case _:
-                raise ConfigurationError(f"wrong {name} in the sqlite:// URL: give {SQLITE_OPTIONS[name]}")
-    from forebay.stores.sqlite import SQLiteStore
-
-    return SQLiteStore(path, namespace=namespace, **options)  # type: ignore[arg-type]  # checked just above
-
-
 def file_of(url: str) -> Path | None:
-    """The file that a URL names; None where it names none."""
+    """The file that a URL names; None if it is not the URL of a file."""
     parts = split(url)
     if parts.scheme != "sqlite":
         return None
@@ -130,7 +132,7 @@ def file_of(url: str) -> Path | None:
 
 
 def identity(url: str) -> str:
-    """What stays the same of a store's URL however it is written: for messages, and to tell stores apart.
+    """The store's URL in one form, however it is written: for messages, and to see if two stores are the same.
 
     >>> identity("valkey://me:secret@localhost?timeout=3")
     'redis://localhost:6379/0'
