@@ -31,8 +31,14 @@ A store makes each move that it is asked for, whole or not at all. It never retr
    `release`, `retry` and `dead_letter` compare it. With an older token they find the lease gone, even if the same
    consumer holds the entry again. `ack` does not compare it: work done is done.
 
-The contract suite in `forebay.testing.contract` checks these rules for any store. A store turns its driver's errors
-into `StoreError`s and keeps the cause.
+A store turns its driver's errors into `StoreError`s and keeps the cause.
+
+**Two tiers.** A bus with its handlers, dead letters and replay uses `Log`, `Leases`, `DeadLetters` and `Inspection`.
+Agents, retention, leadership, migration and the copy of a store need `Notes` and `Transfer` as well.
+
+**Who may implement it.** Anyone: the contract suite (`forebay.testing.contract.StoreContract`) is the definition, and a
+store that passes it is a store. A new move or a new argument is a minor version, with a note for store authors in the
+changelog; a changed meaning is a major version. Before 1.0 both are minor versions.
 """
 
 from __future__ import annotations
@@ -85,7 +91,7 @@ def check_readers(readers: Sequence[Reader]) -> Reader:
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A place in a stream, what stands there, and when it was appended: Unix time, by the store's clock."""
+    """A record at its position in a stream. `appended` is Unix time, by the store's clock."""
 
     position: str
     record: Record | Foreign
@@ -121,9 +127,9 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 class DeadLetter(msgspec.Struct, frozen=True):
     """An entry that a group gave up on: its own copy, the reason, and where it came from.
 
-    `error` is one line: the last error, after the counts of failures and of dead consumers where there were
+    `error` is one line: the last error, after the counts of failures and of dead consumers if there were
     both. `attempts` counts the tries that were made. `traceback` has the last lines of the last error's
-    traceback; it is empty where nothing was raised.
+    traceback; it is empty if nothing was raised.
     """
 
     id: str
@@ -139,9 +145,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """An entry that a group has begun and not finished.
+    """An entry that a group was handed and has not finished.
 
-    `consumer` holds it since `idle` seconds; or it is None, and the entry waits for its next
+    `consumer` has held it for `idle` seconds; or it is None, and the entry waits for its next
     attempt, `due` in that many seconds (negative: overdue). `last_failure` is its latest failure, if any.
     """
 
@@ -155,9 +161,9 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Scheduled(msgspec.Struct, frozen=True):
-    """A record that is to be appended in `delay` seconds (negative: overdue). `id` only pages.
+    """A record to append in `delay` seconds (negative: overdue). `id` is for paging only.
 
-    With `at` it is to be appended at that moment, and `delay` is the time until then by the store's wall clock.
+    With `at` it is due at that moment, and `delay` is the time until then by the store's wall clock.
     """
 
     id: str
@@ -167,10 +173,10 @@ class Scheduled(msgspec.Struct, frozen=True):
 
 
 class RememberedId(msgspec.Struct, frozen=True):
-    """An event's id, kept for `left` more seconds.
+    """An event's id that a group or a stream remembers for `expires_in` more seconds.
 
-    By a `group`, which acked it with `remember`; or else by the stream, where it was appended with
-    `dedup_window`: at `position`, which is None while it is only scheduled.
+    A `group` remembers ids that it acked with `remember`. A stream remembers ids that were appended with
+    `dedup_window`; `position` is None while the record is only scheduled.
     """
 
     id: str
@@ -182,8 +188,7 @@ class RememberedId(msgspec.Struct, frozen=True):
 class GroupCursor(msgspec.Struct, frozen=True):
     """A group, and the last position that it was handed.
 
-    `number` is how many of the stream's entries stand up to there. A store that cannot count them tells
-    no lag without it.
+    `number` counts the stream's entries up to this position. A store that cannot count them needs it to know the lag.
     """
 
     group: str
@@ -192,14 +197,14 @@ class GroupCursor(msgspec.Struct, frozen=True):
 
 
 class GroupPending(msgspec.Struct, frozen=True):
-    """What a group has begun and not finished."""
+    """A pending or waiting entry of a group."""
 
     group: str
     pending: Pending
 
 
 StreamItem = Entry | GroupCursor | GroupPending | DeadLetter | Scheduled | RememberedId
-"""All that a stream consists of."""
+"""The parts of a stream."""
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -207,7 +212,8 @@ class Outlook(msgspec.Struct, frozen=True):
 
     `scheduled` and `waiting` are seconds from now until the stream's next scheduled record and the group's next
     waiting entry are due: negative if overdue, None if there are none. `leased` is True if a consumer other than the
-    reader's holds an entry of the group. `unread` is False only if the group has certainly read all entries.
+    reader's holds an entry of the group. `unread` is False if the group was handed the last entry of its stream; it may
+    be True although the entries after its cursor are for other groups.
     """
 
     scheduled: float | None
@@ -217,11 +223,11 @@ class Outlook(msgspec.Struct, frozen=True):
 
 
 class GroupStats(msgspec.Struct, frozen=True):
-    """How far a group is. Counts of entries; None means that the store cannot tell, never 0.
+    """The progress of a group, in counts of entries. None means that the store does not know, never 0.
 
     `pending` includes the `waiting`. `oldest` is the age, in seconds since it was appended, of the
     oldest pending entry. `position` is the last entry handed out. `consumers` counts those that
-    hold something now or, if the store keeps track, have read lately. `EventBus.stats` counts the running ones instead.
+    hold an entry now or, if the store keeps track, have read lately. `EventBus.stats` counts the running ones instead.
     """
 
     group: str
@@ -247,14 +253,14 @@ class StreamStats(msgspec.Struct, frozen=True):
 
 
 class Trimmed(msgspec.Struct, frozen=True):
-    """What a trim removed, and how much of it some group had not finished (`dropped`)."""
+    """Counts of the entries that a trim removed, and of those among them that a group had not finished (`dropped`)."""
 
     removed: int
     dropped: int
 
 
 class Durability(msgspec.Struct, frozen=True):
-    """Which losses an acknowledged publish survives, as the store is configured now.
+    """The losses that an acknowledged publish survives, as the store is configured now.
 
     Each field says "kept", "lost", "at risk" or "unknown". `notes` are sentences for people: why,
     and what to change.
@@ -279,11 +285,10 @@ class Log(Protocol):
     ) -> list[str]:
         """Append the records, all or none, in order; return their positions.
 
-        With `dedup_window`, a record whose id was appended (or scheduled) with `dedup_window` within
-        that many seconds before is not appended again: the earlier position is returned in its
-        place. The id is remembered for that long from now. `search_after` widens the search to the entries
-        behind that position, however they were appended.
-        Raises `OutcomeUnknown`, with a `search_after` for this very store, where the answer was lost.
+        With `dedup_window`, a record is not appended if its id was appended (or scheduled) with `dedup_window`
+        within that many seconds before: the earlier position is returned in its place. The id is remembered for that
+        long from now. `search_after` extends the search to all entries after that position.
+        If the answer was lost, raises `OutcomeUnknown` with a `search_after` for this store.
         """
         ...
 
@@ -296,11 +301,11 @@ class Log(Protocol):
         at: datetime | None = None,
         dedup_window: float | None = None,
     ) -> None:
-        """Append the records in `delay` seconds, or at the moment `at`; they survive whatever the store survives.
+        """Append the records in `delay` seconds, or at the moment `at`; until then they are as durable as entries.
 
-        A delay is a duration: setting a clock does not change it. The store keeps a moment as it is, and compares it
-        with its own wall clock; if that moment is in the past, it appends the records at once.
-        `append_due` appends them: until it is called, a scheduled record waits past its time.
+        A delay is a duration: setting a clock does not change it. The store compares a moment with its own wall
+        clock; if it is in the past, the records are appended at once. Otherwise `append_due` appends them: until it
+        is called, a scheduled record waits past its time.
         """
         ...
 
@@ -314,14 +319,14 @@ class Log(Protocol):
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:
-        """The entries behind `after`, up to and including `until`, oldest first, at most `limit`.
+        """The entries after `after`, up to and including `until`, oldest first, at most `limit`.
 
-        With `newest` the last `limit` of them instead of the first. An unknown stream is empty.
+        With `newest` the last `limit` of them instead of the first.
         """
         ...
 
     async def locate(self, stream: str, moment: datetime) -> str:
-        """The position just before the first entry appended at or after `moment`; may be END's place."""
+        """The position just before the first entry appended at or after `moment`: the last one if there is none."""
         ...
 
     async def trim(
@@ -336,8 +341,8 @@ class Log(Protocol):
         """Remove the oldest entries beyond `max_length`, or older than `max_age` seconds.
 
         Stops before the first entry that a group has not finished (unread, pending or waiting),
-        unless `force`. Groups named in `ignore_groups` hold nothing back. What either costs a group is counted.
-        A stream without groups is trimmed as asked.
+        unless `force`. The groups named in `ignore_groups` do not stop it. `Trimmed.dropped` and `trimmed_unread`
+        count the entries that groups lose by either. A stream without groups is trimmed as asked.
         """
         ...
 
@@ -356,32 +361,31 @@ class Log(Protocol):
 
 
 class Leases(Protocol):
-    """What a consumer does: take entries, keep them, settle them."""
+    """The moves of groups and consumers: take entries, keep them, settle them."""
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
-        """Make the group, reading from behind `start`; False, and nothing changed, where it exists.
+        """Make the group, which reads on after `start`; return False, and change nothing, if it exists.
 
-        A position behind the last one of the stream is the end of the stream.
+        A position after the last one of the stream is the end of the stream.
         """
         ...
 
     async def seek(self, stream: str, group: str, to: str) -> None:
-        """Let the group read on from behind `to`; a position behind the last one of the stream is its end.
+        """Let the group read on after `to`; a position after the last one of the stream is its end.
 
-        What it has begun behind that place is unread again, and its holders lose it; what it has
-        begun before that place stays as it is. Raises `NotFound` where the group does not exist.
+        Pending and waiting entries after `to` are unread again, and their holders lose them; those before it stay.
+        A store may forget here the entries that `trimmed_unread` has not reported yet: ask first.
         """
         ...
 
     async def leave(self, stream: str, group: str) -> None:
-        """Remove the group with all it has pending and waiting. Its dead letters stay."""
+        """Remove the group with its pending and waiting entries. Its dead letters stay."""
         ...
 
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
-        """How many entries left the stream before the group could read them, removed by whomever.
+        """The number of entries that left the stream, by any program, before the group read them.
 
-        Each is reported once, to the first caller, whenever it was removed. None where the store cannot tell, or
-        has no such group.
+        Each entry is counted once, for the first caller. None if the store does not know: see the store's own docs.
         """
         ...
 
@@ -401,10 +405,10 @@ class Leases(Protocol):
         ...
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:
-        """Take over entries whose consumer has been silent on them for `idle` seconds, oldest first.
+        """Take over entries whose leases were not renewed for `idle` seconds, oldest first.
 
-        Goes through the pending entries with a cursor of its own, so one call may find nothing and
-        the next one something; a bounded number of calls sees all of them.
+        A store may go through the pending entries in parts: one call may find nothing and the next one something,
+        but a bounded number of calls finds all of them.
         """
         ...
 
@@ -423,32 +427,31 @@ class Leases(Protocol):
     async def ack(self, deliveries: Sequence[Delivery], *, remember: float | None = None) -> int:
         """Finish these entries; return how many were still pending.
 
-        Work done is done, whoever holds the lease now. With `remember` the group also keeps the
-        events' ids for that many seconds, for `handled`.
+        Any lease will do: work done is done. With `remember` the group also keeps the events' ids for that many
+        seconds, for `handled`.
         """
         ...
 
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
-        """Those of the event ids that the group acked with `remember`, not longer ago than that."""
+        """Those of the event ids that the group acked with `remember`, until they expire."""
         ...
 
     async def retry(
         self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
     ) -> bool:
-        """Count a failure, and let the entry wait `delay` seconds for whoever asks first.
+        """Count a failure, and let the entry wait `delay` seconds for the next consumer.
 
         The `failure` is kept with the entry until it is settled, in place of the one before.
         With `keep` the consumer keeps the lease and its token, and repeats the event itself (ordered groups). It goes
         on with the same Delivery, but for `attempt` and `failures`, which are one more, and `last_failure`.
-        A failure is counted once: if the lease has counted more than the `failures` of the Delivery, an answer was
-        lost, and the move counts nothing more and keeps the failure that is kept; all else it does, and returns True.
+        A failure is counted once: if the lease has counted more failures than the Delivery says, an answer was lost.
+        Then the move counts nothing and keeps the `failure` that is stored; it does the rest and returns True.
         Returns False, and changes nothing, if the lease is no longer held.
         """
         ...
 
     async def release(self, deliveries: Sequence[Delivery]) -> int:
-        """Give entries back untried, due at once; their last delivery does not count. Returns how many
-        were still held."""
+        """Let entries wait, due at once, and do not count their last delivery; return how many were still held."""
         ...
 
     async def dead_letter(
@@ -463,18 +466,18 @@ class Leases(Protocol):
 
 
 class DeadLetters(Protocol):
-    """What groups gave up on. Dead letters hold their own copy, so they never hold back a trim."""
+    """The entries that groups gave up on. A dead letter is a copy, so it does not stop a trim."""
 
     async def dead_letters(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
-        """Dead letters with an id behind `after`, oldest first."""
+        """Dead letters with an id after `after`, oldest first."""
         ...
 
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
         """Append each of these again, for its group only, and remove the dead letter; return how many.
 
-        The event keeps its id, key, headers and time; its attempts begin anew.
+        The event keeps its id, key, headers and time; its attempts start again at 1. A dead letter of no group stays.
         """
         ...
 
@@ -488,7 +491,7 @@ class DeadLetters(Protocol):
 
 
 class Inspection(Protocol):
-    """What operators ask."""
+    """The questions of operators."""
 
     async def stats(self, streams: Sequence[str] | None = None) -> list[StreamStats]:
         """All streams, or these, by name. An unknown stream is left out."""
@@ -499,32 +502,34 @@ class Inspection(Protocol):
         ...
 
     async def time(self, stream: str) -> float:
-        """Unix time now, by the clock that says when the stream's entries were appended."""
+        """Unix time now, by the clock of `Entry.appended`."""
         ...
 
     async def groups(self, stream: str) -> list[str]:
-        """The names of the stream's groups, by the alphabet. Costs as much as there are groups."""
+        """The names of the stream's groups, sorted. The cost grows with the number of groups."""
         ...
 
     async def pending(self, stream: str, group: str, *, after: str = START, limit: int = 100) -> list[Pending]:
-        """What the group has begun and not finished, by position."""
+        """The pending and waiting entries of the group, by position."""
         ...
 
     async def strays(self) -> list[str]:
-        """What is left out everywhere, because another program put it there under a name that forebay has not: a
-        sentence for each."""
+        """The streams, groups and notes of other programs whose names are not valid here: a sentence for each.
+
+        All other moves leave them out.
+        """
         ...
 
     async def durability(self) -> Durability:
-        """Which losses an acknowledged publish survives, as the store is configured now."""
+        """The losses that an acknowledged publish survives, as the store is configured now."""
         ...
 
 
 class Notes(Protocol):
-    """Small values kept beside a stream, under names: what programs have to remember of it, or agree on.
+    """Small named values beside a stream, changed by compare-and-set: shared state of programs.
 
-    For a few hundred notes a stream, each of at most some 100 KiB. A note may be kept for a stream that
-    has no entries; notes alone make no stream that `stats` would show.
+    Second tier: agents, retention, leadership, migration and copies need it. A stream may have a few hundred notes of
+    up to some 100 KiB each. Notes need no stream, and do not make one.
     """
 
     async def notes(self, stream: str, *, names: Collection[str] | None = None) -> dict[str, bytes]:
@@ -532,7 +537,7 @@ class Notes(Protocol):
         ...
 
     async def streams_with_notes(self) -> list[str]:
-        """The names of the streams that have notes, by the alphabet."""
+        """The names of the streams that have notes, sorted."""
         ...
 
     async def set_note(
@@ -540,26 +545,29 @@ class Notes(Protocol):
     ) -> bool:
         """Keep the value under this name; None removes the note.
 
-        With `expected`, only where the note has just that value now (None: where there is no such
-        note); else False, and nothing changed: somebody else was faster.
+        With `expected`, only if the note has this value now (None: if there is no such note). Otherwise returns False
+        and changes nothing: another program was faster.
         """
         ...
 
 
 class Transfer(Protocol):
-    """What moves a stream from one store to another, with `scan`, `pending` and `dead_letters`."""
+    """The moves that copy a stream to another store, together with `scan`, `pending` and `dead_letters`.
+
+    Second tier: only `forebay.transfer` needs it.
+    """
 
     async def scheduled(self, stream: str, *, after: str = "", limit: int = 100) -> list[Scheduled]:
-        """What is to be appended later, behind the one with the id `after`.
+        """Scheduled records after the one with the id `after`.
 
-        What has a delay comes first, then what has a moment, each in the order of their times.
+        Those with a delay come first, then those with a moment, each in the order of their times.
         """
         ...
 
     async def remembered(
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[RememberedId]:
-        """The ids that the stream, or with `group` that group, remembers now, behind the id `after`.
+        """The ids that the stream, or with `group` that group, remembers now, after the id `after`.
 
         Their order is the store's own.
         """
@@ -573,32 +581,39 @@ class Transfer(Protocol):
         notes: Mapping[str, bytes | None] | None = None,
         expected: Mapping[str, bytes | None] | None = None,
     ) -> list[str] | None:
-        """Put back what another store held, some 500 items a call; return the positions of the entries.
+        """Put parts of a stream back, as another store held them; return the positions of the entries.
 
-        One move, together with the `notes` to keep or (None) remove; and only where the notes are as
-        `expected`: else None, and nothing changed. A group is made, or set to its place, and has to be there
-        for what it has begun, whose entries have to be there too. Positions, but for an entry's own, are of
-        this store. An entry and a dead letter keep theirs where it has this store's form, stands behind the
-        last one and is free; else they get one behind it, which on stores whose positions tell the time
-        tells theirs, where the order allows it.
+        One move, for some 500 items. It also keeps the `notes`, or removes those that are None. If the notes of the
+        stream are not as `expected` (None: no such note), it returns None and changes nothing.
+
+        Positions in the items refer to this store, except an entry's own.
+
+        - `Entry`: keeps its position if that has this store's form, comes after the last one and is free. Otherwise it
+          gets the next one. A store whose positions contain the time gives it one of its time, if the order permits.
+        - `GroupCursor`: makes the group, or sets the cursor of one that exists.
+        - `GroupPending`: needs its group (`NotFound`) and its entry. A waiting entry waits on. A leased one stays with
+          its consumer, which has no token for it: the lease expires, and another consumer claims the entry.
+        - `DeadLetter`: keeps its id on the same terms as an entry its position.
+        - `Scheduled`: is due after its `delay`, or at its moment. `id` is ignored.
+        - `RememberedId`: is remembered for `expires_in` more seconds; with a `group`, it needs that group (`NotFound`).
         """
         ...
 
     async def drop(
         self, stream: str, *, keep_entries: bool = False, expected: Mapping[str, bytes | None] | None = None
     ) -> bool:
-        """Remove the stream with all that belongs to it; with `keep_entries` all but its entries and notes.
+        """Remove the stream with all that belongs to it; with `keep_entries`, all but its entries and notes.
 
-        Only where the notes are as `expected`: else False, and nothing changed.
+        If the notes are not as `expected`, returns False and changes nothing.
         """
         ...
 
 
 class Store(Log, Leases, DeadLetters, Inspection, Notes, Transfer, Protocol):
-    """All of it. Used by one event loop, inside `async with`.
+    """A whole store, both tiers. Used by one event loop, inside `async with`.
 
     A call on another loop, in another thread or in a fork of the process raises `ConfigurationError` before anything is
-    done. One that was closed may be opened again, on any loop.
+    done. A store that was closed may be opened again, on any loop.
     """
 
     def clone(self) -> Store:
