@@ -125,7 +125,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """An entry that a group gave up on: its own copy, the reason, and where it came from.
+    """An entry that a group gave up on: its own copy, the reason, and the place it had.
 
     `error` is one line: the last error, after the counts of failures and of dead consumers if there were
     both. `attempts` counts the tries that were made. `traceback` has the last lines of the last error's

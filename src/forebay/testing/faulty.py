@@ -30,7 +30,7 @@ class FaultyStore(StoreProxy):
 
         store = FaultyStore(MemoryStore())
         store.fail_before("append")            # the next append is refused: nothing happened
-        store.fail_after("ack", times=2)       # two acks happen, and nobody hears of it
+        store.fail_after("ack", times=2)       # two acks happen, and their answers are lost
         store.delay("read", 0.5)               # one read takes half a second longer
 
     Faults of one move are for its calls in the order in which they were ordered, one each; calls

@@ -87,8 +87,8 @@ class StoreProxy:
                 finally:
                     print(move, time.monotonic() - started)
 
-    A clone is of the same class, around a clone of the store. It shares the attributes of the proxy: what is to be
-    counted together stands in an object that is changed, not replaced.
+    A clone is of the same class, around a clone of the store. It has the same attributes: keep a count that all
+    clones share in a mutable object.
     """
 
     def __init__(self, store: Store) -> None:

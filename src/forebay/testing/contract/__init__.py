@@ -10,9 +10,14 @@
         def plant(self, store: MyStore) -> Plant:
             return store.insert_raw
 
-The store is to be empty at the start of each test. The tests are coroutines: run them with
-pytest-asyncio in its auto mode. `pytest.register_assert_rewrite("forebay.testing.contract")` before
-the import makes their failures tell more. Nothing in them sleeps; what takes time has a deadline.
+        @pytest.fixture
+        def survives(self) -> tuple[str, str, str]:
+            return "kept", "kept", "at risk"
+
+The other fixtures of `Contract` state a capability that a store may lack. The store is empty at the start of each
+test. The tests are coroutines: run them with pytest-asyncio in its auto mode. They do not sleep; all that takes time
+has a deadline. `pytest.register_assert_rewrite("forebay.testing.contract")` before the import shows more of a failed
+assertion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The promise of `arrivals`: a store reports the streams that grow, whoever appends to them."""
+"""The promise of `arrivals`: a store reports the streams that grow, by any program."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ LONG = 30.0
 
 class ArrivalsContract(Contract):
     """The doorbell."""
-
-    @pytest.fixture
-    def can_watch(self) -> bool:
-        """Whether the store reports arrivals; override it for a store that cannot."""
-        return True
 
     @pytest.fixture
     async def arrivals(self, store: Store, can_watch: bool) -> AsyncIterator[AsyncGenerator[str | None, None]]:

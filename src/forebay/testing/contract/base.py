@@ -1,4 +1,4 @@
-"""What the parts of the contract suite share: fixtures to override, readers, records."""
+"""The shared parts of the contract suite: fixtures to override, readers, records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOUR = 3600.0
 LOOKS = 20
 """How many claims are enough to see everything in these small streams."""
 STRANGE: Fields = ((b"source", b"another program"), (b"data", b"\xff\x00 no JSON, no UTF-8"))
-"""The fields of an entry that is no event. SQLite stores find a column for each."""
+"""The fields of an entry that is not an event. SQLite stores have a column for each."""
 
 
 class Contract:
@@ -35,8 +35,23 @@ class Contract:
 
     @pytest.fixture
     def plant(self) -> Plant:
-        """What puts foreign entries into the state behind `store`."""
+        """A function that puts foreign entries into the state of `store`."""
         raise NotImplementedError("override the fixture `plant`")
+
+    @pytest.fixture
+    def survives(self) -> tuple[str, str, str]:
+        """The words of `durability` for this store, in the order of the fields."""
+        raise NotImplementedError("override the fixture `survives`")
+
+    @pytest.fixture
+    def counts_trimmed_unread(self) -> bool:
+        """Whether the store knows `trimmed_unread`."""
+        return True
+
+    @pytest.fixture
+    def can_watch(self) -> bool:
+        """Whether the store has `arrivals`."""
+        return True
 
     @pytest.fixture
     async def other(self, store: Store) -> AsyncIterator[Store]:
@@ -73,13 +88,13 @@ async def claimed(store: Store, reader: Reader, *, idle: float = 0.0, limit: int
     """All that claims find."""
     found: list[Delivery] = []
     for _ in range(LOOKS):
-        # What this reader has just taken has been idle for 0 seconds too.
+        # The entries that this reader has just taken have been idle for 0 seconds, too.
         known = {delivery.position for delivery in found}
         found += [d for d in await store.claim(reader, idle=idle, limit=limit) if d.position not in known]
     return found
 
 
 async def planted(plant: Plant, fields: Fields = STRANGE) -> Foreign:
-    """Plant one entry; what a store shows of it."""
+    """Plant one entry; return the record that a store has for it."""
     await plant(STREAM, fields)
     return Foreign(tuple(fields))

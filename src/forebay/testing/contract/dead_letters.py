@@ -118,6 +118,36 @@ class DeadLettersContract(Contract):
         assert 3 == (await store.trim(STREAM, max_length=0)).removed
         assert 3 == len(await store.dead_letters(STREAM))
 
+    async def test_an_id_is_published_and_handled_again_after_its_dead_letter_was_discarded(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, [order(1, id="a"), order(2, id="b")], dedup_window=60)
+        for held in await store.read(A, limit=2):
+            await store.ack(
+                [msgspec.structs.replace(held, position="0-0" if "-" in held.position else "0")], remember=60
+            )
+            await store.dead_letter(held, reason="r")
+        first, _ = await store.dead_letters(STREAM)
+
+        assert 1 == await store.discard(STREAM, [first.id])
+
+        assert {"b"} == await store.handled(STREAM, GROUP, ["a", "b"])
+        await store.append(STREAM, [order(3, id="a"), order(4, id="b")], dedup_window=60)
+        assert [3] == numbers(await store.read(A, limit=10))
+        await store.append(STREAM, [order(5, id="a")], dedup_window=60)
+        assert [] == await store.read(Reader(STREAM, GROUP, "other"), limit=10)
+
+    async def test_discarding_keeps_the_id_of_a_scheduled_event(self, store: Store) -> None:
+        await store.join(STREAM, GROUP)
+        await store.append(STREAM, [order(1, id="a")])
+        [held] = await store.read(A, limit=1)
+        await store.dead_letter(held, reason="r")
+        await store.schedule(STREAM, [order(2, id="a")], delay=3600, dedup_window=7200)
+
+        await store.discard(STREAM, [letter.id for letter in await store.dead_letters(STREAM)])
+
+        await store.append(STREAM, [order(3, id="a")], dedup_window=60)
+        assert [] == await store.read(A, limit=10)
+
 
 async def _dead(store: Store, reader: Reader, count: int) -> None:
     """Append so many orders; all that the group has not read yet dies in it."""

@@ -1,4 +1,4 @@
-"""The promises of `Notes`: small values beside a stream, changed only where they are as expected."""
+"""The promises of `Notes`: small values beside a stream, changed only if they are as expected."""
 
 from __future__ import annotations
 
