@@ -1,4 +1,4 @@
-"""A chain of events: what was published because of what, found by the ids in their headers."""
+"""A chain of events, each published because of another, found by the ids in their headers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LOOKED_AT = 100_000
 class Chain(msgspec.Struct, frozen=True):
     """The events of a chain, oldest first.
 
-    `unsearched` are the streams of which only the first LOOKED_AT entries behind the chain's beginning were
-    looked at: they may hold more of it.
+    `unsearched` are the streams of which only the first LOOKED_AT entries after the chain's beginning were
+    searched: they may hold more of it.
     """
 
     events: tuple[Event, ...]
@@ -33,7 +33,7 @@ class Chain(msgspec.Struct, frozen=True):
         return [event for event in self.events if event.headers.get(CAUSATION) not in ids]
 
     def caused_by(self, event: Event) -> list[Event]:
-        """What was published while this one was handled."""
+        """The events that were published while this one was handled."""
         return [other for other in self.events if other.headers.get(CAUSATION) == event.id]
 
 
@@ -60,7 +60,7 @@ async def chain(store: Store, event: Event, *, limits: Limits = LIMITS) -> Chain
 async def _beginning(store: Store, stream: str, first: str, event: Event) -> str:
     """The place from which the stream may hold events of the chain.
 
-    An id made by forebay carries its time; of another one only a search through everything can tell.
+    An id made by forebay carries its time; another id needs a search through everything.
     """
     began = id_timestamp(first) or (event.timestamp if first == event.id else None)
     if began is None:
@@ -69,7 +69,7 @@ async def _beginning(store: Store, stream: str, first: str, event: Event) -> str
 
 
 def _member(entry: Entry, first: str, limits: Limits) -> Event | None:
-    """The event in an entry, if it belongs to the chain; copies for one group are no members of their own."""
+    """The event in an entry, if it belongs to the chain; copies for one group are not members of their own."""
     record = entry.record
     if not isinstance(record, Record) or record.only_group is not None:
         return None

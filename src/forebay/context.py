@@ -1,4 +1,4 @@
-"""What a bus has while it is open: its store, what runs on it, and the event loop that all of it belongs to.
+"""An open bus: its store, its consumers, and the event loop to which they belong.
 
 closed ---> opening ---> open ---> draining ---> closing ---> closed
                           |  its loop was closed first          ^
@@ -66,7 +66,7 @@ class Runs:
 
 
 class BusContext:
-    """What the consumers of one bus share.
+    """The shared parts of one bus's consumers.
 
     The bus is open on one event loop at a time: by `open`, or by its first use, which calls `enter`. Both refuse
     another loop, another thread and a fork before anything is done.
@@ -94,12 +94,12 @@ class BusContext:
             session.forget()
 
     async def open(self) -> None:
-        """Open the bus; `ConfigurationError` where it is open already, here or elsewhere."""
+        """Open the bus; `ConfigurationError` if it is open already, here or elsewhere."""
         while not await (session := self._take(is_asked=True)).opened():
             await done([session.task])
 
     async def enter(self) -> None:
-        """Open the bus unless it is open; `ConfigurationError` where it is open elsewhere."""
+        """Open the bus unless it is open; `ConfigurationError` if it is open elsewhere."""
         while not await (session := self._take(is_asked=False)).opened():
             await done([session.task])
 
@@ -160,7 +160,7 @@ def _nothing() -> None:
 
 
 class Session:
-    """The time in which a bus is open. Its task opens the store, and closes it: also where it is cancelled.
+    """The time in which a bus is open. Its task opens the store, and closes it, also if it is cancelled.
 
     `loop` is the event loop on which the bus can be used now; None before and after.
     """
@@ -172,7 +172,7 @@ class Session:
         self._is_lost = False
         self.closing = asyncio.Event()
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
-        # What the task holds lives as long as its loop, so this is not the context.
+        # The task's references live as long as its loop, so it must not hold the context.
         self._runs, self._keeper, self._services = context.runs, context.keeper, context.services
         self._signals, self._pruner, self._announcer = context.signals, context.pruner, context.announcer
         self.task = self.home.loop.create_task(self._live(context.store), name="forebay-bus")
@@ -184,13 +184,13 @@ class Session:
         return self._is_lost or self.task.done()
 
     async def opened(self) -> bool:
-        """Wait until the bus can be used; False where it is being closed. Raises what the opening raised."""
+        """Wait until the bus can be used; False if it is being closed. Raises the error of the opening."""
         if not self._opened.done():
             try:
                 return await asyncio.shield(self._opened)
             except asyncio.CancelledError:
                 if self.is_asked and not self.is_over:
-                    # Nobody will close it.
+                    # close will not be called.
                     self.closing.set()
                     self.task.cancel()
                     await done([self.task])
@@ -198,7 +198,7 @@ class Session:
         return self.loop is not None
 
     def forget(self) -> None:
-        """Nobody can close it any more, or its loop is gone."""
+        """Close it without a caller: the bus was collected, or its loop is gone."""
         if self.is_over or self.home.forked():
             return
         self._keeper.drop()
@@ -219,7 +219,7 @@ class Session:
             if not isinstance(error, Exception):
                 raise
             self._opened.set_exception(error)
-            self._opened.exception()  # whoever asked may wait no more
+            self._opened.exception()  # the caller may not wait any more
             return
         self.loop = self._signals.home = self.home.loop
         self._opened.set_result(True)

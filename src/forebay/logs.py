@@ -1,7 +1,7 @@
 """Signals as log records, under the logger `forebay`. Every bus has this listener.
 
 Names and reasons come from outside, so every text in a record of this logger is escaped (`printable`): one record is
-one line, and below it the traceback where there is one.
+one line, and below it the traceback, if there is one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Below(str):
     __slots__ = ()
 
     def escaped(self) -> str:
-        """Each of the lines escaped, behind a line break."""
+        """Each of the lines escaped, after a line break."""
         return "".join(f"\n{printable(line)}" for line in self.split("\n")) if self else ""
 
 
@@ -73,8 +73,8 @@ logger.addFilter(_escape)
 def log(signals: Signals) -> Callable[[], None]:
     """Write the rarer signals to the log; nothing per event that goes well.
 
-    The first loop of a bus that meets a store which does not work is told of at WARNING, and so is the end of
-    the outage; all other failures between them are told at DEBUG. Lines about single events of a group are
+    The first loop of a bus that meets a store which does not work is logged at WARNING, and so is the end of
+    the outage; all other failures between them are logged at DEBUG. Lines about single events of a group are
     written in full ten times in ten seconds, then counted. Returns what writes the counts that are still open, for
     the close of a bus.
     """
@@ -118,7 +118,7 @@ class _Lines:
     def dead_lettered(self, signal: DeadLettered) -> None:
         level = self._level(logging.ERROR, "dead letters", signal.delivery, signal.reason)
         below = _Below(signal.traceback)
-        # The reason says how often it was tried; the delivery that found it dead was no try.
+        # The reason says how often it was tried; the delivery that found it dead was not a try.
         logger.log(level, "%s is a dead letter: %s%s", _event(signal.delivery), signal.reason, below)
 
     def recovered(self, signal: Recovered) -> None:
@@ -148,7 +148,7 @@ class _Lines:
         elif self._outage.failed(
             (signal.loop, signal.stream, signal.group), signal.delay, reports=signal.loop in _TELLING
         ):
-            logger.warning("%s %s loop failed: %s%s; until it works all loops try on, told at DEBUG", *arguments)
+            logger.warning("%s %s loop failed: %s%s; until it works all loops retry, logged at DEBUG", *arguments)
         else:
             logger.debug("%s %s loop failed: %s%s", *arguments)
 
@@ -189,13 +189,13 @@ _OUTAGE = (StoreUnavailable, OutcomeUnknown, StoreFull)
 
 
 _HEALING = ("read", "claim")
-"""Loops that make a lost group again, and tell that (`GroupCreated`)."""
+"""Loops that create a lost group again, and report it (`GroupCreated`)."""
 _TELLING = (*_HEALING, "follow", "doorbell", "lookout")
-"""Loops that tell when they work again (`LoopRecovered`)."""
+"""Loops that report when they work again (`LoopRecovered`)."""
 
 
 def again_in(delay: float) -> str:
-    """When something is tried again, to be read behind "again"."""
+    """The time of the next attempt, to be read after "again"."""
     if delay < 0.001:
         return "at once"
     return f"in {delay * 1000:.0f} ms" if delay < 1 else f"in {delay:.1f} s"
@@ -203,7 +203,7 @@ def again_in(delay: float) -> str:
 
 def _trimmed_unread(signal: TrimmedUnread) -> None:
     logger.error(
-        "%s has lost %d events that its group %s had not read: somebody trimmed it",
+        "%s has lost %d events that its group %s had not read: another program trimmed it",
         signal.stream,
         signal.count,
         signal.group,

@@ -165,7 +165,7 @@ def judge_recovered(delivery: Delivery, retry: Retry) -> GiveUp | None:
 def history(last_error: str, *, attempts: int, failures: int) -> str:
     """Return how an event failed, in one line of at most 500 characters.
 
-    That is its last error; where consumers died on it, which no error tells, the counts come first.
+    That is its last error. If consumers died on it, which no error shows, the counts come first.
 
     >>> history("KeyError: 'vat_rate'", attempts=3, failures=2)
     "tried 3 times: failed 2 times, last with KeyError: 'vat_rate'; 1 consumer died or fell silent"
@@ -222,7 +222,7 @@ def last_frames(error: BaseException) -> str:
     """
     try:
         chain = _chain(error)
-    except Exception:  # noqa: BLE001  # an exception's own attributes may be what is broken
+    except Exception:  # noqa: BLE001  # an exception's own attributes may be broken
         return ""
     # Each error has its share, so that the frames of its causes leave room for the handler's.
     most = max(1, (TRACEBACK_LINES - len(chain)) // (2 * len(chain)))

@@ -114,7 +114,7 @@ async def _last_until(log: Log, stream: str, position: str) -> str:
 
 
 async def _newest(log: Log, stream: str, after: str, until: str, count: int) -> list[Entry]:
-    """The last `count` entries that are no copies, found page by page from the end."""
+    """The last `count` entries that are not copies, found page by page from the end."""
     found: list[Entry] = []
     passed: set[str] = set()
     while len(found) < count:
@@ -173,8 +173,8 @@ async def replay(
 ) -> int:
     """Append the events of a range again, for one group only; return how many.
 
-    The end is fixed when the replay begins. Copies made by earlier replays and redrives are passed
-    over, and so are entries that are no events. Stopped half-way, it can be begun again from the
+    The end is fixed when the replay begins. Copies made by earlier replays and redrives are skipped,
+    and so are entries that are not events. Stopped half-way, it can be begun again from the
     place it had reached: `progress` hears the count after each chunk.
     """
     if progress is not None:
@@ -208,7 +208,7 @@ async def replay(
 
 
 async def require_stream(store: Store, stream: str) -> StreamStats:
-    """The stream's counts; `NotFound`, with the nearest name that there is, where it does not exist."""
+    """The stream's counts; `NotFound`, with the nearest existing name, if it does not exist."""
     found = await store.stats([stream])
     if not found:
         names = await store.streams()
@@ -227,7 +227,7 @@ async def require_group(store: Store, stream: str, group: str) -> GroupStats:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The question whether another name was meant; empty where none is near.
+    """The question whether another name was meant; empty if none is near.
 
     >>> nearest("order_palced", ["order_paid", "order_placed"])
     "did you mean 'order_placed'?"

@@ -85,7 +85,7 @@ def test_an_export_says_how_many_letters_it_has_printed(forebay: Forebay, number
 def test_bench_prints_each_line_when_it_is_measured_and_says_how_many(forebay: Forebay, number: signal.Signals) -> None:
     with forebay.process("bench", "--seconds", "20", "--events", "200") as process:
         assert process.stdout is not None
-        assert ["what is measured", "figure", "unit"] == process.stdout.readline().rstrip("\n").split("\t")
+        assert ["measurement", "figure", "unit"] == process.stdout.readline().rstrip("\n").split("\t")
         assert "publish, one at a time" == process.stdout.readline().split("\t")[0]
         code, err = ended(process, number)
 

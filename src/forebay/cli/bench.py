@@ -29,7 +29,7 @@ PROBES = 100
 
 
 class Measured(NamedTuple):
-    """A figure, and what it counts."""
+    """A figure with its name and unit."""
 
     what: str
     figure: float
@@ -72,7 +72,7 @@ def bench(context: click.Context, events: int, tasks: int, seconds: float) -> No
 
 
 COLUMNS = (
-    Column("what is measured", lambda row: row.what),
+    Column("measurement", lambda row: row.what),
     Column(
         "figure",
         lambda row: round(row.figure, 2),
@@ -108,7 +108,7 @@ class _Shown:
         echo(f"{what:<{NAME_CELLS}}{figure:>{FIGURE_CELLS}}  {unit}")
 
     def end(self) -> None:
-        """Print what is printed only as a whole."""
+        """Print the figures that are printed only as a whole."""
         if self._output.json:
             self._output.rows(COLUMNS, self.lines, json=Measured._asdict)
 

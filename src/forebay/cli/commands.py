@@ -26,7 +26,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Command(NamedTuple):
-    """Where a command lives: its module, which has it under the command's name; and what it does."""
+    """A command: the module that has it under the command's name, and its line of help."""
 
     module: str
     summary: str
@@ -75,7 +75,7 @@ class Commands(click.Group):
             formatter.write_dl([(name, listed.summary) for name, listed in self._table.items()])
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
-        """As in click, with what was typed escaped in what is said of it."""
+        """As in click, with the user's text escaped in the messages about it."""
         try:
             with _escaped_usage():
                 return super().make_context(*arguments, **options)
@@ -92,7 +92,7 @@ class Commands(click.Group):
         except OSError as error:
             raise _unwritten(error) from error
         except click.UsageError as error:
-            # It quotes what was typed in the wrong place, which may be a URL.
+            # It quotes the misplaced argument, which may be a URL.
             text = error.format_message()
             if conceal(text) == text:
                 raise
@@ -103,7 +103,7 @@ class Commands(click.Group):
 
 def _unwritten(error: OSError) -> Exception:
     """What to raise for an error of the system: mostly that the output could not be written."""
-    # Whoever read the output from a pipe has enough of it; click ends quietly.
+    # The reader of the pipe has closed it; click ends quietly.
     return error if error.errno == errno.EPIPE else Failure(str(error))
 
 
@@ -143,7 +143,7 @@ _OPTIONS = {
 
 
 def _take_global_options(command: click.Command) -> None:
-    """Let the global options stand behind the command as well; there they win."""
+    """Accept the global options after the command as well; there they win."""
 
     def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
         name = parameter.name or ""
@@ -167,7 +167,7 @@ _REFUSED = "__forebay_refused__"
 def refuses(**reasons: str) -> Callable[[Decorated], Decorated]:
     """Refuse the global options that mean nothing for a command, each with the reason; its help does not list them.
 
-    What the environment says is for all commands, and stays silent.
+    An option of the environment is for all commands, so it gets no message.
     """
 
     def decorate(function: Decorated) -> Decorated:
@@ -194,7 +194,7 @@ def with_bus(command: AsyncCommand) -> Callable[..., None]:
 
 
 def with_bus_to_change(command: AsyncCommand) -> Callable[..., None]:
-    """The same for a command that changes what is there: a file that does not exist is `NotFound`."""
+    """The same for a command that changes a store: a file that does not exist is `NotFound`."""
     return _with_bus(command, _existing)
 
 
@@ -234,7 +234,7 @@ def _read_only(url: str, namespace: str) -> EventBus:
 
 
 def chosen_url() -> str:
-    """The URL of the global options; warns where it shows a password, refuses one that would not last."""
+    """The URL of the global options; warns if it shows a password, refuses one that would not last."""
     root = click.get_current_context().find_root()
     asked: str | None = root.params["url"]
     url = default_url() if asked is None else asked

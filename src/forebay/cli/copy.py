@@ -55,10 +55,10 @@ def copy(
 ) -> None:
     """Copy all streams of a store into another, empty one. FROM and TO are URLs.
 
-    Events keep their order, ids, keys, headers and times; groups their places, and what is pending,
-    waiting or dead, with its attempts; scheduled events come when they are due. Nobody may work in
-    either store meanwhile. With --follow whoever works in FROM may go on: stop them, then press Ctrl-C.
-    Broken off or killed, the same command goes on where it was.
+    Events keep their order, ids, keys, headers and times; groups their cursors, and pending,
+    waiting and dead entries with their attempts; scheduled events come when they are due. Stop publishers and
+    consumers of both stores during the copy. With --follow those of FROM may go on: stop them, then press Ctrl-C.
+    After a kill or an interruption the same command continues.
 
     FROM may be a file in the single-table format (one table `events`, with `processed` and `retry_count`). --group
     names the groups that handle its unprocessed rows.
@@ -87,7 +87,7 @@ class _Ends(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A stream, as it was copied; `different` is None where nobody compared."""
+    """A stream, as it was copied; `different` is None if it was not compared."""
 
     stats: StreamStats
     different: Sequence[str] | None
@@ -161,7 +161,7 @@ def _events_table(file: Path, ends: _Ends, *, follow: bool) -> Store:
 
 @contextmanager
 def _switch(*, asked: bool) -> Iterator[asyncio.Event | None]:
-    """Set by the first SIGINT or SIGTERM; a second one does what it always does. None where nothing is followed."""
+    """Set by the first SIGINT or SIGTERM; a second one acts as usual. None without --follow."""
     if not asked:
         yield None
         return

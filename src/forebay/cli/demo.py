@@ -61,7 +61,7 @@ def demo(context: click.Context, folder: Path, files: int, keep: bool) -> None:
 
 
 class _Stage(NamedTuple):
-    """Where the story is told, and the command that then shows what is there."""
+    """The store of the story, and the command that shows its content afterwards."""
 
     url: str
     namespace: str
@@ -83,7 +83,7 @@ def _stage(root: click.Context, room: Path, *, keep: bool) -> _Stage:
 
 
 class Silent:
-    """Tells nothing."""
+    """Prints nothing."""
 
     def step(self, text: str) -> None:
         """Something happened."""
@@ -93,7 +93,7 @@ class Silent:
 
 
 class _Shown:
-    """Tells the story on a terminal: a line per step, a bar per group."""
+    """Shows the story on a terminal: a line per step, a bar per group."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(

@@ -1,4 +1,4 @@
-"""The story that `forebay demo` tells, on a real store, with real files and real processes."""
+"""The story of `forebay demo`, on a real store, with real files and real processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Teller(Protocol):
 
 
 class DemoFailed(ForebayError):
-    """The story did not go as told."""
+    """The story took another course than planned."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ def real_files(folder: Path, *, store: Path | None = None) -> Iterator[tuple[str
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
         for name in sorted(files):
             path = Path(parent, name)
-            # A file may go while it is looked at; a name that is no text cannot be told in an event.
+            # A file may vanish during the scan; a name that is not text does not fit into an event.
             with contextlib.suppress(OSError, UnicodeEncodeError):
                 str(path).encode()
                 if store is not None and str(path.resolve()).startswith(str(store)):
@@ -192,7 +192,7 @@ class Story:
 
     async def _fix_and_redrive(self, bus: EventBus) -> None:
         self._fixed.touch()
-        # What the watcher found at the very last is handled beside it.
+        # The last files that the watcher found are handled beside it.
         self._tally.redriven = await bus.redrive(EVENT, group="catalog")
         self._teller.step(f"fixed the bug in 'catalog', and redrove {self._tally.redriven} dead letter")
         await self._until("the redriven event to be handled", lambda: not any(self._count().lost.values()))
@@ -261,7 +261,7 @@ class Story:
                 await worker.wait()
 
     async def _clean(self, bus: EventBus) -> None:
-        """Leave nothing behind on a store that is not the demo's own."""
+        """Remove the demo's events from a store that is not its own."""
         await bus.discard(EVENT)
         store = await bus.ready()
         for group in GROUPS:

@@ -83,11 +83,11 @@ def _show_chain(output: Output, found: Chain, event: Event) -> None:
         mark = "  <- this one" if each.id == event.id else ""
         echo(f"{lead}{printable(f'{each.type}  {each.id}  from {each.source}{mark}')}")
     for stream in found.unsearched:
-        say(f"{stream} is long; what it holds of this chain after its first {LOOKED_AT:,} entries is not shown")
+        say(f"{stream} is long; events of this chain after its first {LOOKED_AT:,} entries are not shown")
 
 
 def _tree(found: Chain) -> Iterator[tuple[str, Event]]:
-    """The events, each below its cause, with what is to be drawn in front of it."""
+    """The events, each below its cause, with the branches to draw in front of it."""
     # Ids that publishers chose may lead round in a circle, so nothing is drawn twice, and nothing left out.
     drawn: set[str] = set()
     caused_by: dict[str | None, list[Event]] = {}

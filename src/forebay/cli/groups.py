@@ -21,7 +21,7 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
     """List the groups of all streams, or of TYPE.
 
     \b
-    lag        events not yet delivered to the group; "?" where the store cannot tell
+    lag        events not yet delivered to the group; "?" if the store cannot count them
     pending    events delivered and not finished, those waiting for another attempt included
     oldest     age of the oldest event among them
     dead       events that the group gave up on

@@ -15,7 +15,7 @@ from forebay.printable import printable
 
 
 def load_module(name: str) -> ModuleType:
-    """The module, which is looked for in the current folder too; `ConfigurationError` where there is none.
+    """The module, which may be in the current folder; `ConfigurationError` if there is none.
 
     An error of the module itself is raised as it is: its author needs the traceback.
     """
@@ -33,7 +33,7 @@ def load_module(name: str) -> ModuleType:
 
 
 def load_attribute(module: ModuleType, path: str) -> Any:
-    """What stands at this dotted path in the module; `AttributeError` where nothing does."""
+    """The object at this dotted path in the module; `AttributeError` if there is none."""
     return functools.reduce(getattr, path.split("."), module)
 
 

@@ -1,4 +1,4 @@
-"""The event loop of commands: how they run, and what a signal does to them."""
+"""The event loop of commands: how they run, and how a signal ends them."""
 
 from __future__ import annotations
 

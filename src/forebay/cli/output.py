@@ -49,7 +49,7 @@ def echo(text: str = "") -> None:
 
 
 class Output:
-    """Prints what a command found, in the form that suits who reads it."""
+    """Prints the results of a command: a table on a terminal, lines in a pipe, JSON on request."""
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
@@ -75,7 +75,7 @@ class Output:
                 self.fields(column.value(row) for column in columns)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Any]) -> None:
-        """Print rows on the terminal; nothing where there are none."""
+        """Print rows on the terminal, or nothing if there are none."""
         from forebay.cli.table import table
 
         if rows:

@@ -1,4 +1,4 @@
-"""`forebay pending`: what a group has begun and not finished."""
+"""`forebay pending`: the unfinished events of a group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from forebay.cli.output import Column, Output, counts, spans
 @click.option("-n", "--number", type=click.IntRange(1), help="The first so many.  [default: all]")
 @with_bus_to_read
 async def pending(bus: EventBus, output: Output, *, type: str, group: str, number: int | None) -> None:
-    """List what GROUP has begun and not finished of TYPE: held by a consumer, or waiting for another attempt.
+    """List the unfinished events of TYPE in GROUP: held by a consumer, or waiting for another attempt.
 
     \b
     held  how long its consumer has been silent on it; when that is longer than the

@@ -11,7 +11,7 @@ from forebay.cli.commands import say
 
 
 class Report(Protocol):
-    """Hears how much is done, and of how much where that has changed."""
+    """Takes the number that is done, and the total if that has changed."""
 
     def __call__(self, done: int, total: int | None = None, /) -> None:
         """So much is done now."""
@@ -20,7 +20,7 @@ class Report(Protocol):
 
 @contextmanager
 def progress(task: str, *, total: int | None = None, stopped: Callable[[int], str]) -> Iterator[Report]:
-    """A bar behind the verb `task`, if stderr is a terminal; broken off, it prints how far it came: `stopped`."""
+    """A bar after the verb `task`, if stderr is a terminal; if interrupted, it prints the text of `stopped`."""
     with stoppable(stopped) as note:
         if sys.stderr.isatty():
             with _bar(task, total, note) as report:

@@ -132,7 +132,7 @@ async def _check_lines(type: str) -> None:
 
 
 async def _chunks() -> AsyncIterator[tuple[str, list[Any], ForebayError | None]]:
-    """From which to which line; the payloads of these lines; and the fault of the line behind the last of them."""
+    """From which to which line; the payloads of these lines; and the fault of the line after the last of them."""
     async for lines in line_chunks(sys.stdin.fileno()):
         payloads: list[Any] = []
         fault: ForebayError | None = None

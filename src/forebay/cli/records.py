@@ -1,4 +1,4 @@
-"""Events, dead letters and entries that are no events, as JSON."""
+"""Events, dead letters and entries that are not events, as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def event_as_json(event: Event) -> dict[str, Any]:
 
 
 def malformed_as_json(type: str, entry: MalformedEntry) -> dict[str, Any]:
-    """An entry that is no event: the fault, and its fields as they are stored."""
+    """An entry that is not an event: the fault, and its fields as they are stored."""
     return {"type": type, "position": entry.position, "malformed": entry.fault, "fields": raw_fields(entry.record)}
 
 

@@ -15,7 +15,7 @@ from forebay.positions import StreamPosition
 
 @click.command()
 @click.argument("type")
-@click.option("--group", required=True, help="Who gets them again; nobody else does.")
+@click.option("--group", required=True, help="The only group that gets them again.")
 @click.option(
     "--from", "start", type=PositionType(), default="earliest", show_default=True, help="After this position."
 )
@@ -38,7 +38,7 @@ async def replay(
 ) -> None:
     """Deliver the events of a range of TYPE again, to one group only, under their ids.
 
-    A position is that of an event, earliest, latest, or a time: ISO 8601, or how long ago. A range begins behind
+    A position is that of an event, earliest, latest, or a time: ISO 8601, or how long ago. A range begins after
     a position, and at a time. The count is asked about first.
 
     \b

@@ -73,7 +73,7 @@ async def _ask_about_new_groups(bus: EventBus) -> None:
 
 
 def load_bus(name: str) -> EventBus:
-    """The bus that MODULE:BUS names; `ConfigurationError` says what is missing."""
+    """The bus that MODULE:BUS names; `ConfigurationError` names the missing part."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise ConfigurationError(f"{name!r} names no bus; write MODULE:BUS, e.g. app:bus for `bus` in app.py")

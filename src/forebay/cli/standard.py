@@ -13,7 +13,7 @@ from forebay.cli.text import json_escape
 def ensure_standard_streams() -> None:
     """Let closed standard streams be empty, or go nowhere, as if they were `/dev/null`.
 
-    Before anything else is opened: it would get their numbers, and what is meant for people or pipes.
+    Before anything else is opened: it would get their numbers, and the output for people or pipes.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:

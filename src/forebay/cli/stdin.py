@@ -44,7 +44,7 @@ async def line_chunks(descriptor: int) -> AsyncIterator[list[tuple[int, bytes]]]
 
 
 def without_mark(line: bytes) -> bytes:
-    """The line without a byte order mark in front; `MalformedEvent` where it is UTF-16 or UTF-32.
+    """The line without a byte order mark in front; `MalformedEvent` if it is UTF-16 or UTF-32.
 
     Editors and PowerShell begin a file with a mark, and files may have been put together.
     """

@@ -20,7 +20,7 @@ from forebay.cli.watch import watch, watch_options
 async def streams(bus: EventBus, output: Output, *, types: tuple[str, ...], every: float | None) -> None:
     """List all streams, or those of each TYPE: their events, those scheduled for later, and how their groups are doing.
 
-    The lag is that of the group which is furthest behind; "?" where the store cannot tell. Pending are
+    The lag is the largest of all groups; "?" if the store cannot count it. Pending are
     the deliveries not finished, of all groups; oldest is the age of the oldest event among them.
     """
 

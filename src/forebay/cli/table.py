@@ -81,7 +81,7 @@ def _in_columns(columns: Sequence[Column], row: Sequence[Text], widths: Sequence
 def _stacked(
     columns: Sequence[Column], row: Sequence[Text], names: Sequence[int], others: Sequence[int], width: int
 ) -> Iterator[Text]:
-    """A row over several lines: its names, then its other values, each behind the name of its column."""
+    """A row over several lines: its names, then its other values, each after the name of its column."""
     widths = [cell_len(cell.plain) for cell in row]
     widths = _shortened(widths, names, _total(widths, names) - width, least=1)
     if names:

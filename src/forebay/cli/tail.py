@@ -30,7 +30,7 @@ LATEST = 10
 @click.command()
 @click.argument("types", metavar="TYPE...", nargs=-1, required=True)
 @click.option("--since", type=Moment(), help="Begin at this time, or so long ago: 1h, 2026-01-31T12:00.")
-@click.option("--from", "start", type=PositionType(), help="Begin behind this position, or earliest or latest.")
+@click.option("--from", "start", type=PositionType(), help="Begin after this position, or earliest or latest.")
 @click.option("-n", "--number", type=click.IntRange(0), help="Begin with the last so many.  [default: 10]")
 @where_option
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Go on with each new event.")
@@ -98,7 +98,7 @@ Found = tuple[str, Event | MalformedEntry]
 
 @dataclass
 class _Stream:
-    """What is asked for of one stream; `now` is the position that parts its past from its future."""
+    """The request for one stream; `now` is the position between its past and its future."""
 
     type: str
     start: StreamPosition
@@ -121,7 +121,7 @@ class _Stream:
             yield self.type, entry
 
     def wants(self, entry: Event | MalformedEntry) -> bool:
-        """Whether the entry fulfils the conditions, which what is no event never does."""
+        """True if the entry fulfils the conditions; an entry that is not an event fulfils none."""
         if isinstance(entry, MalformedEntry):
             return not self.conditions
         return all_hold(self.conditions, entry)

@@ -48,7 +48,7 @@ def plain(value: Any) -> str:
 
 
 def count(number: int | None) -> str:
-    """A count; "?" where the store cannot tell.
+    """A count; "?" if the store cannot count.
 
     >>> count(12345), count(None)
     ('12,345', '?')

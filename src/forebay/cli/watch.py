@@ -22,7 +22,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def watch_options(command: Decorated) -> Decorated:
-    """`--watch` and `--every`; the command gets `every`, None where it is to look once."""
+    """`--watch` and `--every`; the command gets `every`, or None without `--watch`."""
 
     def only_if_watched(context: click.Context, parameter: click.Parameter, value: float) -> float | None:
         if context.params.pop("watch"):

@@ -18,7 +18,7 @@ import msgspec
 from forebay.errors import ConfigurationError
 
 HIDDEN = "***"
-"""What is shown in the place of a password."""
+"""The text that replaces a password."""
 ENCODE = "percent-encode the password: # is %23, % is %25, / is %2F, : is %3A, ? is %3F, @ is %40"
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/?#@]*)@)?([^/?#@]*)([^?#@]*)(?:\?([^#@]*))?", re.DOTALL)
@@ -74,7 +74,7 @@ class StoreURL(msgspec.Struct, frozen=True):
 
 
 def split(url: str) -> StoreURL:
-    """The parts of a URL; `ConfigurationError`, with what to do, where it is none."""
+    """The parts of a URL; `ConfigurationError`, with a remedy, if it is not a URL."""
     found = _URL.fullmatch(url)
     if _CONTROL.search(url) or url != url.strip():
         raise ConfigurationError("the store's URL begins or ends with a blank, or holds a line break: remove it")
@@ -116,7 +116,7 @@ def mask(url: str) -> str:
 
 
 def has_secret(url: str) -> bool:
-    """Tell if a URL holds a password, or may: one that is wrong."""
+    """True if a URL has a password, or may have one because it is wrong."""
     try:
         parts = split(url)
     except ConfigurationError:
@@ -125,12 +125,12 @@ def has_secret(url: str) -> bool:
 
 
 def conceal(text: str) -> str:
-    """A text for people in which somebody may have put a URL, its passwords hidden."""
+    """A text for people that may contain URLs, with their passwords hidden."""
     return _HIDDEN_OPTION.sub(rf"\1{HIDDEN}", _CREDENTIALS.sub(rf"\1{HIDDEN}@", text))
 
 
 def check_options(url: StoreURL, allowed: Mapping[str, str]) -> None:
-    """Refuse a URL with other options than these; each stands with what its value may be."""
+    """Refuse a URL with other options than these; each has a description of its value."""
     for name in (*url.options, *url.secrets):
         if name not in allowed:
             from difflib import get_close_matches

@@ -238,7 +238,7 @@ class _Copy:
         self._marks[stream] = marks
 
     async def copy_state(self, streams: Sequence[StreamStats]) -> None:
-        """Load the groups, and all else that belongs to the streams, in place of what an earlier run loaded."""
+        """Load the groups, and all else that belongs to the streams, in place of those of an earlier run."""
         for stats in streams:
             if not await self._target.drop(stats.stream, keep_entries=True, expected=self._mine):
                 raise TransferRefused(_OVERTAKEN)
@@ -253,8 +253,8 @@ class _Copy:
                 pending = sum(group.pending for group in now.groups)
                 if wanted != (now.length, len(now.groups), pending, now.dead, now.scheduled):
                     raise TransferRefused(
-                        f"{stats.stream} was changed in the target while it was copied: stop whoever works there, and"
-                        " run the copy again"
+                        f"{stats.stream} was changed in the target while it was copied: stop its publishers and"
+                        " consumers, and run the copy again"
                     )
 
     async def _state_of(self, stats: StreamStats) -> AsyncIterator[Sequence[StreamItem]]:
