@@ -67,6 +67,22 @@ async def test_each_stream_that_grows_is_named_whichever_process_appends(
         await take(arrivals, "ours")
 
 
+async def test_streams_of_another_process_are_named_while_this_one_writes_without_a_pause(
+    store: SQLiteStore, other: SQLiteStore
+) -> None:
+    async def write() -> None:
+        while True:
+            await asyncio.gather(*(store.append("ours", [RECORD]) for _ in range(20)))
+
+    async with aclosing(store.arrivals()) as arrivals:
+        await take(arrivals, None)
+        writing = asyncio.create_task(write())
+        for number in range(5):
+            await other.append(f"t{number}", [RECORD])
+            await take(arrivals, f"t{number}")
+        writing.cancel()
+
+
 async def test_an_append_of_this_store_object_is_named_once(store: SQLiteStore) -> None:
     async with aclosing(store.arrivals()) as arrivals:
         await take(arrivals, None)
