@@ -14,7 +14,7 @@ import msgspec
 from forebay.callables import completed, refuse_generator
 from forebay.errors import NotFound
 from forebay.event import Record, id_timestamp
-from forebay.positions import StreamPosition, is_position, last_position, resolve
+from forebay.positions import StreamPosition, last_position, resolve
 from forebay.runtime.supervise import OnFailure, OnOutage, outlast
 from forebay.store import END, START, Entry, GroupStats, Log, Store, StreamStats
 
@@ -137,7 +137,7 @@ async def find(log: Log, stream: str, id: str) -> Entry:
 
     An id made by forebay carries its time, so the search begins there.
     """
-    if is_position(id):
+    if log.is_position(id):
         there = await log.scan(stream, until=id, limit=1, newest=True)
         if there and there[0].position == id:
             return there[0]

@@ -316,6 +316,13 @@ class Log(Protocol):
         """
         ...
 
+    def is_position(self, text: str) -> bool:
+        """Whether the text has the form of this store's positions. Asks no server; the store need not be open.
+
+        Positions are opaque to all other code. Every position that the store returns, and START, has the form.
+        """
+        ...
+
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:

@@ -39,7 +39,7 @@ class EventStreamConsumer(Generic[T]):
     ) -> None:
         self.stream = type_name(event_type)
         self.group = check_name("group", group)
-        check_position(options.start)
+        check_position(options.start, context.store)
         self.options = options
         self._is_implicit = is_implicit
         self._context = context

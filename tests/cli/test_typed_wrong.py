@@ -280,3 +280,23 @@ def test_only_the_newest_dead_letters_are_listed_where_a_number_is_given(forebay
     errors = [line[-1] for line in forebay("dead", "ls", "-n", "2").rows]
     assert 2 == len(errors)
     assert errors == [line[-1] for line in forebay("dead", "ls").rows][1:]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tail", "order_placed", "--no-follow", "--from"],
+        ["replay", "order_placed", "--group", "billing", "--yes", "--from"],
+        ["replay", "order_placed", "--group", "billing", "--yes", "--to"],
+        ["group", "seek", "order_placed", "billing"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("position", ["yesterday", "1700000000000-0"])
+def test_a_mistyped_position_is_a_wrong_use_with_a_way_out(forebay: Forebay, command: list[str], position: str) -> None:
+    forebay.handle(2)
+
+    ended = forebay(*command, position)
+
+    assert (2, "") == (ended.code, ended.out)
+    assert f"'{position}' is not a position in a stream of this store; give that of an event, 'earliest'" in ended.err

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from forebay import ConfigurationError, EventBus, ForebayError, NotFound, connect
 from forebay.cli.loop import INTERRUPTED, run_to_the_end
 from forebay.cli.output import Output
+from forebay.cli.parameters import check_positions
 from forebay.printable import printable
 from forebay.stores.url import conceal, has_secret
 from forebay.urls import default_url, file_of, mask, open_store
@@ -209,8 +210,11 @@ def _with_bus(command: AsyncCommand, make: Callable[[str, str], EventBus]) -> Ca
         asked = click.get_current_context().find_root().params
         url = chosen_url()
 
+        bus = make(url, asked["namespace"])
+        check_positions(click.get_current_context(), bus.store)
+
         async def run() -> None:
-            async with make(url, asked["namespace"]) as bus:
+            async with bus:
                 await command(bus, Output(json=asked["json"]), **options)
 
         run_to_the_end(run())

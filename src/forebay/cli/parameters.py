@@ -1,4 +1,4 @@
-"""What options may be given: lengths of time, times, places in a stream, rates."""
+"""Types of options: lengths of time, times, positions in a stream, rates."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from forebay.positions import StreamPosition, is_position
+from forebay.errors import ConfigurationError
+from forebay.positions import StreamPosition, check_position
+from forebay.store import Log
 
-__all__ = ["Duration", "Moment", "ParamType", "PositionType", "Rate"]
+__all__ = ["Duration", "Moment", "ParamType", "PositionType", "Rate", "check_positions"]
 
 if TYPE_CHECKING:
     from click import ParamType
@@ -61,23 +63,33 @@ class Moment(ParamType[datetime]):
 
 
 class PositionType(ParamType[StreamPosition]):
-    """A position in a stream: earliest, latest, a position, or a time."""
+    """A position in a stream: earliest, latest, a position, or a time.
+
+    Only a store knows its positions: `check_positions` refuses other texts.
+    """
 
     name = "position"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StreamPosition:
         """The position that `value` names."""
-        if isinstance(value, datetime) or value in ("earliest", "latest") or is_position(value):
+        # ISO 8601 has times of digits alone, such as 20260131: here they are a position.
+        if isinstance(value, datetime) or value in ("earliest", "latest") or value.isdecimal():
             position: StreamPosition = value
             return position
         try:
             return Moment().convert(value, param, ctx)
         except click.BadParameter:
-            self.fail(
-                f"{value!r} is not a position in a stream; write that of an event, earliest, latest, or a time",
-                param,
-                ctx,
-            )
+            return str(value)
+
+
+def check_positions(context: click.Context, store: Log) -> None:
+    """Refuse arguments and options of a command that are not positions of this store."""
+    for parameter in context.command.params:
+        if isinstance(parameter.type, PositionType) and (value := context.params[parameter.name]) is not None:
+            try:
+                check_position(value, store)
+            except ConfigurationError as error:
+                raise click.BadParameter(str(error), context, parameter) from error
 
 
 class Rate(ParamType[float]):

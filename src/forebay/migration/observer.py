@@ -70,7 +70,7 @@ class Observer:
         self._tasks.append(keep_running(name, work, signals=self._new.signals, until=self._closing))
 
     async def _follow(self, stream: str, start: str) -> None:
-        async for event in self._new.events(stream, start=start if start != "0" else "earliest", follow=True):
+        async for event in self._new.events(stream, start=start, follow=True):
             if not isinstance(event, Event):
                 continue
             stamp = Stamp.of(event)

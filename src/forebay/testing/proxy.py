@@ -104,6 +104,9 @@ class StoreProxy:
         """
         return await call()
 
+    def is_position(self, text: str) -> bool:
+        return self.store.is_position(text)
+
     def clone(self) -> Self:
         clone = copy.copy(self)
         clone.store = self.store.clone()

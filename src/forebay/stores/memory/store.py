@@ -121,6 +121,9 @@ class MemoryStore:
         with self._opened() as state:
             return log.append_due(state, stream, limit=limit)
 
+    def is_position(self, text: str) -> bool:
+        return text.isascii() and text.isdecimal()
+
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:

@@ -25,9 +25,14 @@ def is_full(text: str) -> bool:
     return _FULL.fullmatch(text) is not None
 
 
+def is_position(text: str) -> bool:
+    """Whether the text is a full position, or a number of ms."""
+    return is_full(text) or _SHORT.fullmatch(text) is not None
+
+
 def check(text: str) -> str:
     """The text, if it is a position, a number of ms or END; else a `ConfigurationError`."""
-    if text != END and not is_full(text) and not _SHORT.fullmatch(text):
+    if text != END and not is_position(text):
         raise ConfigurationError(f"{text!r} is not a position: it looks like 1700000000000-0")
     return text
 

@@ -148,6 +148,9 @@ class RedisStore:
     async def append_due(self, stream: str, *, limit: int = 500) -> int:
         return await log.append_due(self._client, self._namespace.stream(stream), limit=limit)
 
+    def is_position(self, text: str) -> bool:
+        return positions.is_position(text)
+
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:

@@ -40,7 +40,7 @@ from forebay.stores.sqlite.database import Database, Synchronous, normalise
 from forebay.stores.sqlite.log import Append
 from forebay.stores.sqlite.names import Names
 from forebay.stores.sqlite.rows import to_row
-from forebay.stores.sqlite.transaction import Transaction
+from forebay.stores.sqlite.transaction import Transaction, is_position
 from forebay.stores.sqlite.writer import Precheck
 
 Result = TypeVar("Result")
@@ -160,6 +160,9 @@ class SQLiteStore:
         await self._move(
             partial(log.schedule, stream=stream, rows=rows, delay=delay, at=moment, dedup_window=dedup_window)
         )
+
+    def is_position(self, text: str) -> bool:
+        return is_position(text)
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False

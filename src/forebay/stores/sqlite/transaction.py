@@ -128,9 +128,14 @@ def no_group(stream: str, group: str) -> NotFound:
     return NotFound(f"stream {stream!r} has no group {group!r}: join it first")
 
 
+def is_position(text: str) -> bool:
+    """Whether the text is a whole number."""
+    return text.isascii() and text.isdecimal()
+
+
 def parse(position: str) -> int:
     """The number of a position that is not END."""
-    if not (position.isascii() and position.isdecimal()):
+    if not is_position(position):
         raise ConfigurationError(
             f"{position!r} is not a position: in a SQLite store positions are whole numbers, and {END!r}"
         )
