@@ -122,7 +122,7 @@ async def test_a_trim_by_age_goes_by_the_clock(store: MemoryStore, clock: Clock)
 # Leases.
 
 
-async def test_who_takes_over_from_itself_holds_only_the_later_delivery(store: MemoryStore) -> None:
+async def test_a_consumer_that_claims_from_itself_holds_only_the_later_delivery(store: MemoryStore) -> None:
     [before] = await leased(store, A)
     [now] = await store.claim(A, idle=0.0)
 

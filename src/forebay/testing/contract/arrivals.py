@@ -18,7 +18,7 @@ LONG = 30.0
 
 
 class ArrivalsContract(Contract):
-    """The doorbell."""
+    """Reports of streams that grow."""
 
     @pytest.fixture
     async def arrivals(self, store: Store, can_watch: bool) -> AsyncIterator[AsyncGenerator[str | None, None]]:
@@ -54,7 +54,7 @@ class ArrivalsContract(Contract):
         )
         await _reports(arrivals, *streams)
 
-    async def test_whatever_puts_entries_into_a_stream_is_reported(
+    async def test_every_move_that_adds_entries_to_a_stream_is_reported(
         self, store: Store, other: Store, arrivals: AsyncGenerator[str | None, None]
     ) -> None:
         [dead] = await begun(store, A, 1)

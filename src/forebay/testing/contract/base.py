@@ -26,7 +26,7 @@ STRANGE: Fields = ((b"source", b"another program"), (b"data", b"\xff\x00 no JSON
 
 
 class Contract:
-    """The fixtures: `store` and `plant` are the subclass's, `other` may be."""
+    """The fixtures: a subclass overrides `store`, `plant` and `survives`."""
 
     @pytest.fixture
     def store(self) -> Store:
@@ -85,7 +85,7 @@ async def begun(store: Store, reader: Reader, count: int) -> list[Delivery]:
 
 
 async def claimed(store: Store, reader: Reader, *, idle: float = 0.0, limit: int = 100) -> list[Delivery]:
-    """All that claims find."""
+    """All entries that claims find."""
     found: list[Delivery] = []
     for _ in range(LOOKS):
         # The entries that this reader has just taken have been idle for 0 seconds, too.

@@ -12,7 +12,7 @@ from forebay.testing.contract.base import GROUP, MAIL, STREAM, A, Contract, Plan
 
 
 class DeadLettersContract(Contract):
-    """What groups gave up on."""
+    """Dead letters."""
 
     async def test_dead_letters_come_in_pages_oldest_first(self, store: Store) -> None:
         await _dead(store, A, 5)
@@ -150,7 +150,7 @@ class DeadLettersContract(Contract):
 
 
 async def _dead(store: Store, reader: Reader, count: int) -> None:
-    """Append so many orders; all that the group has not read yet dies in it."""
+    """Append so many orders; make dead letters of all entries that the group has not read."""
     await store.join(STREAM, reader.group)
     await store.append(STREAM, [order(number) for number in range(1, count + 1)])
     for delivery in await store.read(reader, limit=100):

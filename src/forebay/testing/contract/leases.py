@@ -1,4 +1,4 @@
-"""The promises of `Leases` about taking entries: join, seek, leave, read, due, claim."""
+"""The promises of `Leases` about taking entries: join, seek, leave, read, claim."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class LeasesContract(Contract):
         assert [] == await store.read(A, limit=1, wait=0.1)
         assert 0.09 <= clock() - began < LONG / 2
 
-    async def test_an_append_wakes_who_waits(self, store: Store, other: Store) -> None:
+    async def test_an_append_wakes_a_read_that_waits(self, store: Store, other: Store) -> None:
         await store.join(STREAM, GROUP)
         for number, writer in enumerate((store, other)):
             async with asyncio.timeout(LONG / 2), asyncio.TaskGroup() as tasks:
@@ -262,7 +262,7 @@ class LeasesContract(Contract):
         await store.append(STREAM, orders(5))
         assert [5] == numbers(await store.read(A, limit=10))
 
-    async def test_who_is_not_silent_for_so_long_keeps_its_entries(self, store: Store) -> None:
+    async def test_a_lease_that_has_not_expired_is_not_claimed(self, store: Store) -> None:
         held = await begun(store, A, 2)
         assert [] == await claimed(store, B, idle=HOUR)
         assert held == await store.extend(held)
@@ -302,7 +302,7 @@ class LeasesContract(Contract):
         assert 2 == await store.ack(gone)
         assert [] == await store.pending(STREAM, GROUP)
 
-    async def test_of_two_who_claim_at_once_one_gets_it(self, store: Store, other: Store) -> None:
+    async def test_of_two_claims_at_once_one_gets_each_entry(self, store: Store, other: Store) -> None:
         await begun(store, A, 10)
 
         async def silent() -> bool:

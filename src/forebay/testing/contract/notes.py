@@ -44,7 +44,7 @@ class NotesContract(Contract):
         assert {} == await store.notes(STREAM, names=[])
         assert {} == await store.notes("unknown", names=["a"])
 
-    async def test_of_many_who_expect_the_same_one_is_first(self, store: Store, other: Store) -> None:
+    async def test_of_many_changes_that_expect_the_same_value_one_is_made(self, store: Store, other: Store) -> None:
         tries = [
             each.set_note(STREAM, "leader", f"{n}".encode(), expected=None)
             for n in range(10)

@@ -39,7 +39,7 @@ class OrderedContract(Contract):
         assert [1] == numbers(taken)
         assert [] == await store.read(SECOND, limit=1)
 
-    async def test_who_takes_an_ordered_group_over_passes_over_nothing_that_was_given_back(self, store: Store) -> None:
+    async def test_a_claim_of_an_ordered_group_includes_released_entries_in_their_order(self, store: Store) -> None:
         await store.join(STREAM, GROUP)
         await store.append(STREAM, orders(1, 2, 3, 4))
         await store.release((await store.read(FIRST, limit=4))[:3:2])

@@ -1,4 +1,4 @@
-"""The promises of `Leases` about what becomes of an entry: extend, ack, retry, release, dead_letter."""
+"""The promises of `Leases` about settling entries: extend, ack, retry, release, dead_letter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FRAMES = '  File "shop.py", line 7, in price\n    return rates["nö"]\nKeyError'
 
 
 class SettlingContract(Contract):
-    """Who no longer holds an entry changes nothing about it, except that its work is done."""
+    """A lost lease changes nothing about its entry, except that an ack finishes it."""
 
     async def test_a_lease_is_renewed_by_its_holder_only(self, store: Store) -> None:
         held = await begun(store, A, 2)
@@ -39,7 +39,7 @@ class SettlingContract(Contract):
         assert held[1:] == await store.extend(held)
         assert [taken] == await store.extend([taken])
 
-    async def test_a_renewal_makes_no_noise_about_who_has_nothing(self, store: Store) -> None:
+    async def test_an_extend_of_finished_entries_renews_nothing(self, store: Store) -> None:
         held = await begun(store, A, 1)
         await store.ack(held)
         assert [] == await store.extend(held)
@@ -199,7 +199,7 @@ class SettlingContract(Contract):
         assert (None, 2) == (held.last_failure, held.failures)
 
     @pytest.mark.parametrize("keep", [False, True])
-    async def test_who_lost_the_lease_counts_no_failure(self, store: Store, keep: bool) -> None:
+    async def test_a_lost_lease_counts_no_failure(self, store: Store, keep: bool) -> None:
         [held] = await begun(store, A, 1)
         [taken] = await store.claim(B, idle=0.0)
 
@@ -232,7 +232,7 @@ class SettlingContract(Contract):
         [again] = await store.take_due(B, limit=1)
         assert (2, 1) == (again.attempt, again.failures)
 
-    async def test_who_lost_the_lease_releases_nothing(self, store: Store) -> None:
+    async def test_a_lost_lease_releases_nothing(self, store: Store) -> None:
         held = await begun(store, A, 2)
         await store.claim(B, idle=0.0, limit=1)
         assert 1 == await store.release(held)
@@ -266,7 +266,7 @@ class SettlingContract(Contract):
         assert [(FRAMES, 1), ("", 7)] == [(letter.traceback, letter.attempts) for letter in letters]
         assert [first.record, second.record] == [letter.record for letter in letters]
 
-    async def test_who_lost_the_lease_makes_no_dead_letter(self, store: Store) -> None:
+    async def test_a_lost_lease_makes_no_dead_letter(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
         [taken] = await store.claim(B, idle=0.0)
 

@@ -297,7 +297,7 @@ async def _items(store: Store) -> list[StreamItem]:
 
 
 def _lasting(items: list[StreamItem]) -> list[StreamItem]:
-    """The items without what passes: the times from now."""
+    """The items with their times from now rounded to minutes."""
     lasting: list[StreamItem] = []
     for item in items:
         match item:
