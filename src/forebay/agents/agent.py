@@ -44,7 +44,7 @@ class BaseAgent(ABC):
     name: str = ""
     """The group of its consumers, and the source of its events."""
     event_types: Sequence[object] = ()
-    """Types that go to `process_event`: strings, enum members, payload classes."""
+    """Types that go to `process_event`: strings, enum members, payload classes. At most 16 events run at a time."""
     heartbeat: float = 5.0
     """Seconds between two heartbeats; after three times that without one, it counts as silent."""
     restarts: ClassVar[int] = 10

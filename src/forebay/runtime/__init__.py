@@ -1,4 +1,4 @@
-"""The engine between a store and a handler. `consumer` and what only it needs wait until something is consumed."""
+"""The engine between a store and a handler. `consumer`, and the modules that it needs, are imported at first use."""
 
 from forebay.runtime.handler import Handler, handler_name
 from forebay.runtime.lease_keeper import LeaseKeeper

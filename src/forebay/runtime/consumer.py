@@ -1,9 +1,9 @@
 """One consumer of a group: it joins, handles the events of its streams until it is stopped, and drains.
 
 store ---> Fetcher ---> InFlight ---> Workers ---> Settler ---> store
-             ^                                        |
-Services     |  LeaseKeeper (a thread): renews        v
-(one a bus)--+  the leases of what is in flight     Alarm: the moments of its own retries
+
+Services (shared by the consumers of a bus) wake the Fetcher; so does the Alarm, when a retry is due. The LeaseKeeper, a
+thread, renews the leases of all deliveries in InFlight.
 """
 
 from __future__ import annotations
