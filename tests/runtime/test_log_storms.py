@@ -53,10 +53,10 @@ async def test_an_outage_is_two_lines_however_many_loops_meet_it(
                 caplog.clear()
                 server.process.kill()
                 server.process.wait()
-                await eventually(lambda: sum(loop in ("read", "lookout") for loop, _ in failed) >= 22, within=30)
+                await eventually(lambda: ("lookout", "*") in failed and len(failed) > 20, within=30)
                 during = loud(caplog)
                 server.restart()
-                await eventually(lambda: {("read", "s3"), ("lookout", "*")} <= works, within=30)
+                await eventually(lambda: ("lookout", "*") in works, within=30)
                 await eventually(lambda: any("works again" in line for line in loud(caplog)), within=30)
             bus.stop()
             await run
