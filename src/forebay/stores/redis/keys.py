@@ -50,6 +50,8 @@ class Keys:
     def __init__(self, namespace: str, stream: str) -> None:
         self.name = check_name("event type", stream)
         self.stream = f"{namespace}:{self.name}"
+        self.encoded_stream = self.stream.encode()
+        """The same, as replies name it."""
         tag = f"{{{self.stream}}}"
         self.dead_letter = f"{tag}:dead_letter"
         """A stream: the original fields, then traceback, error, failed_at, group, attempts, position."""

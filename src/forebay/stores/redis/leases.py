@@ -62,11 +62,14 @@ async def read(
     may_block = len(parts) == 1 and not first.ordered
     deadline = time.monotonic() + wait
     while True:
-        reads = [_read(client, part, first, limit=limit, wait=wait if may_block else 0.0) for part in parts]
-        found = await reads[0] if len(reads) == 1 else await _read_all(client, groups, first, reads)
+        if len(parts) == 1:
+            found = await _read(client, groups, first, limit=limit, wait=wait if may_block else 0.0)
+        else:
+            reads = [_read(client, part, first, limit=limit, wait=0.0) for part in parts]
+            found = await _read_all(client, groups, first, reads)
         deliveries: list[Delivery] = []
         if found:
-            places = {group.keys.stream.encode(): place for place, group in enumerate(groups)}
+            places = {group.keys.encoded_stream: place for place, group in enumerate(groups)}
             for key, rows in found:
                 reader, group = readers[places[key]], groups[places[key]]
                 token = books.tokens.of_read(group, reader.consumer, rows[0][0].decode(), rows[-1][0].decode())
@@ -103,7 +106,7 @@ async def _read_all(client: Client, groups: Sequence[Group], reader: Reader, rea
     found = [each for result in results if not isinstance(result, BaseException) for each in result]
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors:
-        group_of = {group.keys.stream.encode(): group for group in groups}
+        group_of = {group.keys.encoded_stream: group for group in groups}
         for key, rows in found:
             leases = [part for position, _ in rows for part in (position, 1)]
             with contextlib.suppress(StoreError):
@@ -203,6 +206,8 @@ async def extend(
 async def ack(client: Client, namespace: Namespace, deliveries: Sequence[Delivery], *, remember: float | None) -> int:
     """Finish the entries; return how many were pending."""
     batches = _batches(namespace, deliveries)
+    if len(batches) == 1:
+        return await _ack(client, *batches[0], remember)
     return sum(await _together(_ack(client, group, some, remember) for group, some in batches))
 
 

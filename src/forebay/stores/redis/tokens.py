@@ -37,7 +37,8 @@ class Tokens:
         readings = self._readers.get((group, consumer))
         if readings is None:
             readings = self._readers[group, consumer] = _Readings()
-        readings.add(as_numbers(first), as_numbers(last))
+        start = as_numbers(first)
+        readings.add(start, start if last == first else as_numbers(last))
         return self._token(consumer, 1, len(readings.set_back_to))
 
     def of_lease(self, group: Group, consumer: str, number: int) -> str:
@@ -67,14 +68,17 @@ class _Readings:
 
     def __init__(self) -> None:
         self.set_back_to: list[Place] = []
+        self._highest: Place = (0, 0)
         self._latest: list[tuple[Place, Place]] = []
 
     def add(self, first: Place, last: Place) -> None:
         """Note a read. It begins another reading if some of its positions were read before."""
-        if self._latest and first <= max(end for _, end in self._latest):
-            was_read = first < self._latest[0][0] or any(first <= end and start <= last for start, end in self._latest)
-            if was_read:
-                self.set_back_to.append(first)
-                self._latest.clear()
+        if first > self._highest:
+            self._highest = last
+        elif first < self._latest[0][0] or any(first <= end and start <= last for start, end in self._latest):
+            self.set_back_to.append(first)
+            self._highest = last
+            self._latest.clear()
         self._latest.append((first, last))
-        del self._latest[:-READS_COMPARED]
+        if len(self._latest) > READS_COMPARED:
+            del self._latest[0]
