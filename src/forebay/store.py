@@ -323,6 +323,10 @@ class Log(Protocol):
         """
         ...
 
+    def position_key(self, position: str) -> tuple[int, ...]:
+        """A key of a position: the keys of a store's positions sort in the order of the stream. Asks no server."""
+        ...
+
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:

@@ -38,6 +38,15 @@ async def test_every_position_that_a_store_returns_has_its_form(bus: EventBus) -
     assert all(position is not None and bus.store.is_position(position) for position in positions)
 
 
+async def test_the_keys_of_positions_sort_in_the_order_of_the_stream(bus: EventBus) -> None:
+    await bus.publish_many("t", "s", range(12))
+    positions = [event.position async for event in bus.events("t")]
+
+    keys = [bus.store.position_key(position) for position in [await bus.position("t", "earliest"), *positions]]
+
+    assert sorted(set(keys)) == keys
+
+
 async def test_a_position_of_another_kind_of_store_is_refused_when_the_handler_is_registered(bus: EventBus) -> None:
     with pytest.raises(ConfigurationError, match="'1-2-3' is not a position in a stream of this store"):
         bus.on("t", group="g", start="1-2-3")(print)

@@ -354,7 +354,7 @@ async def test_an_event_that_is_named_by_its_position_keeps_its_name(
     fields = {"type": "t", "source": "s", "data": "1", "timestamp": "2026-01-01T00:00:00Z"}
     async with new_store("redis") as source, new_store("sqlite") as target:
         assert isinstance(source, RedisStore)
-        key = f"{source._namespace}:t"
+        key = f"{source._namespace.name}:t"
         position = servers[binaries()[0]].redis.xadd(key, fields).decode()
 
         await copy(source, target, origin=ORIGIN)
@@ -372,7 +372,7 @@ async def test_an_entry_that_is_not_an_event_is_copied_byte_for_byte(
     async with new_store("redis") as source, new_store("sqlite") as between, new_store("redis") as target:
         assert isinstance(source, RedisStore)
         parts = [part for pair in fields for part in pair]
-        servers[binaries()[0]].redis.execute_command("XADD", f"{source._namespace}:{STREAM}", "*", *parts)
+        servers[binaries()[0]].redis.execute_command("XADD", f"{source._namespace.name}:{STREAM}", "*", *parts)
         await source.join(STREAM, "billing")
         [held] = await source.read(BILLING, limit=1)
         await source.dead_letter(held, reason="no event")

@@ -107,6 +107,9 @@ class StoreProxy:
     def is_position(self, text: str) -> bool:
         return self.store.is_position(text)
 
+    def position_key(self, position: str) -> tuple[int, ...]:
+        return self.store.position_key(position)
+
     def clone(self) -> Self:
         clone = copy.copy(self)
         clone.store = self.store.clone()

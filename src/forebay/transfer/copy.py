@@ -38,7 +38,7 @@ from forebay.store import (
     StreamStats,
 )
 from forebay.transfer.marks import PREFIX, Mark, Marks, Place
-from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, place, remembered_of, streams_of
+from forebay.transfer.pages import HOME, in_chunks, named, noted_of, pages, pending_of, remembered_of, streams_of
 
 Part = TypeVar("Part", Pending, DeadLetter, RememberedId)
 
@@ -183,9 +183,10 @@ class _Copy:
 
     def check_source(self, streams: Sequence[StreamStats]) -> None:
         """Refuse a source that has lost copied entries, by these new counts: later entries may have lower positions."""
+        key = self._source.position_key
         for stats in streams:
             reached = self._marks[stats.stream].reached.source if stats.stream in self._marks else START
-            if stats.last is not None and place(stats.last) < place(reached):
+            if stats.last is not None and key(stats.last) < key(reached):
                 raise TransferRefused(
                     f"{stats.stream} in the source ends at {stats.last}, and was copied up to {reached}: the source has"
                     f" lost events since; {_ELSEWHERE}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from forebay.store import START, Store
-from forebay.transfer.pages import PAGE_ITEMS, place
+from forebay.transfer.pages import PAGE_ITEMS
 
 PREFIX = "forebay.copy."
 """Prefix of the notes that a copy keeps beside the streams of its target, until it is done."""
@@ -90,9 +90,10 @@ class Marks:
 
     async def translate(self, positions: Iterable[str]) -> dict[str, Place]:
         """The positions in the target for these in the source: the same entries come after them on both sides."""
-        ends = [place(mark.source) for mark in self._marks]
+        key = self._source.position_key
+        ends = [key(mark.source) for mark in self._marks]
         places: dict[str, Place] = {}
-        for page, within in groupby(sorted(set(positions), key=place), lambda each: bisect_left(ends, place(each))):
+        for page, within in groupby(sorted(set(positions), key=key), lambda each: bisect_left(ends, key(each))):
             before = self._marks[page - 1] if page else Mark(START, 0, START)
             if page == len(ends):
                 places |= {each: Place(before.target, before.number, stands=False) for each in within}
@@ -100,12 +101,12 @@ class Marks:
             mark = self._marks[page]
             theirs = await self._source.scan(self._stream, after=before.source, until=mark.source, limit=PAGE_ITEMS)
             ours = await self._target.scan(self._stream, after=before.target, until=mark.target, limit=PAGE_ITEMS)
-            standing = [place(entry.position) for entry in theirs]
+            standing = [key(entry.position) for entry in theirs]
             for each in within:
                 # Counted from the end: a trim of the source may have taken the first of them meanwhile.
-                after = sum(other > place(each) for other in standing)
+                after = sum(other > key(each) for other in standing)
                 last = ours[len(ours) - after - 1].position if after < len(ours) else before.target
-                places[each] = Place(last, mark.number - after, stands=place(each) in standing)
+                places[each] = Place(last, mark.number - after, stands=key(each) in standing)
         return places
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -10,7 +9,7 @@ import msgspec
 
 from forebay.announcer import STREAM as PRESENCE
 from forebay.event import Foreign, Record
-from forebay.store import DeadLetter, Entry, Pending, RememberedId, Scheduled, Store, StreamItem, StreamStats
+from forebay.store import START, DeadLetter, Entry, Pending, RememberedId, Scheduled, Store, StreamItem, StreamStats
 
 HOME = "forebay.copy"
 """The name under which a target keeps the notes about a copy into it."""
@@ -48,7 +47,7 @@ async def pending_of(store: Store, stream: str, group: str) -> list[Pending]:
     def fetch(*, after: str, limit: int) -> Awaitable[list[Pending]]:
         return store.pending(stream, group, after=after, limit=limit)
 
-    return [each async for page in pages(fetch, after="0", key=lambda each: each.position) for each in page]
+    return [each async for page in pages(fetch, after=START, key=lambda each: each.position) for each in page]
 
 
 async def remembered_of(store: Store, stream: str, group: str | None) -> list[RememberedId]:
@@ -76,11 +75,6 @@ def named(record: Record | Foreign, position: str) -> Record | Foreign:
     if isinstance(record, Record) and not record.id and position:
         return msgspec.structs.replace(record, id=position)
     return record
-
-
-def place(position: str) -> tuple[int, ...]:
-    """Something that sorts as positions of one store do: they consist of numbers."""
-    return tuple(map(int, re.findall(r"\d+", position)))
 
 
 def in_chunks(items: Sequence[StreamItem]) -> list[Sequence[StreamItem]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from functools import partial
 
@@ -12,7 +12,7 @@ import msgspec
 from forebay.event import Foreign, Record
 from forebay.store import START, DeadLetter, Pending, RememberedId, Store
 from forebay.transfer.marks import PREFIX
-from forebay.transfer.pages import named, noted_of, pages, pending_of, place, remembered_of, streams_of
+from forebay.transfer.pages import named, noted_of, pages, pending_of, remembered_of, streams_of
 
 FORGOTTEN_SOON = 60.0
 """Ids remembered for fewer seconds may be forgotten by one side before the other is asked."""
@@ -102,31 +102,32 @@ class _Letter(msgspec.Struct, frozen=True):
 class _Entries:
     """The entries of a stream: their positions, and a checksum of their content."""
 
-    def __init__(self, places: list[tuple[int, ...]], checksum: str) -> None:
-        self._places = places
-        self.count = len(places)
+    def __init__(self, store: Store, keys: list[tuple[int, ...]], checksum: str) -> None:
+        self._key = store.position_key
+        self._keys = keys
+        self.count = len(keys)
         self.checksum = checksum
 
     @classmethod
     async def read(cls, store: Store, stream: str) -> _Entries:
         """Go through all of them."""
-        places = []
+        keys = []
         sum = hashlib.sha256()
         async for page in pages(partial(store.scan, stream), after=START, key=lambda entry: entry.position):
             for entry in page:
-                places.append(place(entry.position))
+                keys.append(store.position_key(entry.position))
                 sum.update(_digest(named(entry.record, entry.position)))
-        return cls(places, sum.hexdigest())
+        return cls(store, keys, sum.hexdigest())
 
     def after(self, position: str) -> int:
         """The number of entries after a position."""
-        index = bisect_left(self._places, place(position))
-        return self.count - index - (place(position) in self._places[index : index + 1])
+        return self.count - bisect_right(self._keys, self._key(position))
 
     def has(self, position: str) -> bool:
         """True if an entry has this position."""
-        index = bisect_left(self._places, place(position))
-        return place(position) in self._places[index : index + 1]
+        key = self._key(position)
+        index = bisect_left(self._keys, key)
+        return key in self._keys[index : index + 1]
 
 
 def _begun(pending: Pending) -> tuple[object, ...]:

@@ -166,15 +166,25 @@ class Stream:
         """A position as a number; END is the last entry's."""
         if position == END:
             return self.last
-        if not position.isascii() or not position.isdecimal():
-            raise ConfigurationError(f"{position!r} is not a position: here it is a whole number")
-        return int(position)
+        return parse(position)
 
     def notify(self) -> None:
         """Let all reads that wait try again, on their event loops."""
         waiters, self.waiters = self.waiters, {}
         for waiter, loop in waiters.items():
             wake(waiter, loop)
+
+
+def is_position(text: str) -> bool:
+    """Whether the text is a whole number."""
+    return text.isascii() and text.isdecimal()
+
+
+def parse(position: str) -> int:
+    """The number of a position that is not END."""
+    if not is_position(position):
+        raise ConfigurationError(f"{position!r} is not a position: here it is a whole number")
+    return int(position)
 
 
 class State:

@@ -35,7 +35,7 @@ from forebay.store import (
 )
 from forebay.stores.memory import dead_letters, inspection, leases, log, notes, transfer
 from forebay.stores.memory.arrivals import Watch, finish
-from forebay.stores.memory.state import State
+from forebay.stores.memory.state import State, is_position, parse
 
 
 class MemoryStore:
@@ -122,7 +122,10 @@ class MemoryStore:
             return log.append_due(state, stream, limit=limit)
 
     def is_position(self, text: str) -> bool:
-        return text.isascii() and text.isdecimal()
+        return is_position(text)
+
+    def position_key(self, position: str) -> tuple[int, ...]:
+        return (parse(position),)
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False

@@ -151,6 +151,9 @@ class RedisStore:
     def is_position(self, text: str) -> bool:
         return positions.is_position(text)
 
+    def position_key(self, position: str) -> tuple[int, ...]:
+        return positions.as_numbers(positions.check_full(position))
+
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:

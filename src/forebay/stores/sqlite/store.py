@@ -40,7 +40,7 @@ from forebay.stores.sqlite.database import Database, Synchronous, normalise
 from forebay.stores.sqlite.log import Append
 from forebay.stores.sqlite.names import Names
 from forebay.stores.sqlite.rows import to_row
-from forebay.stores.sqlite.transaction import Transaction, is_position
+from forebay.stores.sqlite.transaction import Transaction, is_position, parse
 from forebay.stores.sqlite.writer import Precheck
 
 Result = TypeVar("Result")
@@ -163,6 +163,9 @@ class SQLiteStore:
 
     def is_position(self, text: str) -> bool:
         return is_position(text)
+
+    def position_key(self, position: str) -> tuple[int, ...]:
+        return (parse(position),)
 
     async def scan(
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
