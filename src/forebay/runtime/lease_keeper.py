@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -80,8 +81,9 @@ class LeaseKeeper:
         if self._shift is None:
             self._home = asyncio.get_running_loop()
             self._shift = _Shift(self._run, Turns(self._home))
-        # A shorter lease than the others must not wait for their next check.
-        self._shift.wake.set()
+        # A shorter lease than the others must not wait for their next check. A wake for each holder would be a switch
+        # of threads for each.
+        self._shift.check_within(holder.lease / 4)
 
     async def remove(self, holder: Holder) -> None:
         """Stop keeping the leases of this consumer. With the last one the thread ends; wait for it a short time."""
@@ -247,7 +249,9 @@ class _Shift:
 
     def __init__(self, run: Callable[[_Shift], None], turns: Turns) -> None:
         self.turns = turns
-        self.wake = threading.Event()
+        self._wake = threading.Event()
+        # Infinite while the thread does not wait: what it waits for next may be computed already.
+        self._waits = math.inf
         self._ended = False
         self._thread = threading.Thread(target=run, args=(self,), name="forebay-leases", daemon=True)
         self._thread.start()
@@ -255,14 +259,21 @@ class _Shift:
     def is_over(self, seconds: float) -> bool:
         """Wait so many seconds, or until woken; return whether the shift is over."""
         self.turns.wait()
-        self.wake.wait(seconds)
-        self.wake.clear()
+        self._waits = seconds
+        self._wake.wait(seconds)
+        self._waits = math.inf
+        self._wake.clear()
         return self._ended
+
+    def check_within(self, seconds: float) -> None:
+        """Wake the thread if it waits for longer than so many seconds."""
+        if seconds < self._waits:
+            self._wake.set()
 
     def end(self) -> None:
         """End the shift at the next check of its thread."""
         self._ended = True
-        self.wake.set()
+        self._wake.set()
 
     def join(self) -> None:
         """Wait for the end of its thread."""

@@ -110,11 +110,13 @@ class Memberships:
         self._trim_check_at = 0.0
 
     async def join(self) -> None:
-        """Make the groups that do not exist."""
+        """Make the groups that do not exist, and report entries that the others lost to a trim."""
         for membership in self._memberships:
             if (position := await membership.join()) is not None:
                 self._in_flight.restarted(membership.stream, position)
-        await self._report_trimmed()
+            else:
+                await membership.report_trimmed()
+        self._trim_check_at = time.monotonic() + TRIM_CHECK_SECONDS
 
     async def heal(self) -> None:
         """Make lost groups again, each at the position after which no event is handled."""
