@@ -31,21 +31,25 @@ async def repeat(
 ) -> None:
     """Call `turn` again and again until `stop`, after `before` has succeeded once.
 
-    After a transient error wait and try again. After `NotFound` call `heal` first.
+    After a transient error wait and try again. After `NotFound` from a turn call `heal` first.
     """
     restarts = Restarts()
-    first: Callable[[], Awaitable[object]] | None = before
+    has_begun = is_lost = False
+    # `stop` is asked before each call: a turn that begins after it might wait for a wakeup that has come already.
     while not stop.is_set():
         try:
-            if first is not None:
-                await first()
-                first = None
-            await turn()
-            if restarts.worked():
-                on_recovery()
+            if not has_begun:
+                await before()
+                has_begun = True
+            elif is_lost:
+                await heal()
+                is_lost = False
+            else:
+                await turn()
+                if restarts.worked():
+                    on_recovery()
         except (NotFound, *TRANSIENT) as error:
-            if isinstance(error, NotFound):
-                first = heal
+            is_lost = is_lost or (has_begun and isinstance(error, NotFound))
             delay = restarts.failed()
             on_error(error, delay)
             await wait_for(stop, delay)
