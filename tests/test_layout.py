@@ -1,11 +1,14 @@
-"""A helper that two test files share is in tests/support."""
+"""Files are where ARCHITECTURE.md says, and a helper that two test files share is in tests/support."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PACKAGE = ROOT / "src" / "forebay"
 
 
 def test_no_test_file_imports_from_another() -> None:
@@ -16,3 +19,27 @@ def test_no_test_file_imports_from_another() -> None:
     }
 
     assert {} == imports
+
+
+def test_the_layers_of_the_architecture_are_those_that_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    checked = next(contract["layers"] for contract in contracts if contract.get("containers") == ["forebay"])
+
+    text = _section("Layers")
+
+    shown = [re.split(r"\s{2,}", line.strip())[0] for line in text.splitlines() if line.startswith("    ")]
+    assert checked == shown
+
+
+def test_each_file_of_the_reading_order_exists() -> None:
+    text = _section("Reading order")
+
+    places = [PACKAGE, *(PACKAGE / room for room in ("runtime", "stores", "stores/memory"))]
+    names = [name for name in re.findall(r"`([\w/]+\.\w+)`", text) if name.endswith((".py", ".lua"))]
+    assert names
+    assert [] == [name for name in names if not any((place / name).exists() for place in places)]
+
+
+def _section(title: str) -> str:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    return text.partition(f"## {title}")[2].partition("\n## ")[0]

@@ -10,12 +10,12 @@ ForebayError
 ├── TransferRefused                     a copy that would mix or lose something; it can be run again
 ├── AgentError                          an agent failed too often in a row, or cannot do its work now
 ├── HandlerTimeout (TimeoutError)       a handler ran longer than its `timeout`
-└── StoreError                          the store said no; nothing was stored
+└── StoreError                          the store refused the move; nothing of it was done, except:
     ├── StoreUnavailable (ConnectionError)   not reachable or not ready: worth another try
     ├── StoreFull                            no room: worth another try once there is room
     ├── StoreDenied (PermissionError)        wrong password, read-only, forbidden by an ACL
     ├── StoreDamaged                         the data is not what forebay wrote
-    └── OutcomeUnknown                       the answer was lost on its way; the move may have happened
+    └── OutcomeUnknown                       the answer was lost on its way; the move may have been done
 
 RetryAfter, Reject                      raised by handlers, to say what becomes of an event
 """
@@ -95,7 +95,7 @@ class AgentError(ForebayError):
 
 
 class StoreError(ForebayError):
-    """The store refused a move. Nothing of the move was done."""
+    """The store refused a move. Nothing of the move was done, unless the error is an `OutcomeUnknown`."""
 
 
 class StoreUnavailable(StoreError, ConnectionError):

@@ -131,6 +131,7 @@ def decide(
     pauses = [member.seconds for member in members if isinstance(member, RetryAfter)]
     rule = retry.rule(error)
     if rule is None and len(pauses) == len(members):
+        # `RetryAfter` asks for a retry by itself, even if `Retry.on` does not name it.
         rule = retry
     if rule is None or failures >= rule.attempts:
         return GiveUp(describe(error))
@@ -154,7 +155,11 @@ def crashes_allowed(retry: Retry) -> int:
 
 
 def judge_recovered(delivery: Delivery, retry: Retry) -> GiveUp | None:
-    """Return why an event that was taken over from a dead consumer is a dead letter; None if it is tried again."""
+    """Decide what happens to an event that was claimed from a dead consumer: a dead letter, or None to try it again.
+
+    There are two limits: its deliveries so far, against the attempts of `retry`; and those of them that ended without
+    a stored failure, because their consumer died, against `crashes_allowed`.
+    """
     tries = delivery.attempt - 1
     if tries < max(retry.attempts, 2) and tries - delivery.failures < crashes_allowed(retry):
         return None

@@ -3,17 +3,23 @@
     publish             read                ack
     -------> unread ---------> pending ------------> done
                                 ^  |  \\
-             claim, take_due    |  |   \\ dead_letter        redrive
+                       take_due |  |   \\ dead_letter        redrive
                                 |  |    +-----------> dead ---------> unread, for this group
                                 |  | retry, release
                                 |  v
                               waiting
 
+    schedule: in no group yet, then append_due ---> unread
+    claim:    pending ---> pending, under another consumer, after the lease has expired
+    seek:     pending, waiting ---> unread
+
 A store makes each move that it is asked for, whole or not at all. It never retries, logs or decides.
 
-1. **Nothing is lost.** An entry leaves a stream only through `trim`. `trim` spares the entries that a group has
+1. **Nothing is lost.** An entry leaves a stream only through `trim`, or with its stream through `drop`. An `ack` leaves
+   it there: it is done for one group, and other groups read it. `trim` spares the entries that a group has
    not finished; if it is forced, it counts those that it removed.
-2. **One holder.** Within a group an entry is leased to one consumer at a time.
+2. **One holder.** Within a group an entry is leased to one consumer at a time. A lease has no length of its own: it has
+   expired when it was not renewed for the `idle` seconds that the claiming consumer gives.
 3. **Moves are whole.** After a crash at any point an entry is in one state: added first, removed last.
 4. **Time is the store's.** Callers pass seconds from now. A moment (`schedule`, `locate`) is compared with
    the store's wall clock, never with the caller's.
@@ -22,7 +28,8 @@ A store makes each move that it is asked for, whole or not at all. It never retr
    - moves that give something up find nothing and return 0, False or None: `ack`, `release`, `leave`, `redrive`,
      `discard`, `trim`, `append_due`; `drop` returns True;
    - questions return an empty answer: `scan`, `stats`, `groups`, `pending`, `handled`, `dead_letters`, `notes`,
-     `scheduled`, `remembered`; `locate` returns START, `trimmed_unread` None, `outlook` None for that reader;
+     `scheduled`, `remembered`; `locate` returns START, `trimmed_unread` None, `outlook` None for that reader; `time`
+     answers for any stream;
    - `append`, `schedule`, `join` and `restore` make the stream, and `set_note` keeps its note without one.
 
    A name that is not valid (`payload.check_name`: stream, group, consumer) raises `ConfigurationError` from every
@@ -34,7 +41,7 @@ A store makes each move that it is asked for, whole or not at all. It never retr
 A store turns its driver's errors into `StoreError`s and keeps the cause.
 
 **Two tiers.** A bus with its handlers, dead letters and replay uses `Log`, `Leases`, `DeadLetters` and `Inspection`.
-Agents, retention, leadership, migration and the copy of a store need `Notes` and `Transfer` as well.
+Agents, retention, leadership and migration need `Notes` as well; the copy of a store needs `Notes` and `Transfer`.
 
 **Who may implement it.** Anyone: the contract suite (`forebay.testing.contract.StoreContract`) is the definition, and a
 store that passes it is a store. A new move or a new argument is a minor version, with a note for store authors in the
@@ -412,7 +419,11 @@ class Leases(Protocol):
         ...
 
     async def take_due(self, reader: Reader, *, limit: int) -> list[Delivery]:
-        """Lease waiting entries of the group that are due, at most `limit`. Appends nothing: see `append_due`."""
+        """Lease waiting entries of the group that are due, at most `limit`.
+
+        If there are more, an ordered reader gets the oldest entries, others those that have been due for longest.
+        Appends no scheduled records: see `append_due`.
+        """
         ...
 
     async def claim(self, reader: Reader, *, idle: float, limit: int = 1) -> list[Delivery]:

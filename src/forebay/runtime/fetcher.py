@@ -31,7 +31,7 @@ from forebay.store import Delivery, Reader
 READ_SECONDS = 0.5
 """The longest that one read waits in the store, and that a full window is waited for."""
 LEASE_SAFETY_FACTOR = 0.8
-"""The part of a lease, from the moment before the store was requested_at for it, in which an event may start."""
+"""The part of a lease, counted from the moment at which it was requested, in which an event may start."""
 
 
 class Add(Protocol):
