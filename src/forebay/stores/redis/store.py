@@ -6,11 +6,11 @@ order of the protocol: log, leases, dead_letters, inspection, notes, transfer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 from forebay.cleanup import finish
 from forebay.clock import boottime
@@ -118,20 +118,19 @@ class RedisStore:
 
     # Log.
 
-    def append(
+    async def append(
         self,
         stream: str,
         records: Sequence[Record],
         *,
         dedup_window: float | None = None,
         search_after: str | None = None,
-    ) -> Coroutine[Any, Any, list[str]]:
-        # Not `async`: publishes are counted, and this saves a coroutine for each.
+    ) -> list[str]:
         client, keys = self._client, self._namespace.stream(stream)
         for watch in self._watches:
             # Consumers of this process read in the same round trip, after the append.
             watch.report(stream)
-        return log.append(client, keys, records, dedup_window=dedup_window, search_after=search_after)
+        return await log.append(client, keys, records, dedup_window=dedup_window, search_after=search_after)
 
     async def schedule(
         self,
