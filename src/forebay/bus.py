@@ -47,17 +47,17 @@ from forebay.urls import check_redis_url, default_url, mask, open_store
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DAY = 86_400.0
-IDLE_LOOK = 0.02
-"""Seconds between two looks whether all is handled, in `run(until_idle=True)`."""
+IDLE_CHECK_SECONDS = 0.02
+"""Seconds between two checks whether all is handled, in `run(until_idle=True)`."""
 REDRIVEN_AT_ONCE = 500
 """Dead letters that one call of the store redrives or discards."""
 
 
 class Agent(Protocol):
-    """What `run` takes beside the handlers registered with `on`: `forebay.agents.BaseAgent` is one."""
+    """An argument of `run`, beside the handlers registered with `on`: `forebay.agents.BaseAgent` is one."""
 
     def on_bus(self, bus: EventBus, *, wait: float | None = None) -> Runnable:
-        """What runs it on this bus; `wait` is the longest that one of its reads may take, in seconds."""
+        """The agent as a part of a run; `wait` is the longest time of one of its reads, in seconds."""
         ...
 
 
@@ -68,9 +68,9 @@ class EventBus:
     its first use, on the running loop. It is closed when that loop ends, with a `ResourceWarning`. A call from another
     loop, another thread or a fork of the process raises `ConfigurationError`, and nothing was done.
 
-    `store` does the keeping: a URL, or a store of one's own, for which `namespace` means nothing.
-    `url` is its address with the password hidden; `signals` tells listeners what happens. `limits`
-    bound the payloads. `idempotency_window` is for how many seconds an explicit `id` is remembered.
+    `store` is a URL, or a store object, for which `namespace` means nothing. The attribute `url` is the address with
+    the password hidden; listeners are added to `signals`. `limits` bound the payloads. An explicit `id` is remembered
+    for `idempotency_window` seconds.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class EventBus:
     async def open(self) -> Self:
         """Open the store, on the running event loop, until `close`.
 
-        Raises `ConfigurationError` where the bus is open already, here or on another loop, and what the store raises.
+        Raises `ConfigurationError` if the bus is open already, here or on another loop, and the errors of the store.
         """
         await self._context.open()
         return self
@@ -129,7 +129,7 @@ class EventBus:
             self._flush_log()
 
     async def ready(self) -> Store:
-        """The store, open: the bus is opened where it is not."""
+        """The open store: opens the bus if it is closed."""
         await self._context.ready()
         return self.store
 
@@ -165,14 +165,14 @@ class EventBus:
         """Store one event; return its id once the store has acknowledged it.
 
         `event` is the type (a string or `Enum` member), with `data` as its payload, or an object of a
-        payload class, which is published as itself. `source` says who speaks, in at most 256
+        payload class, which is published as itself. `source` names the publisher, in at most 256
         characters. With `id`, publishing the same id again within the bus's `idempotency_window`
         stores nothing more. `delay` (seconds) or `at` (an aware datetime) hold the event back: a delay is a
-        duration, whatever becomes of the clocks, and `at` is a moment by the store's wall clock.
+        duration, also if a clock is set, and `at` is a moment by the store's wall clock.
 
-        Raises `InvalidEvent` for a payload that breaks the limits, `StoreError` where surely nothing
-        was stored, and `PublishUnknown` where the answer was lost: publish again with its `id`. Where it is
-        cancelled, the event may be stored or not: with an `id` of your own, publish again, or ask `get`.
+        Raises `InvalidEvent` for a payload that breaks the limits, `StoreError` if surely nothing was stored, and
+        `PublishUnknown` if the answer was lost: publish again with its `id`. If the call is cancelled, the event may
+        be stored or not: with an `id` of your own, publish again, or ask `get`.
         """
         stream, payload = (type_name(event), data) if type(event) is str else self._type_and_payload(event, data)
         headers = with_cause(headers)
@@ -417,8 +417,8 @@ class EventBus:
     ) -> EventStreamConsumer[Any]:
         """A consumer for one group of a stream; `consume_events` starts it. Options as for `on`.
 
-        `consumer_name` is the beginning of the consumer's name (host and process by default), which is
-        made unique: what a dead consumer left pending is taken over when its lease runs out, by whatever name.
+        `consumer_name` is the beginning of the consumer's name (host and process by default), which is made unique.
+        Any consumer of the group takes over the pending events of a dead one when their leases expire.
         """
         return EventStreamConsumer(
             self._context, event_type, consumer_group, consumer_name, Options.parse({**options, "batch": batch})
@@ -436,14 +436,14 @@ class EventBus:
 
         With `until_idle`, until every event of their streams is handled or dead: nothing unread,
         pending or waiting for a retry; events scheduled for later do not count until they are due.
-        At the end it reads nothing more, gives running handlers `grace` seconds, and hands back what
-        they have not finished; it ends at most two seconds after these. A handler that goes on although it was
-        cancelled is left behind, and its event to its lease. `concurrency` overrides that of every handler
-        registered with `on`.
+        At the end it reads nothing more, gives running handlers `grace` seconds, and releases their unfinished
+        events; it ends at most two seconds after these. A handler that goes on although it was cancelled is not waited
+        for, and its event goes to another consumer when the lease expires. `concurrency` overrides that of every
+        handler registered with `on`.
 
         In the main thread the first SIGTERM, SIGINT or SIGHUP ends the run in this way; a second one acts as ever.
-        Handlers that somebody else has set for them are called too, and stand again afterwards; what is ignored
-        stays ignored. With `handle_signals=False` signals are left alone.
+        Handlers that were set for them before are called too, and are set again afterwards; ignored signals stay
+        ignored. `handle_signals=False` leaves all signals alone.
 
         An agent is a `forebay.agents.BaseAgent`; one that fails is started again, and the others go on.
         """
@@ -454,14 +454,14 @@ class EventBus:
             )
         for agent in agents:
             if isinstance(agent, type) or not hasattr(agent, "on_bus"):
-                raise ConfigurationError(f"{agent!r} is no agent: give objects, as in bus.run(Billing())")
-        wait = IDLE_LOOK if until_idle else None
+                raise ConfigurationError(f"{agent!r} is not an agent: give objects, as in bus.run(Billing())")
+        wait = IDLE_CHECK_SECONDS if until_idle else None
         parts: list[Runnable] = [agent.on_bus(self, wait=wait) for agent in agents]
         run = self._context.runs.begin()
 
         async def idle() -> None:
             while not await self._is_idle(parts):
-                await asyncio.sleep(IDLE_LOOK)
+                await asyncio.sleep(IDLE_CHECK_SECONDS)
 
         async def go() -> None:
             for subscription, function in self._subscriptions:
@@ -499,8 +499,8 @@ class EventBus:
     def last_read(self) -> float | None:
         """When the slowest consumer of this bus last finished a read, on `time.monotonic`.
 
-        The sign of life for a probe: while the store answers it grows at least each second, also
-        while a consumer has its hands full. None while nothing runs, or something has not read yet.
+        For a probe of liveness: while the store answers it grows at least once a second, also while all handlers are
+        busy. None while no consumer runs, or until each has read once.
         """
         times = [part.last_read for part in self._context.runs.parts]
         return None if None in times else min((t for t in times if t is not None), default=None)
@@ -515,7 +515,7 @@ class EventBus:
             return all(not group.lag and not group.pending for group in groups)
         return False
 
-    # Looking back, and putting right.
+    # Reading, inspecting and repairing.
 
     async def events(
         self,
@@ -701,7 +701,7 @@ class EventBus:
         return await (await self.ready()).strays()
 
     async def stats(self, *event_types: EventTypeLike) -> list[StreamStats]:
-        """Return the counts of these streams, or of all, with their groups. Counts that the store cannot tell are None.
+        """Return the counts of these streams, or of all, with their groups. Counts unknown to the store are None.
 
         `GroupStats.consumers` are the running consumers of the group, in all processes, also the idle ones. Those
         of a killed process count until it has been silent for 30 seconds.
@@ -732,11 +732,11 @@ class EventBus:
         return await enforce(store, stream, self.signals, observers=self._pruner.observers, living=living)
 
     async def retention(self, event_type: EventTypeLike) -> Retention | None:
-        """How long the stream keeps its events; None: for ever."""
+        """The retention rule of the stream; None keeps events for ever."""
         return await get_rule(await self.ready(), type_name(event_type))
 
     async def pending(self, event_type: EventTypeLike, group: str, *, limit: int | None = None) -> list[Pending]:
-        """What a group has begun and not finished, by position; all unless `limit`."""
+        """The in-flight events of a group, by position; all unless `limit`."""
         check_limit("limit", limit)
         fetch = partial((await self.ready()).pending, type_name(event_type), plain("group", group))
         return [each async for each in paged(fetch, after=START, key=lambda each: each.position, limit=limit)]

@@ -652,7 +652,7 @@ def _with_a_method_that_takes_nothing() -> BaseAgent:
         (_with_one_member_for_types, "give a tuple of types"),
         (_with_a_plain_hook, r"initialize\(\) of agent 'plain' is awaited: write `async def initialize`"),
         (_with_restarts_that_are_no_number, "restarts=None of 'billing': give a whole number from 0"),
-        (_that_is_a_class, r"is no agent: give objects, as in bus.run\(Billing\(\)\)"),
+        (_that_is_a_class, r"is not an agent: give objects, as in bus.run\(Billing\(\)\)"),
         (_with_its_own_health_check, r"override health\(\)"),
         (_with_an_unknown_type, "an event type is a string, an Enum with a string value or a class, not 42"),
         (_with_a_method_that_takes_nothing, "must be callable with one argument, the event"),

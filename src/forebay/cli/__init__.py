@@ -26,7 +26,7 @@ TABLE = {
     "agents": Command("forebay.cli.agents", "Run agents under a supervisor; show their status."),
     "migrate": Command("forebay.cli.migrate", "Move agents from an old bus to this one, and compare both."),
     "bench": Command("forebay.cli.bench", "Measure how fast events go through the store."),
-    "demo": Command("forebay.cli.demo", "Show retries, dead letters and a killed process, in about ten seconds."),
+    "demo": Command("forebay.cli.demo", "Show a crash, retries and dead letters in ten seconds."),
 }
 """The module of each command. It is imported when the command is called, and not for the help of the others."""
 

@@ -287,7 +287,7 @@ def confirm(action: str, *, yes: bool) -> None:
 
 def dry_run_option(command: Decorated) -> Decorated:
     """`--dry-run`, for every command that changes something."""
-    return click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")(command)
+    return click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")(command)
 
 
 def yes_option(command: Decorated) -> Decorated:

@@ -146,7 +146,7 @@ async def export(bus: EventBus, output: Output, *, type: str | None, **choice: A
 
 
 async def _choose(bus: EventBus, type: str | None, chosen: DeadLetterFilter) -> list[DeadLetter]:
-    """The dead letters that are meant; `NotFound` where an id, the type or the group names none."""
+    """The dead letters that match; `NotFound` if an id, the type or the group is unknown."""
     group = DeadLetterFilter(group=chosen.group)
     found = [letter async for letter in bus.find_dead_letters(type, group)]
     if not found:

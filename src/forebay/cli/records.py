@@ -30,7 +30,7 @@ def malformed_as_json(type: str, entry: MalformedEntry) -> dict[str, Any]:
 
 
 def letter_as_json(letter: DeadLetter) -> dict[str, Any]:
-    """A dead letter with its event, or with its stored fields where they are none."""
+    """A dead letter with its event, or with its stored fields if they are not one."""
     event = event_of(letter)
     content = {"fields": raw_fields(letter.record)} if event is None else {"event": event_as_json(event)}
     return {

@@ -45,7 +45,7 @@ async def replay(
     forebay replay order_placed --group billing --from 2h --to 1h --rate 100/s
     """
     if end == "latest":
-        # What is confirmed is what is replayed, whatever is published in the meantime.
+        # The range that is confirmed is the one that is replayed, also if events are published meanwhile.
         end = await bus.position(type)
     found = await bus.replay(type, group=group, start=start, end=end, dry_run=True)
     replayed = 0
