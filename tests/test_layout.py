@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
+
+from forebay.store import DeadLetters, Inspection, Leases, Log, Notes, Transfer
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -38,6 +43,30 @@ def test_each_file_of_the_reading_order_exists() -> None:
     names = [name for name in re.findall(r"`([\w/]+\.\w+)`", text) if name.endswith((".py", ".lua"))]
     assert names
     assert [] == [name for name in names if not any((place / name).exists() for place in places)]
+
+
+PROTOCOLS = {
+    "log": Log,
+    "leases": Leases,
+    "dead_letters": DeadLetters,
+    "inspection": Inspection,
+    "notes": Notes,
+    "transfer": Transfer,
+}
+OF_THE_OBJECT = {"arrivals", "is_position", "position_key", "streams", "time", "strays", "durability"}
+"""Methods that are no moves of a stream or a group: a store object may answer them by itself."""
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite", "redis"])
+@pytest.mark.parametrize("file", PROTOCOLS)
+def test_each_move_is_in_the_file_of_its_protocol(store: str, file: str) -> None:
+    moves = {name for name in vars(PROTOCOLS[file]) if not name.startswith("_")} - OF_THE_OBJECT
+
+    tree = ast.parse((PACKAGE / "stores" / store / f"{file}.py").read_text())
+    functions = {each.name for each in tree.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))}
+
+    assert moves
+    assert set() == moves - functions
 
 
 def _section(title: str) -> str:

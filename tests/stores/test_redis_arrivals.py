@@ -12,7 +12,7 @@ import pytest
 from forebay.errors import ConfigurationError, StoreDenied, StoreError, StoreUnavailable
 from forebay.event import Record, to_record
 from forebay.store import Reader
-from forebay.stores.redis import RedisStore, doorbell
+from forebay.stores.redis import RedisStore, arrivals
 from tests.support.redis_rights import ROLES, let
 from tests.support.redis_servers import Proxy, Server, binaries, eventually, version
 from tests.support.topologies import insist, make_cluster, replica_of, watched
@@ -191,7 +191,7 @@ async def test_a_lost_connection_is_made_again_and_any_stream_may_have_grown(ser
 
 
 async def test_a_server_that_falls_silent_is_noticed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorbell, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(arrivals, "PING_SECONDS", 0.1)
     proxy = Proxy(server.port)
     async with proxy.listen() as url, RedisStore(f"{url}?timeout=0.4") as store, hearing(store) as heard:
         proxy.silent = True

@@ -7,7 +7,7 @@ from pathlib import Path
 from forebay.event import to_record
 from forebay.store import Reader, Trimmed
 from forebay.stores.sqlite import SQLiteStore
-from forebay.stores.sqlite.inspection import begins_unfinished, trim_limit
+from forebay.stores.sqlite.log import begins_unfinished, trim_limit
 from forebay.stores.sqlite.transaction import Transaction
 
 READER = Reader("t", "g", "c")

@@ -29,32 +29,29 @@ DEAD_LETTER_PAGE = 500
 
 async def streams(client: Client, namespace: Namespace) -> list[str]:
     """The names of all streams: those with entries or groups, with scheduled events or with dead letters."""
-    found = await _keys(client, f"*{namespace.name}:*", type="stream")
-    sets = await _keys(client, f"{{{namespace.name}:*}}:*", type="zset")
+    found = await find_keys(client, f"*{namespace.name}:*", type="stream")
+    sets = await find_keys(client, f"{{{namespace.name}:*}}:*", type="zset")
     found |= {key for key in sets if key.endswith((b"}:scheduled", b"}:moments"))}
     own = {
         key
         for key in found
         if not key.startswith(b"{") or key.endswith((b"}:scheduled", b"}:moments", b"}:dead_letter"))
     }
-    return _names(own, namespace)
-
-
-async def streams_with_notes(client: Client, namespace: Namespace) -> list[str]:
-    """The names of the streams that have notes."""
-    return _names(await _keys(client, f"{{{namespace.name}:*}}:notes"), namespace)
+    return names_of(own, namespace)
 
 
 async def _guessed_streams(client: Client, namespace: Namespace) -> list[str]:
     """The names that keys of the namespace have, whatever the keys are."""
-    return _names(await _keys(client, f"*{namespace.name}:*"), namespace)
+    return names_of(await find_keys(client, f"*{namespace.name}:*"), namespace)
 
 
-def _names(keys: set[bytes], namespace: Namespace) -> list[str]:
+def names_of(keys: set[bytes], namespace: Namespace) -> list[str]:
+    """The valid names of the streams to which these keys belong, sorted."""
     return sorted({name for key in keys if is_name(name := stream_of(key, namespace.name))})
 
 
-async def _keys(client: Client, pattern: str, *, type: str | None = None) -> set[bytes]:
+async def find_keys(client: Client, pattern: str, *, type: str | None = None) -> set[bytes]:
+    """The keys of all masters that match the pattern."""
     found: set[bytes] = set()
     options = () if type is None else ("TYPE", type)
     for node in await client.masters():
@@ -80,7 +77,7 @@ async def stats(client: Client, namespace: Namespace, names: Sequence[str] | Non
 async def strays(client: Client, namespace: Namespace) -> list[str]:
     """Keys, groups and notes with names that forebay does not allow: a sentence for each."""
     found = []
-    for key in sorted(await _keys(client, f"*{namespace.name}:*")):
+    for key in sorted(await find_keys(client, f"*{namespace.name}:*")):
         name = stream_of(key, namespace.name)
         if name is not None and not is_name(name):
             found.append(f"the key {_shown(key)} names no event type; rename it, or leave it out of the namespace")
@@ -88,8 +85,8 @@ async def strays(client: Client, namespace: Namespace) -> list[str]:
         keys = namespace.stream(stream)
         try:
             await _stream_stats(client, keys)
-            groups = [name for name in await _group_names(client, keys) if not is_name(_text(name))]
-            notes = [name for name in await _note_names(client, keys) if _text(name) is None]
+            groups = [name for name in await _groupnames_of(client, keys) if not is_name(_text(name))]
+            notes = [name for name in await _notenames_of(client, keys) if _text(name) is None]
         except StoreDamaged as error:
             found.append(f"{stream}: {error}")
             continue
@@ -100,11 +97,11 @@ async def strays(client: Client, namespace: Namespace) -> list[str]:
 
 async def groups(client: Client, keys: Keys) -> list[str]:
     """The names of a stream's groups."""
-    names = [_text(name) for name in await _group_names(client, keys)]
+    names = [_text(name) for name in await _groupnames_of(client, keys)]
     return sorted(name for name in names if name is not None and is_name(name))
 
 
-async def _group_names(client: Client, keys: Keys) -> list[bytes]:
+async def _groupnames_of(client: Client, keys: Keys) -> list[bytes]:
     try:
         found = await client.call(keys.stream, "XINFO", "GROUPS", keys.stream)
     except NotFound:
@@ -112,7 +109,7 @@ async def _group_names(client: Client, keys: Keys) -> list[bytes]:
     return [group[group.index(b"name") + 1] for group in found]
 
 
-async def _note_names(client: Client, keys: Keys) -> list[bytes]:
+async def _notenames_of(client: Client, keys: Keys) -> list[bytes]:
     names: list[bytes] = (await client.call(keys.notes, "HGETALL", keys.notes))[::2]
     return names
 

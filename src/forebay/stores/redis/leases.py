@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from forebay.errors import StoreError
 from forebay.event import Record
 from forebay.store import Delivery, Failure, Outlook, Reader, check_readers
-from forebay.stores.redis import scripts
+from forebay.stores.redis import positions, scripts
 from forebay.stores.redis.client import Client
 from forebay.stores.redis.codec import Fields, decode, fields_of, pack_failure, unpack_failure
 from forebay.stores.redis.keys import Group, Keys, Namespace
@@ -48,6 +48,27 @@ class Bookkeeping:
         """Forget a group that was removed. Its tokens are kept: they are gone if the group is made again."""
         self.cursors.pop(group, None)
         self.upkeep.forget(group)
+
+
+async def join(client: Client, group: Group, *, start: str) -> bool:
+    """Make the group; False if it exists."""
+    return await scripts.join(client, group, positions.check_place(start))
+
+
+async def seek(client: Client, group: Group, to: str) -> None:
+    """Let the group read on after a position."""
+    await scripts.seek(client, group, positions.check_place(to))
+
+
+async def leave(client: Client, group: Group, books: Bookkeeping) -> None:
+    """Remove the group with its pending and waiting entries."""
+    books.forget(group)
+    await scripts.leave(client, group)
+
+
+async def trimmed_unread(client: Client, group: Group) -> int | None:
+    """The number of entries that were removed unread; None if it is unknown."""
+    return await scripts.trimmed_unread(client, group)
 
 
 async def read(

@@ -1,4 +1,4 @@
-"""The moves of notes."""
+"""The moves of notes: small values beside a stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import EllipsisType
 
 from forebay.stores.redis import inspection, scripts
 from forebay.stores.redis.client import Client
-from forebay.stores.redis.keys import Keys
+from forebay.stores.redis.keys import Keys, Namespace
 
 
 async def notes(client: Client, keys: Keys, names: Collection[str] | None) -> dict[str, bytes]:
@@ -19,6 +19,11 @@ async def notes(client: Client, keys: Keys, names: Collection[str] | None) -> di
         return {name: value for name, value in zip(names, values, strict=True) if value is not None}
     found = await client.call(keys.notes, "HGETALL", keys.notes)
     return inspection.named_notes(found)
+
+
+async def streams_with_notes(client: Client, namespace: Namespace) -> list[str]:
+    """The names of the streams that have notes, sorted."""
+    return inspection.names_of(await inspection.find_keys(client, f"{{{namespace.name}:*}}:notes"), namespace)
 
 
 async def set_note(

@@ -34,10 +34,10 @@ from forebay.store import (
     StreamStats,
     Trimmed,
 )
-from forebay.stores.redis import dead_letters, inspection, leases, log, notes, positions, scripts, transfer
+from forebay.stores.redis import dead_letters, inspection, leases, log, notes, positions, transfer
 from forebay.stores.redis.address import Deployment, parse
+from forebay.stores.redis.arrivals import Watch
 from forebay.stores.redis.client import Client
-from forebay.stores.redis.doorbell import Watch
 from forebay.stores.redis.keys import Namespace
 from forebay.stores.redis.leases import Bookkeeping
 
@@ -199,20 +199,16 @@ class RedisStore:
     # Leases.
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
-        own = self._namespace.group(stream, group)
-        return await scripts.join(self._client, own, positions.check_place(start))
+        return await leases.join(self._client, self._namespace.group(stream, group), start=start)
 
     async def seek(self, stream: str, group: str, to: str) -> None:
-        own = self._namespace.group(stream, group)
-        await scripts.seek(self._client, own, positions.check_place(to))
+        await leases.seek(self._client, self._namespace.group(stream, group), to)
 
     async def leave(self, stream: str, group: str) -> None:
-        own = self._namespace.group(stream, group)
-        self._books.forget(own)
-        await scripts.leave(self._client, own)
+        await leases.leave(self._client, self._namespace.group(stream, group), self._books)
 
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
-        return await scripts.trimmed_unread(self._client, self._namespace.group(stream, group))
+        return await leases.trimmed_unread(self._client, self._namespace.group(stream, group))
 
     async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
         return await leases.read(self._client, self._namespace, self._books, readers, limit=limit, wait=wait)
@@ -297,7 +293,7 @@ class RedisStore:
         return await notes.notes(self._client, self._namespace.stream(stream), names)
 
     async def streams_with_notes(self) -> list[str]:
-        return await inspection.streams_with_notes(self._client, self._namespace)
+        return await notes.streams_with_notes(self._client, self._namespace)
 
     async def set_note(
         self, stream: str, name: str, value: bytes | None, *, expected: bytes | EllipsisType | None = ...

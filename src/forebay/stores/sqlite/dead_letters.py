@@ -1,12 +1,14 @@
-"""The moves of dead letters: redrive and discard. Each runs inside a transaction."""
+"""The moves of dead letters: list, redrive, discard. Each runs inside a transaction."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from forebay.stores.sqlite.rows import FOREIGN
-from forebay.stores.sqlite.transaction import LAST, Transaction
+from forebay.store import DeadLetter
+from forebay.stores.sqlite.rows import FOREIGN, select
+from forebay.stores.sqlite.transaction import LAST, Transaction, parse
 
 _CHOSEN = "FROM dead WHERE stream_id = ? AND number IN (SELECT value FROM json_each(?))"
 _WITH_A_GROUP = f"{_CHOSEN} AND group_name <> ''"
@@ -18,6 +20,47 @@ _FORGET_HANDLED = f"""
     DELETE FROM handled WHERE (group_id, id) IN (
         SELECT g.id, d.id FROM (SELECT id, group_name {_CHOSEN}) d
         JOIN groups g ON g.stream_id = ? AND g.name = d.group_name)"""  # noqa: S608  # constants
+
+
+def dead_letters(tx: Transaction, stream: str, *, group: str | None, after: str, limit: int) -> list[DeadLetter]:
+    """Dead letters after `after`, oldest first."""
+    rows = select(
+        tx.connection,
+        [
+            "e.number",
+            "CAST(e.group_name AS BLOB)",
+            "CAST(e.seq AS INTEGER)",
+            "CAST(e.error AS BLOB)",
+            # A time outside of the calendar becomes the nearest one in it.
+            f"max(0, min(CAST(e.failed_at AS REAL), {_FAR}))",
+            "CAST(e.attempts AS INTEGER)",
+            "CAST(e.traceback AS BLOB)",
+        ],
+        "FROM dead e WHERE e.stream_id = ? AND e.number > ?"
+        " AND (? IS NULL OR e.group_name = ?) ORDER BY e.number LIMIT ?",
+        (tx.stream(stream), parse(after or "0"), group, group, limit),
+    )
+    return [
+        DeadLetter(
+            f"{number:012}",
+            stream,
+            _readable(of),
+            str(seq),
+            record,
+            _readable(error),
+            datetime.fromtimestamp(at, UTC),
+            attempts,
+            _readable(traceback),
+        )
+        for number, of, seq, error, at, attempts, traceback, record in rows
+    ]
+
+
+_FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def _readable(text: bytes | None) -> str:
+    return (text or b"").decode(errors="replace")
 
 
 def redrive(tx: Transaction, stream: str, ids: Sequence[str]) -> int:

@@ -350,6 +350,18 @@ def _remember(tx: Transaction, group_id: int, ids: list[str], span: float) -> No
     )
 
 
+def handled(tx: Transaction, stream: str, group: str, ids: Sequence[str]) -> set[str]:
+    """The ids that the group remembers, of these."""
+    found = tx.find_group(stream, group)
+    if found is None:
+        return set()
+    rows = tx.rows(
+        "SELECT id FROM handled WHERE group_id = ? AND expires > ? AND id IN (SELECT value FROM json_each(?))",
+        (found.id, tx.time, json.dumps(list(ids))),
+    )
+    return {id for (id,) in rows}
+
+
 def failure(error: str | None, traceback: str | None) -> Failure | None:
     """The failure in these two columns of `pending`; None if there is none."""
     return None if error is None else Failure(error, traceback or "")

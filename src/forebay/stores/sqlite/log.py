@@ -1,15 +1,16 @@
-"""The moves of the streams themselves: append, schedule, trim. Each runs inside a transaction."""
+"""The moves of the streams themselves: append, schedule, scan, locate, trim. Each runs inside a transaction."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from forebay.store import START, Trimmed
-from forebay.stores.sqlite.rows import COLUMNS, FIELDS, ID, PLACEHOLDERS, Row, insert
-from forebay.stores.sqlite.transaction import Transaction
+from forebay.store import END, START, Entry, Trimmed
+from forebay.stores.sqlite.rows import COLUMNS, FIELDS, ID, PLACEHOLDERS, Row, insert, select
+from forebay.stores.sqlite.transaction import LAST, Transaction, parse
 
 TRIMMED_AT_ONCE = 5_000
 """Entries that one transaction removes, so that a long trim does not delay other moves."""
@@ -121,6 +122,121 @@ def append_due(tx: Transaction, stream: str, *, limit: int) -> int:
         (stream_id, last - count),
     )
     return count
+
+
+def scan(tx: Transaction, stream: str, *, after: str, until: str, limit: int, newest: bool) -> list[Entry]:
+    """Entries after `after` up to `until`, oldest first."""
+    stream_id = tx.stream(stream)
+    if stream_id is None or limit < 1:
+        return []
+    rows = select(
+        tx.connection,
+        ["e.seq", "CAST(e.appended AS REAL)"],
+        "FROM entries e INDEXED BY entries_by_stream WHERE e.stream_id = ? AND e.seq > ? AND e.seq <= ?"
+        f" ORDER BY e.seq {'DESC' if newest else 'ASC'} LIMIT ?",
+        (stream_id, tx.place(after, stream_id), LAST if until == END else parse(until), limit),
+    )
+    return [
+        Entry(str(seq), record, appended + tx.shift) for seq, appended, record in (reversed(rows) if newest else rows)
+    ]
+
+
+def locate(tx: Transaction, stream: str, moment: float) -> int:
+    """The position just before the first entry appended at or after a moment of Unix time."""
+    return _locate(tx, stream, moment - tx.shift)
+
+
+def _locate(tx: Transaction, stream: str, moment: float) -> int:
+    """The same for a moment of the file's own time.
+
+    A binary search. If that time went back over a restart of the machine, the result is off by as much.
+    """
+    stream_id = tx.stream(stream)
+    if stream_id is None:
+        return 0
+    low, high = 0, tx.head(stream_id)
+    while low < high:
+        middle = (low + high) // 2
+        first, appended = tx.rows(
+            "SELECT seq, CAST(appended AS REAL) FROM entries INDEXED BY entries_by_stream"
+            " WHERE stream_id = ? AND seq > ? ORDER BY seq LIMIT 1",
+            (stream_id, middle),
+        )[0]
+        if appended >= moment:
+            high = middle
+        else:
+            low = first
+    return low
+
+
+class Counted(NamedTuple):
+    """The number of `entries` after `mark` and up to `head`, as a query counted them; the first is at `first`."""
+
+    mark: int
+    first: int
+    head: int
+    entries: int
+
+
+def trim_limit(
+    tx: Transaction, stream: str, *, max_length: int | None, max_age: float | None, known: Counted | None
+) -> tuple[int, Counted | None]:
+    """The last position for a trim to remove, 0 for none, and the count that found it.
+
+    With the count of the query before (`known`) it costs as much as was changed since.
+    """
+    stream_id = tx.stream(stream)
+    if stream_id is None:
+        return 0, None
+    counted = None if max_length is None else _newest(tx, stream_id, max_length, known)
+    older = 0 if max_age is None else _locate(tx, stream, tx.time - max_age)
+    return max(counted.mark if counted else 0, older), counted
+
+
+def _newest(tx: Transaction, stream_id: int, length: int, known: Counted | None) -> Counted | None:
+    """The newest `length` entries; None if there certainly are no more than these."""
+    first, head = _first(tx, stream_id, 0), tx.head(stream_id)
+    # Positions are counted over all streams: the stream has at most `head - first + 1` entries.
+    if first is None or head - first < length:
+        return None
+    if known is None or first > known.first:
+        # A trim has removed counted entries: the number of the rest is unknown.
+        known = _count(tx, stream_id, length)
+    else:
+        later = "SELECT count(*) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+        known = known._replace(head=head, entries=known.entries + tx.value(later, (stream_id, known.head)))
+    excess = known.entries - length
+    if excess <= 0:
+        return known
+    mark = tx.value(
+        "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+        " ORDER BY seq LIMIT 1 OFFSET ?",
+        (stream_id, known.mark, excess - 1),
+    )
+    return Counted(mark, _first(tx, stream_id, mark) or head + 1, head, length)
+
+
+def _count(tx: Transaction, stream_id: int, length: int) -> Counted:
+    """The newest `length` entries, or all if there are fewer."""
+    newest = "SELECT seq FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? ORDER BY seq DESC"
+    mark = tx.value(f"{newest} LIMIT 1 OFFSET ?", (stream_id, length))
+    count = length if mark is not None else tx.value(f"SELECT count(*) FROM ({newest})", (stream_id,))  # noqa: S608  # constants
+    return Counted(mark or 0, _first(tx, stream_id, mark or 0) or 0, tx.head(stream_id), count)
+
+
+def _first(tx: Transaction, stream_id: int, after: int) -> int | None:
+    """The first entry after a position."""
+    first = "SELECT min(seq) FROM entries INDEXED BY entries_by_stream WHERE stream_id = ? AND seq > ?"
+    found: int | None = tx.value(first, (stream_id, after))
+    return found
+
+
+def begins_unfinished(tx: Transaction, stream: str, *, ignore_groups: Collection[str]) -> bool:
+    """True if a group has not finished the first entry of a stream. Groups in `ignore_groups` do not count."""
+    stream_id = tx.stream(stream)
+    first = None if stream_id is None else _first(tx, stream_id, 0)
+    unfinished = f"SELECT 1 {UNFINISHED} AND e.seq = ?"
+    return tx.value(unfinished, (stream_id, json.dumps(list(ignore_groups)), first)) is not None
 
 
 def trim(tx: Transaction, stream: str, *, until: int, force: bool, ignore_groups: Collection[str]) -> Trimmed:

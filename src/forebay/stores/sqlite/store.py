@@ -83,7 +83,7 @@ class SQLiteStore:
         self._clock = clock or MachineClock()
         self._names = Names()
         self._open: Connections | None = None
-        self._counted: dict[tuple[str, int | None], inspection.Counted | None] = {}
+        self._counted: dict[tuple[str, int | None], log.Counted | None] = {}
 
     def clone(self) -> SQLiteStore:
         return SQLiteStore(
@@ -123,7 +123,7 @@ class SQLiteStore:
         if connections is not None and not connections.home.forked():
             await finish(connections.close())
 
-    # The streams.
+    # Log.
 
     async def append(
         self,
@@ -171,14 +171,12 @@ class SQLiteStore:
         self, stream: str, *, after: str = START, until: str = END, limit: int = 100, newest: bool = False
     ) -> list[Entry]:
         self._names.check(stream)
-        return await self._query(
-            partial(inspection.scan, stream=stream, after=after, until=until, limit=limit, newest=newest)
-        )
+        return await self._query(partial(log.scan, stream=stream, after=after, until=until, limit=limit, newest=newest))
 
     async def locate(self, stream: str, moment: datetime) -> str:
         self._names.check(stream)
         aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-        return str(await self._query(partial(inspection.locate, stream=stream, moment=aware.timestamp())))
+        return str(await self._query(partial(log.locate, stream=stream, moment=aware.timestamp())))
 
     async def trim(
         self,
@@ -192,11 +190,9 @@ class SQLiteStore:
         self._names.check(stream)
         self._names.check_groups(ignore_groups)
         place = (stream, max_length)
-        limit = partial(inspection.trim_limit, stream=stream, max_length=max_length, max_age=max_age)
+        limit = partial(log.trim_limit, stream=stream, max_length=max_length, max_age=max_age)
         until, self._counted[place] = await self._query(partial(limit, known=self._counted.get(place)))
-        if not force and await self._query(
-            partial(inspection.begins_unfinished, stream=stream, ignore_groups=ignore_groups)
-        ):
+        if not force and await self._query(partial(log.begins_unfinished, stream=stream, ignore_groups=ignore_groups)):
             return Trimmed(0, 0)
         removed = dropped = 0
         while until:
@@ -209,7 +205,7 @@ class SQLiteStore:
                 break
         return Trimmed(removed, dropped)
 
-    # Groups and leases.
+    # Leases.
 
     async def join(self, stream: str, group: str, *, start: str = START) -> bool:
         self._names.check(stream, group)
@@ -283,7 +279,7 @@ class SQLiteStore:
 
     async def handled(self, stream: str, group: str, ids: Sequence[str]) -> set[str]:
         self._names.check(stream, group)
-        return await self._query(partial(inspection.handled, stream=stream, group=group, ids=ids))
+        return await self._query(partial(leases.handled, stream=stream, group=group, ids=ids))
 
     async def retry(
         self, delivery: Delivery, *, delay: float, keep: bool = False, failure: Failure | None = None
@@ -308,7 +304,9 @@ class SQLiteStore:
         self, stream: str, *, group: str | None = None, after: str = "", limit: int = 100
     ) -> list[DeadLetter]:
         self._names.check(stream, group)
-        return await self._query(partial(inspection.dead_letters, stream=stream, group=group, after=after, limit=limit))
+        return await self._query(
+            partial(dead_letters.dead_letters, stream=stream, group=group, after=after, limit=limit)
+        )
 
     async def redrive(self, stream: str, ids: Sequence[str]) -> int:
         self._names.check(stream)
