@@ -27,6 +27,17 @@ class LogContract(Contract):
         assert positions == [entry.position for entry in entries]
         assert 4 == len(set(positions))
 
+    async def test_positions_have_the_stores_form_and_their_keys_sort_in_the_order_of_the_stream(
+        self, store: Store
+    ) -> None:
+        positions = [START, *await store.append(STREAM, orders(*range(12)))]
+
+        keys = [store.position_key(position) for position in positions]
+
+        assert all(map(store.is_position, positions))
+        assert sorted(set(keys)) == keys
+        assert not any(map(store.is_position, ("", "$", "not a position", "2026-01-31T12:00:00Z")))
+
     async def test_every_field_of_a_record_comes_back_as_it_was(self, store: Store) -> None:
         full = Record(
             STREAM, "schëma", '{"a":"ü\\u0000 \U0001f600"}'.encode(), "2026-01-02T03:04:05.678901+00:00", "id 1", "k",
