@@ -95,12 +95,12 @@ class BusContext:
 
     async def open(self) -> None:
         """Open the bus; `ConfigurationError` if it is open already, here or elsewhere."""
-        while not await (session := self._take(is_asked=True)).opened():
+        while not await (session := self._take(is_explicit=True)).opened():
             await done([session.task])
 
     async def enter(self) -> None:
         """Open the bus unless it is open; `ConfigurationError` if it is open elsewhere."""
-        while not await (session := self._take(is_asked=False)).opened():
+        while not await (session := self._take(is_explicit=False)).opened():
             await done([session.task])
 
     async def ready(self) -> None:
@@ -133,18 +133,18 @@ class BusContext:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and so its runs have ended
                 session.home.loop.call_soon_threadsafe(stop)
 
-    def _take(self, *, is_asked: bool) -> Session:
+    def _take(self, *, is_explicit: bool) -> Session:
         """The session of the running loop, a new one where the bus is closed."""
         with self._gate:
             session = self._current()
             if session is None:
-                session = self.session = Session(self, is_asked=is_asked)
-            elif is_asked and not session.is_over and (session.is_asked or not session.home.is_here):
+                session = self.session = Session(self, is_explicit=is_explicit)
+            elif is_explicit and not session.is_over and (session.is_explicit or not session.home.is_here):
                 raise session.home.forked() or ConfigurationError(
                     "this bus is open already; one `async with bus` or `bus.open()` at a time, in all threads together"
                 )
             session.home.check()
-            session.is_asked = session.is_asked or is_asked
+            session.is_explicit = session.is_explicit or is_explicit
             return session
 
     def _current(self) -> Session | None:
@@ -162,13 +162,14 @@ def _nothing() -> None:
 class Session:
     """The time in which a bus is open. Its task opens the store, and closes it, also if it is cancelled.
 
-    `loop` is the event loop on which the bus can be used now; None before and after.
+    `loop` is the event loop on which the bus can be used now; None before and after. `is_explicit` is True if `open`
+    was called, and False if the bus opened itself at its first use.
     """
 
-    def __init__(self, context: BusContext, *, is_asked: bool) -> None:
+    def __init__(self, context: BusContext, *, is_explicit: bool) -> None:
         self.home = Home("this bus")
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.is_asked = is_asked
+        self.is_explicit = is_explicit
         self._is_lost = False
         self.closing = asyncio.Event()
         self._opened: asyncio.Future[bool] = self.home.loop.create_future()
@@ -189,7 +190,7 @@ class Session:
             try:
                 return await asyncio.shield(self._opened)
             except asyncio.CancelledError:
-                if self.is_asked and not self.is_over:
+                if self.is_explicit and not self.is_over:
                     # close will not be called.
                     self.closing.set()
                     self.task.cancel()

@@ -140,18 +140,18 @@ def test_a_batch_is_of_one_stream_and_failed_or_claimed_deliveries_start_alone()
 # Leases.
 
 
-def test_nothing_starts_after_its_lease_may_have_run_out_and_everything_unstarted_is_handed_back() -> None:
+def test_nothing_starts_after_its_lease_may_have_run_out_and_everything_unstarted_is_released() -> None:
     in_flight = ledger()
     in_flight.add_read(deliveries(1), safe_until=10)
     in_flight.add_read(deliveries(2), safe_until=SAFE)
 
     assert in_flight.next(10) is None
-    assert in_flight.is_doubtful
-    assert in_flight.must_hand_back(10)
-    assert ["1", "2"] == positions(in_flight.hand_back())
+    assert in_flight.may_have_lost_leases
+    assert in_flight.must_release(10)
+    assert ["1", "2"] == positions(in_flight.begin_release())
 
     assert 0 == len(in_flight)
-    assert not in_flight.is_doubtful
+    assert not in_flight.may_have_lost_leases
 
 
 def test_a_renewal_that_comes_in_time_ends_the_doubt() -> None:
@@ -161,7 +161,7 @@ def test_a_renewal_that_comes_in_time_ends_the_doubt() -> None:
 
     in_flight.renew(late, safe_until=SAFE)
 
-    assert not in_flight.must_hand_back(10)
+    assert not in_flight.must_release(10)
     assert ["1"] == positions(start_all(in_flight, 10))
 
 
@@ -169,15 +169,15 @@ def test_deliveries_requested_before_a_release_was_complete_are_refused() -> Non
     in_flight = ledger()
     assert in_flight.accepts(0.0)
 
-    in_flight.hand_back()
+    in_flight.begin_release()
     assert not in_flight.accepts(5.0)
-    in_flight.handed_back(6.0)
+    in_flight.end_release(6.0)
 
     assert not in_flight.accepts(5.0)
     assert in_flight.accepts(6.0)
 
 
-def test_an_ordered_group_that_lost_a_lease_starts_nothing_until_the_rest_is_handed_back() -> None:
+def test_an_ordered_group_that_lost_a_lease_starts_nothing_until_the_rest_is_released() -> None:
     in_flight = ledger(ordered=True)
     in_flight.add_read([delivery(1, key="a"), delivery(2, key="a"), delivery(3, key="b")], safe_until=SAFE)
     first = in_flight.next(0.0)
@@ -187,8 +187,8 @@ def test_an_ordered_group_that_lost_a_lease_starts_nothing_until_the_rest_is_han
 
     assert in_flight.is_order_broken
     assert in_flight.next(0.0) is None
-    assert in_flight.must_hand_back(0.0)
-    assert ["2", "3"] == positions(in_flight.hand_back())
+    assert in_flight.must_release(0.0)
+    assert ["2", "3"] == positions(in_flight.begin_release())
     assert not in_flight.is_order_broken
 
 
@@ -330,7 +330,7 @@ def test_from_its_third_delivery_on_an_event_runs_to_its_end_before_the_next_one
     assert in_flight.may_claim()
 
 
-@pytest.mark.parametrize("end", ["finish", "keep", "lose", "hand back", "close"])
+@pytest.mark.parametrize("end", ["finish", "keep", "lose", "release", "close"])
 def test_however_a_suspect_ends_the_next_one_may_come(end: str) -> None:
     in_flight = ledger(ordered=True, retry=Retry(attempts=3))
     [suspect] = deliveries(5, recovered=True, attempt=3)
@@ -345,8 +345,8 @@ def test_however_a_suspect_ends_the_next_one_may_come(end: str) -> None:
             in_flight.keep(flight, msgspec.structs.replace(suspect, attempt=4))
         case "lose", _:
             in_flight.lose([suspect])
-        case "hand back", _:
-            in_flight.hand_back()
+        case "release", _:
+            in_flight.begin_release()
         case _:
             in_flight.close()
 

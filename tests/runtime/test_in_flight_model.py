@@ -187,18 +187,18 @@ class Machine(RuleBasedStateMachine):
         assert self.is_broken == self.in_flight.is_order_broken
 
     @rule()
-    def hand_back_if_needed(self) -> None:
+    def release_if_needed(self) -> None:
         queued = [each for each in self.held.values() if each.state == "queued"]
         is_late = any(self.now >= each.safe_until for each in queued)
-        assert self.in_flight.must_hand_back(self.now) == (is_late or self.is_broken)
-        if not self.in_flight.is_doubtful:
+        assert self.in_flight.must_release(self.now) == (is_late or self.is_broken)
+        if not self.in_flight.may_have_lost_leases:
             return
-        handed_back = self.in_flight.hand_back()
+        released = self.in_flight.begin_release()
         assert not self.in_flight.accepts(self.now)
-        assert {each.delivery.position for each in queued} == {flight.delivery.position for flight in handed_back}
+        assert {each.delivery.position for each in queued} == {flight.delivery.position for flight in released}
         for each in queued:
             del self.held[int(each.delivery.position)]
-        self.in_flight.handed_back(self.now)
+        self.in_flight.end_release(self.now)
         self.is_broken = False
 
     # The group is lost.
@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
         """Nothing is stuck: with enough time, all that is held comes to a handler and to its end."""
         if not hasattr(self, "in_flight"):
             return
-        self.hand_back_if_needed()
+        self.release_if_needed()
         for _ in range(2 * len(self.held) + 1):
             self.in_flight.renew([each.delivery for each in self.held.values()], safe_until=self.now + LEASE)
             for each in self.held.values():

@@ -164,7 +164,7 @@ class Consumer:
         loops = [
             asyncio.create_task(self._loop("read", self._read, before=self._join), name="forebay-read"),
             asyncio.create_task(
-                self._loop("claim", self._fetcher.tend, before=self._joined.wait), name="forebay-claim"
+                self._loop("claim", self._fetcher.maintain, before=self._joined.wait), name="forebay-claim"
             ),
         ]
         try:

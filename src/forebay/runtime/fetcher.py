@@ -1,6 +1,6 @@
 """Leases entries for a consumer, as far as there is room: new ones, due ones, and those of dead consumers.
 
-Two loops call it: one reads, because a read may wait in the store; the other does all the rest.
+Two loops call it: one reads, because a read may wait in the store; the other releases, takes due entries and claims.
 """
 
 from __future__ import annotations
@@ -150,16 +150,16 @@ class Fetcher:
 
     # The loop that does the rest.
 
-    async def tend(self) -> None:
-        """Wait for work besides reading, then do it."""
+    async def maintain(self) -> None:
+        """Wait for a reason, then release deliveries that must not start, lease due entries, and claim expired ones."""
         wakeups = self._wakeups
         await wakeups.changed.wait()
         wakeups.changed.clear()
         try:
             self._raise_if_needed()
-            await self._hand_back_if_needed()
+            await self._release_if_needed()
             await self._take_due()
-            await self._take_over()
+            await self._claim()
         except BaseException:
             wakeups.changed.set()
             raise
@@ -182,7 +182,7 @@ class Fetcher:
                 self._in_flight.read_ahead.measure(due)
                 await self._add(due, requested_at, self._in_flight.add_taken)
 
-    async def _take_over(self) -> None:
+    async def _claim(self) -> None:
         for stream in list(self._wakeups.claimable):
             if not self._in_flight.may_claim() or self._workers.all_hang or self._stop.is_set():
                 return
@@ -235,7 +235,7 @@ class Fetcher:
             self._workers.start()
         else:
             await self._release(deliveries)
-            # A store in memory never waits: let a hand-back come to its end.
+            # A store in memory never waits: let a release come to its end.
             await asyncio.sleep(0)
 
     async def _handled_ids(self, deliveries: Sequence[Delivery]) -> Collection[str]:
@@ -265,23 +265,23 @@ class Fetcher:
             self._signals.emit(LeaseLost(flight.delivery))
         self._wakeups.changed.set()
 
-    async def _hand_back_if_needed(self) -> None:
+    async def _release_if_needed(self) -> None:
         """Release all unstarted deliveries if a lease may have run out, an order is broken, or all workers hang."""
-        if self._in_flight.is_doubtful:
+        if self._in_flight.may_have_lost_leases:
             # Renewals by the lease keeper may wait for a turn of the event loop, if a handler blocked it.
             await asyncio.sleep(0)
-            if not self._in_flight.must_hand_back(boottime()):
+            if not self._in_flight.must_release(boottime()):
                 self._workers.start()
                 return
         elif not self._workers.all_hang:
             return
         if self._in_flight.is_order_broken:
             self._take_new_name()
-        unstarted = self._in_flight.hand_back()
+        unstarted = self._in_flight.begin_release()
         try:
             await self._release([flight.delivery for flight in unstarted])
         finally:
-            self._in_flight.handed_back(boottime())
+            self._in_flight.end_release(boottime())
 
     def _take_new_name(self) -> None:
         name = f"{self._wakeups.readers[0].consumer[:119]}-{os.urandom(4).hex()}"

@@ -54,11 +54,11 @@ class InFlight:
     """Decides which deliveries start, and when; how many more fit; and where a lost group restarts.
 
     - **Lanes.** Deliveries of one lane start one after the other: of one key (`ordered`), or of one id (`dedup`).
-    - **Leases.** No delivery starts after its `safe_until`. Then `is_doubtful` is True, and all unstarted deliveries
-      are handed back. If an ordered group loses a lease, `is_order_broken` is True as well, and nothing starts until
-      that has happened: the unstarted events come after the lost one.
-    - **Handing back.** Deliveries that were requested before a hand-back was complete may come after those that were
-      handed back, so `accepts` refuses them.
+    - **Leases.** No delivery starts after its `safe_until`. Then `may_have_lost_leases` is True, and all unstarted
+      deliveries are released. If an ordered group loses a lease, `is_order_broken` is True as well, and nothing starts
+      until they are released: they come after the lost one.
+    - **Releases.** Deliveries that were requested before a release was complete may come after those that were
+      released, so `accepts` refuses them.
     - **Suspects.** `may_claim` says when the next event may be taken over from a dead consumer (`PoisonGuard`).
 
     `now` and `requested_at` are seconds on one clock, the caller's. All methods are idempotent: a delivery that is
@@ -66,7 +66,7 @@ class InFlight:
     """
 
     def __init__(self, options: Options) -> None:
-        self.is_doubtful = False
+        self.may_have_lost_leases = False
         self.is_order_broken = False
         self.read_ahead = ReadAhead(
             concurrency=options.concurrency, batch=options.batch or 1, prefetch=options.prefetch
@@ -80,8 +80,8 @@ class InFlight:
         self._read_to: dict[str, str] = {}
         self._poison_guard = PoisonGuard(crashes_allowed(options.retry))
         self._deduplicator = Deduplicator() if options.dedup else None
-        self._handing_back = False
-        self._handed_back_at = -math.inf
+        self._is_releasing = False
+        self._released_at = -math.inf
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class InFlight:
 
     def accepts(self, requested_at: float) -> bool:
         """True if deliveries that were requested at that time may be added; else they must be released."""
-        return not self._is_closed and not self._handing_back and requested_at >= self._handed_back_at
+        return not self._is_closed and not self._is_releasing and requested_at >= self._released_at
 
     def add_read(self, deliveries: Iterable[Delivery], *, safe_until: float, handled_ids: Collection[str] = ()) -> None:
         """Add what a read returned, in the order of each stream. `handled_ids` were handled, as the store remembers."""
@@ -199,13 +199,16 @@ class InFlight:
     # Deliveries start.
 
     def next(self, now: float) -> Flight | None:
-        """Start the next delivery. None if there is none, or if it must not start (then `is_doubtful` is True)."""
+        """Start the next delivery; None if there is none, or if it must not start.
+
+        If it must not start, `may_have_lost_leases` is True afterwards.
+        """
         queue = self._queue
         if not queue:
             return None
         flight = queue[0]
         if now >= flight.safe_until or self.is_order_broken:
-            self.is_doubtful = True
+            self.may_have_lost_leases = True
             return None
         queue.popleft()
         flight.state = "running"
@@ -322,28 +325,28 @@ class InFlight:
             if flight.state == "waiting":
                 self.finish(flight)
         if lost and self._ordered:
-            self.is_order_broken = self.is_doubtful = True
+            self.is_order_broken = self.may_have_lost_leases = True
         return lost
 
-    # Deliveries are handed back.
+    # Unstarted deliveries are released.
 
-    def must_hand_back(self, now: float) -> bool:
-        """True if the unstarted deliveries must be handed back, because leases are lost or may have run out."""
-        self.is_doubtful = self.is_order_broken or any(
+    def must_release(self, now: float) -> bool:
+        """True if the unstarted deliveries must be released, because leases are lost or may have run out."""
+        self.may_have_lost_leases = self.is_order_broken or any(
             now >= flight.safe_until for flight in self._flights.values() if flight.state == "queued"
         )
-        return self.is_doubtful
+        return self.may_have_lost_leases
 
-    def hand_back(self) -> list[Flight]:
-        """Remove and return all unstarted deliveries. Until `handed_back`, `accepts` is False."""
-        self.is_order_broken = self.is_doubtful = False
-        self._handing_back = True
+    def begin_release(self) -> list[Flight]:
+        """Remove and return all unstarted deliveries. Until `end_release`, `accepts` is False."""
+        self.is_order_broken = self.may_have_lost_leases = False
+        self._is_releasing = True
         return self._withdraw()
 
-    def handed_back(self, now: float) -> None:
+    def end_release(self, now: float) -> None:
         """The store has the deliveries again, or they are left to their leases."""
-        self._handing_back = False
-        self._handed_back_at = now
+        self._is_releasing = False
+        self._released_at = now
 
     def close(self) -> list[Flight]:
         """Start nothing more; remove and return all unstarted deliveries."""

@@ -52,14 +52,14 @@ class Settler:
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
 
-    def done(self, flight: Flight) -> None:
+    def ack(self, flight: Flight) -> None:
         """Acknowledge a delivery whose handler returned, or that needs none."""
         self._in_flight.handled(flight)
         self._acks.append(flight)
         if self._sending is None and not self._closed:
             self._sending = self._tasks.start(self._send_acks(), name="forebay-acks")
 
-    async def failed(self, flight: Flight, error: BaseException) -> None:
+    async def fail(self, flight: Flight, error: BaseException) -> None:
         """Retry a delivery whose handler raised, or give it up, as the retry policy decides."""
         delivery = flight.delivery
         failures, failure = delivery.failures + 1, failure_of(error)
@@ -68,11 +68,11 @@ class Settler:
                 await self._retry(flight, error, delay, failure)
             case GiveUp(reason):
                 reason = history(reason, attempts=delivery.attempt, failures=failures)
-                await self.dead(flight, GiveUp(reason, failure.traceback))
+                await self.dead_letter(flight, GiveUp(reason, failure.traceback))
 
     async def _retry(self, flight: Flight, error: BaseException, delay: float, failure: Failure) -> None:
         keep = self._options.ordered
-        settled = await self._persist(
+        settled = await self._settle(
             flight, lambda delivery: self._store.retry(delivery, delay=delay, keep=keep, failure=failure)
         )
         if settled is None:
@@ -91,10 +91,10 @@ class Settler:
             # The answer was lost, and meanwhile the event was due and was taken again, under a new lease.
             self._in_flight.resume(flight)
 
-    async def dead(self, flight: Flight, verdict: GiveUp) -> None:
+    async def dead_letter(self, flight: Flight, verdict: GiveUp) -> None:
         """Move the delivery to the dead letters."""
         reason, traceback, attempts = verdict.reason, verdict.traceback, verdict.attempts
-        settled = await self._persist(
+        settled = await self._settle(
             flight,
             lambda delivery: self._store.dead_letter(delivery, reason=reason, traceback=traceback, attempts=attempts),
         )
@@ -102,7 +102,7 @@ class Settler:
             self._finish(flight)
             self._signals.emit(DeadLettered(settled, reason, traceback))
 
-    async def _persist(self, flight: Flight, move: Callable[[Delivery], Awaitable[bool]]) -> Delivery | None:
+    async def _settle(self, flight: Flight, move: Callable[[Delivery], Awaitable[bool]]) -> Delivery | None:
         """Settle a delivery by a fenced move, repeated over transient errors.
 
         Return the delivery as it was settled, or None if its lease was lost.
@@ -128,7 +128,7 @@ class Settler:
                 await asyncio.sleep(backoff.next())
         for lost in self._in_flight.lose([flight.delivery]):
             self._signals.emit(LeaseLost(lost.delivery))
-            # In an ordered group, the unstarted events are handed back.
+            # In an ordered group, the unstarted events are released.
             self._wakeups.changed.set()
         self._finish(flight)
         return None

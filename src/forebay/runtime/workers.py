@@ -139,7 +139,7 @@ class Workers:
                     await asyncio.sleep(0)
         finally:
             del running[task]
-            if in_flight.is_doubtful:
+            if in_flight.may_have_lost_leases:
                 self._wakeups.changed.set()
 
     async def _handle_batch(self, flights: Sequence[Flight]) -> None:
@@ -152,10 +152,10 @@ class Workers:
 
     async def _settle_unhandled(self, flight: Flight, reason: Unhandled) -> None:
         if isinstance(reason, GiveUp):
-            await self._settler.dead(flight, reason)
+            await self._settler.dead_letter(flight, reason)
         else:
             self._signals.emit(reason)
-            self._settler.done(flight)
+            self._settler.ack(flight)
         self._wakeups.changed.set()
 
     def _open(self, flight: Flight) -> Event | Unhandled:
@@ -195,7 +195,7 @@ class Workers:
             await self._fail(flights, self._meaning(raised, flights))
             return
         for flight in flights:
-            self._settler.done(flight)
+            self._settler.ack(flight)
             if is_timed:
                 self._signals.emit(Finished(flight.delivery, time.perf_counter() - started))
             if flight.is_suspect:
@@ -203,7 +203,7 @@ class Workers:
 
     async def _fail(self, flights: Sequence[Flight], error: BaseException) -> None:
         for flight in flights:
-            await self._settler.failed(flight, error)
+            await self._settler.fail(flight, error)
         self._wakeups.changed.set()
         # More than one lane may go on.
         self.start()

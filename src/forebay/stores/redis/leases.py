@@ -275,7 +275,7 @@ async def retry(
 
 
 async def release(client: Client, namespace: Namespace, books: Bookkeeping, deliveries: Sequence[Delivery]) -> int:
-    """Give the entries back; return how many were held."""
+    """Let the entries wait, due at once; return how many were held."""
     batches = _batches(namespace, deliveries)
     moves = (
         scripts.release(client, group, some[0].reader.consumer, _leases(group, books, some)) for group, some in batches

@@ -324,7 +324,7 @@ async def retry(
 
 
 async def release(client: Client, group: Group, consumer: str, leases: Sequence[Part]) -> int:
-    """Give entries back, which are given as position and number in turn; how many were held."""
+    """Let entries wait, due at once; return how many were held. Each is a position and the number of its lease."""
     keys = (group.keys.stream, group.waiting, group.attempts)
     count: int = await client.run_timed(_RELEASE, group.keys.clock, keys, group.name, consumer, *leases)
     return count

@@ -102,7 +102,7 @@ def leave(tx: Transaction, stream: str, group: str) -> None:
         tx.run("DELETE FROM groups WHERE id = ?", (found.id,))
 
 
-def has_missed(tx: Transaction, stream: str, group: str) -> bool:
+def has_trimmed_unread(tx: Transaction, stream: str, group: str) -> bool:
     """True if entries were trimmed unread since the last call, or the group does not exist."""
     found = tx.find_group(stream, group)
     return found is None or bool(tx.value("SELECT missed FROM groups WHERE id = ?", (found.id,)))
@@ -226,20 +226,20 @@ def _due(tx: Transaction, reader: Reader, group: Group, *, limit: int, even_if_h
 
 def can_claim(tx: Transaction, reader: Reader, *, idle: float) -> bool:
     """True if a lease has expired."""
-    return bool(_lapsed(tx, reader, tx.group(reader.stream, reader.group), idle=idle, limit=1))
+    return bool(_expired(tx, reader, tx.group(reader.stream, reader.group), idle=idle, limit=1))
 
 
 def claim(tx: Transaction, reader: Reader, *, idle: float, limit: int) -> list[Delivery]:
     """Take over expired leases of other consumers."""
     group = tx.group(reader.stream, reader.group)
-    lapsed = _lapsed(tx, reader, group, idle=idle, limit=limit)
-    if reader.ordered and lapsed:
+    expired = _expired(tx, reader, group, idle=idle, limit=limit)
+    if reader.ordered and expired:
         waiting = _due(tx, reader, group, limit=limit, even_if_held=True)
-        lapsed = sorted([*lapsed, *waiting])[: max(limit, 0)]
-    return _lease(tx, reader, group, lapsed)
+        expired = sorted([*expired, *waiting])[: max(limit, 0)]
+    return _lease(tx, reader, group, expired)
 
 
-def _lapsed(tx: Transaction, reader: Reader, group: Group, *, idle: float, limit: int) -> list[int]:
+def _expired(tx: Transaction, reader: Reader, group: Group, *, idle: float, limit: int) -> list[int]:
     # Leases from before the start of the machine (0) have expired, however short it has been up.
     latest = max(tx.now - idle, 0.0)
     if reader.ordered and _is_held_by_another(tx, reader, group, after=latest):
@@ -388,7 +388,7 @@ def retry(tx: Transaction, delivery: Delivery, *, delay: float, keep: bool, fail
 
 
 def release(tx: Transaction, deliveries: Sequence[Delivery]) -> int:
-    """Give entries back as if they had never been delivered; return how many were held."""
+    """Let entries wait, due at once, without counting their last delivery; return how many were held."""
     released = 0
     for reader, own in _by_reader(deliveries):
         group = tx.find_group(reader.stream, reader.group)

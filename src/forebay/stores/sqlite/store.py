@@ -222,7 +222,7 @@ class SQLiteStore:
     async def trimmed_unread(self, stream: str, group: str) -> int | None:
         self._names.check(stream, group)
         move: Callable[[Transaction], list[int | None]] = partial(leases.trimmed_unread, stream=stream, group=group)
-        found = await self._move(move, partial(leases.has_missed, stream=stream, group=group))
+        found = await self._move(move, partial(leases.has_trimmed_unread, stream=stream, group=group))
         return found[0] if found else 0
 
     async def read(self, *readers: Reader, limit: int, wait: float = 0.0) -> list[Delivery]:
