@@ -119,7 +119,6 @@ class Announcer:
         self._changed.set()
         if self._may_announce and (self._task is None or self._task.done()):
             self._name = self._name or f"{PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
-            self._changed = asyncio.Event()
             self._task = asyncio.create_task(self._run(), name="forebay-presence")
 
     def remove(self, groups: Iterable[tuple[str, str]]) -> None:
@@ -146,6 +145,7 @@ class Announcer:
     def drop(self) -> None:
         """Forget all consumers, and the rights that were missing: the event loop is gone, or the bus is closed."""
         self._task = None
+        self._changed = asyncio.Event()
         self._consumers.clear()
         self._is_announced = False
         self._may_announce, self._may_sweep = keeps_notes(self._store), True
