@@ -1,4 +1,4 @@
-"""The bus: publish events, handle them in groups, look back, put right."""
+"""The bus: publish events, handle them in groups, read and replay them, inspect and redrive dead letters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 DAY = 86_400.0
 IDLE_CHECK_SECONDS = 0.02
 """Seconds between two checks whether all is handled, in `run(until_idle=True)`."""
-REDRIVEN_AT_ONCE = 500
+REDRIVE_BATCH = 500
 """Dead letters that one call of the store redrives or discards."""
 
 
@@ -62,7 +62,7 @@ class Agent(Protocol):
 
 
 class EventBus:
-    """Events over one store, which belong to one event loop at a time.
+    """A bus on one store. It belongs to one event loop at a time.
 
     Open it with `async with bus`, or `await bus.open()` and `await bus.close()`. A bus that is not open opens itself at
     its first use, on the running loop. It is closed when that loop ends, with a `ResourceWarning`. A call from another
@@ -120,8 +120,8 @@ class EventBus:
     async def close(self) -> None:
         """Stop each `run` and `consume_events` as `stop` does, wait until they have ended, and close the store.
 
-        Each ends within its own grace plus two seconds. A cancellation meanwhile is raised when all is closed. A bus
-        that is not open is left as it is; one that is closed may be opened again, on any event loop.
+        Each ends within its own grace plus two seconds. A cancellation in the meantime is raised after the bus is
+        closed. A bus that is not open stays closed. A closed bus may be opened again, on any event loop.
         """
         try:
             await self._context.close()
@@ -183,7 +183,7 @@ class EventBus:
             and not self._publisher.has_middleware
             and not self.signals.wanted(Published)
         ):
-            # The usual way, without the cost of further coroutines.
+            # The hot path, without the cost of further coroutines.
             record = to_record(stream, source=source, data=payload, key=key, headers=headers, limits=self._limits)
             session = self._context.session
             if session is None or running_loop() is not session.loop:
@@ -304,25 +304,25 @@ class EventBus:
         ordered: bool = False,
         dedup: bool | float = False,
     ) -> Any:
-        """Let the decorated function handle events of this type, as the group `group`.
+        """Register the decorated function as the handler of this event type, for the group `group`.
 
         `event_type` is a type name, an `Enum` member, or a payload class: a msgspec.Struct, dataclass, attrs class,
-        pydantic model or pydantic dataclass. For a class, or a name and an annotation with a class, the
-        function gets the decoded object, and the `Event` beside it if it takes two arguments. A name and no such
-        annotation give it the `Event`. The function may be `async def`, or plain: then it runs in a thread. Refused
-        with `ConfigurationError` are generators, annotations that contradict all this, and classes that
-        cannot be read back from JSON.
+        pydantic model or pydantic dataclass. With a class, or with a name and an annotation that is a class, the
+        function is called with the decoded object, and with the `Event` as well if it takes two arguments. Otherwise
+        it is called with the `Event`. The function may be `async def`, or plain: then it runs in a thread. Generators,
+        annotations that contradict these rules, and classes that cannot be read back from JSON raise
+        `ConfigurationError`.
 
         `group`: the group that handles the events; by default the function's module and qualified name,
-        however the process is started. A function that is renamed or moved has another one, and handles all
+        however the process is started. If the function is renamed or moved, its group is a new one, which handles all
         events again.
-        `start`: where a new group begins: "earliest", "latest", a position, or an aware datetime.
+        `start`: the position at which a new group begins: "earliest", "latest", a position, or an aware datetime.
         `retry`: how often, and how far apart, a failing event is tried: by default 12 times over 6.8 to 13.5 minutes.
-        `concurrency`: handlers running at once.
+        `concurrency`: handlers that run at the same time.
         `prefetch`: the most events read ahead; by default it follows the speed of the handler, up to 1,500.
-        `batch`: hand over lists of up to so many events or objects.
-        `timeout`: the longest that the handler may run, in seconds; then the attempt has failed.
-        `lease`: for how many seconds a silent consumer keeps its events before another one takes them over.
+        `batch`: call the handler with lists of at most so many events or objects.
+        `timeout`: the longest run of the handler, in seconds; after it the attempt has failed.
+        `lease`: seconds after which another consumer claims the events of a consumer that stopped renewing.
         `ordered`: events of one key one after the other, in the order of the stream; events without a key count
         as one key, and one consumer of the group works at a time.
         `dedup`: skip an event whose id this group handled within the last `dedup` seconds (True: a day).
@@ -479,19 +479,19 @@ class EventBus:
         return begin()
 
     async def new_groups(self) -> dict[tuple[str, str], int]:
-        """The groups that `run` is about to make on streams with events, by stream and name, with how many events.
+        """The new groups that `run` would make on streams with events: the number of events by stream and group.
 
-        These are the handlers' that were registered without `group` and `start`: the events may have been handled
-        before, under another name of the function.
+        Only groups of handlers that were registered without `group` and `start` are included: their events may have
+        been handled before, under another name of the function.
         """
         await self.ready()
         found = {(each.stream, each.group): await each.history() for each, _ in self._subscriptions}
         return {place: count for place, count in found.items() if count}
 
     def stop(self) -> None:
-        """Let every `run` and `consume_events` of this bus end in its orderly way.
+        """Stop and drain every `run` and `consume_events` of this bus, also those that have not begun yet.
 
-        Those too that were called and have not begun yet. May be called from any thread, and from a signal handler.
+        Returns at once. May be called from any thread, and from a signal handler.
         """
         self._context.stop()
 
@@ -527,13 +527,13 @@ class EventBus:
         follow: bool = False,
         on_outage: OnOutage | None = None,
     ) -> AsyncIterator[Event | MalformedEntry]:
-        """The events of a stream, oldest first, without any group.
+        """The events of a stream, oldest first, without a group.
 
-        From `start` to `end` (fixed when the reading begins); with `newest`, the last so many of them.
-        With `follow` it then waits for each new one, for ever, and over outages of the store: `on_outage` is
-        called with the error when one begins, and with None when it is over; without it, there are the signals
-        `LoopFailed` and `LoopRecovered`. Copies meant for one group (redriven, replayed) are left out. What
-        cannot be read as an event comes as a `MalformedEntry`.
+        From `start` to `end` (fixed when the reading begins); with `newest`, only the last so many of them.
+        With `follow` it then waits for new events until it is closed, also over outages of the store. `on_outage` is
+        called with the error when an outage begins, and with None when it is over. Without `on_outage` the signals
+        `LoopFailed` and `LoopRecovered` are emitted. Copies for one group (redriven, replayed) are left out. An entry
+        that cannot be read as an event is yielded as a `MalformedEntry`.
         """
         kind, stream = kind_of(event_type), type_name(event_type)
         check_limit("newest", newest)
@@ -569,7 +569,7 @@ class EventBus:
         return to_event(entry.record, position=entry.position, limits=self._limits, kind=kind)
 
     async def chain(self, event: Event) -> Chain:
-        """All events that this one caused, or that caused it, as far as the agents that published them said so."""
+        """All events that this one caused, or that caused it, by the ids of causes in their headers."""
         if not isinstance(event, Event):
             raise ConfigurationError(
                 f"a chain is that of an Event, not of a {type(event).__name__}; `get` finds it by its id"
@@ -592,7 +592,7 @@ class EventBus:
         They are appended again for that group, under their ids, at most `rate` a second. The end is
         fixed when the replay begins. `dry_run` only counts. `progress` is called with the count so far; an
         awaitable that it returns is awaited.
-        Raises `NotFound` where the stream or the group does not exist.
+        Raises `NotFound` if the stream or the group does not exist.
         """
         return await replay(
             await self.ready(),
@@ -619,7 +619,7 @@ class EventBus:
     ) -> AsyncIterator[DeadLetter]:
         """The dead letters of a stream, or of all streams, that match; oldest first in each stream.
 
-        Reads them page by page, so it is the way for many of them.
+        Reads them page by page: use it if there are many.
         """
         wanted = DeadLetterFilter() if wanted is None else wanted
         store = await self.ready()
@@ -630,10 +630,10 @@ class EventBus:
     async def redrive(
         self, event_type: EventTypeLike, ids: Iterable[str] | None = None, *, group: str | None = None
     ) -> int:
-        """Send dead letters round again, each to its own group, with fresh attempts; return how many.
+        """Append the events of dead letters again, each for its own group; return how many.
 
-        `ids` are `DeadLetter.id`s; without them all dead letters of the stream (or of `group`) that
-        exist at the call.
+        Their attempts start again at 1. `ids` are `DeadLetter.id`s; without them, all dead letters of the stream (or of
+        `group`) that exist at the call.
         """
         return await self._in_pages(self.store.redrive, type_name(event_type), ids, group)
 
@@ -654,9 +654,7 @@ class EventBus:
         if ids is None:
             ids = [letter.id for letter in await self.dead_letters(stream, group=group)]
         chosen = [plain("id", id) for id in _listed("ids", ids, "ids")]
-        return sum(
-            [await move(stream, chosen[i : i + REDRIVEN_AT_ONCE]) for i in range(0, len(chosen), REDRIVEN_AT_ONCE)]
-        )
+        return sum([await move(stream, chosen[i : i + REDRIVE_BATCH]) for i in range(0, len(chosen), REDRIVE_BATCH)])
 
     async def seek(self, event_type: EventTypeLike, group: str, to: StreamPosition) -> str:
         """Let the group read on after this position; return the position of the store.
@@ -671,7 +669,7 @@ class EventBus:
         return position
 
     async def position(self, event_type: EventTypeLike, position: StreamPosition = "latest") -> str:
-        """The store's position that is meant: for "latest" that of the last entry, for a time the one before it."""
+        """The store's position for a `StreamPosition`: "latest" is the last entry, a time the last entry before it."""
         store, stream = await self.ready(), type_name(event_type)
         found = await resolve(store, stream, position)
         return await last_position(store, stream) if found == END else found
@@ -697,7 +695,10 @@ class EventBus:
         return await require_group(await self.ready(), type_name(event_type), plain("group", group))
 
     async def strays(self) -> list[str]:
-        """Sentences about data of other programs in the namespace, which all other answers leave out."""
+        """Names of other programs in the namespace that are not valid here: a sentence for each.
+
+        All other methods leave them out.
+        """
         return await (await self.ready()).strays()
 
     async def stats(self, *event_types: EventTypeLike) -> list[StreamStats]:
@@ -718,11 +719,10 @@ class EventBus:
         hard_length: int | None = None,
         group_lifetime: float | None = None,
     ) -> Trimmed:
-        """From now on keep the stream's events only so long; return what left it at once. See `Retention`.
+        """Set the stream's retention rule and trim at once; return the counts of that trim. See `Retention`.
 
-        The rule replaces the one before, is kept in the store, and holds for every process: those that
-        publish to the stream or consume it see to it, some seconds apart. Without arguments the stream
-        keeps everything again.
+        The rule replaces the one before. It is kept in the store: all processes that publish to the stream or consume
+        it enforce it, some seconds apart. Without arguments the stream keeps everything again.
         """
         rule = Retention(max_age=max_age, max_length=max_length, hard_length=hard_length, group_lifetime=group_lifetime)
         stream = type_name(event_type)
@@ -742,12 +742,12 @@ class EventBus:
         return [each async for each in paged(fetch, after=START, key=lambda each: each.position, limit=limit)]
 
     async def durability(self) -> Durability:
-        """Which losses an acknowledged publish survives, as the store is configured now."""
+        """The losses that an acknowledged publish survives, as the store is configured now."""
         return await (await self.ready()).durability()
 
 
 class MalformedEntry(msgspec.Struct, frozen=True):
-    """An entry of a stream that cannot be read as an event, and why."""
+    """An entry of a stream that cannot be read as an event. `fault` is the reason in one line."""
 
     position: str
     record: Record | Foreign
@@ -763,8 +763,8 @@ def connect(
 ) -> EventBus:
     """A bus on the store that `url` names; open it with `async with`, or let it open itself.
 
-    Without a URL: `FOREBAY_URL`, then `REDIS_URL`, then `sqlite:///forebay.db`. `namespace` keeps
-    apart what shares a store. Nothing is opened yet; a URL that names no store is a `ConfigurationError`.
+    Without a URL: `FOREBAY_URL`, then `REDIS_URL`, then `sqlite:///forebay.db`. Buses with different `namespace`s share
+    a store without sharing its streams. Nothing is opened yet. A wrong URL raises `ConfigurationError`.
 
     >>> connect("memory://")
     <EventBus memory://>
@@ -831,7 +831,7 @@ def _require_different(parts: Sequence[Runnable]) -> None:
 
 
 def _listed(name: str, values: Any, of: str) -> list[Any]:
-    """The values as a list. A string or a mapping is one value by mistake, of which the parts would be taken."""
+    """The values as a list. Refuses a string or a mapping: it is one value, and its parts are not meant."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise ConfigurationError(
             f"`{name}`: give a list of {of}, not one {type(values).__name__}, also for one of them"
