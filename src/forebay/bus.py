@@ -181,7 +181,7 @@ class EventBus:
             and delay is None
             and at is None
             and not self._publisher.has_middleware
-            and not self.signals.wanted(Published)
+            and not self.signals.listeners[Published]
         ):
             # The hot path, without the cost of further coroutines.
             record = to_record(stream, source=source, data=payload, key=key, headers=headers, limits=self._limits)

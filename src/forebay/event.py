@@ -264,7 +264,7 @@ def to_event(
     record: Record | Foreign, *, position: str = "", attempt: int = 1, limits: Limits = LIMITS, kind: Any = Any
 ) -> Event:
     """The event in a record, its data decoded as `kind`; `MalformedEvent` names the fault."""
-    if isinstance(record, Foreign):
+    if not isinstance(record, Record):
         names = ", ".join(repr(name[:40])[2:-1] for name, _ in record.fields[:8]) or "none"
         raise MalformedEvent(
             one_line(f"not an event: it needs type, source, data and timestamp in UTF-8; its fields: {names}")

@@ -138,7 +138,8 @@ def encode(data: Any, limits: Limits = LIMITS) -> bytes:
         raise
     except BaseException as error:  # a payload's own class may raise anything while it is encoded
         raise InvalidEvent(one_line(f"the data is not JSON: {error}")) from error
-    if fault := _fault(text, limits):
+    # A level takes two brackets, so a short text cannot break a limit.
+    if not len(text) <= 2 * limits.max_depth <= limits.max_bytes and (fault := _fault(text, limits)):
         raise PayloadTooLarge(fault) if len(text) > limits.max_bytes else InvalidEvent(fault)
     # msgspec writes NaN and infinities as null, so only a text with null can hide one. One letter is found faster.
     if _N in text and text.find(b"null") >= 0 and _holds_non_finite(msgspec.to_builtins(data, enc_hook=encode_hook)):
@@ -154,7 +155,8 @@ def decode(text: bytes | str, kind: Any = Any, limits: Limits = LIMITS) -> Any:
     """
     if isinstance(text, str):
         text = _to_bytes(text)
-    if fault := _fault(text, limits):
+    # A level takes two brackets, so a short text cannot break a limit.
+    if not len(text) <= 2 * limits.max_depth <= limits.max_bytes and (fault := _fault(text, limits)):
         raise MalformedEvent(fault)
     if kind is not Any:
         return _decode_as(kind, text)
@@ -194,9 +196,6 @@ _decode_any = msgspec.json.Decoder().decode
 
 
 def _fault(text: bytes, limits: Limits) -> str | None:
-    # A level takes two brackets, so a short text need not be looked into.
-    if len(text) <= 2 * limits.max_depth and len(text) <= limits.max_bytes:
-        return None
     if len(text) > limits.max_bytes:
         return f"the data is {len(text):,} bytes of JSON; the limit is {limits.max_bytes:,}"
     # Brackets inside strings count too, so the cheap count can only be too high.

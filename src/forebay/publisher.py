@@ -94,7 +94,7 @@ class Publisher:
         context = self._context
         await context.ready()
         context.pruner.published.add(stream)
-        is_wanted = context.signals.wanted(Published)
+        is_wanted = bool(context.signals.listeners[Published])
         started = time.perf_counter() if is_wanted else 0.0
         try:
             if delay is not None or at is not None:

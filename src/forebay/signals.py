@@ -242,8 +242,6 @@ class LoopBlocked(Signal, frozen=True):
     yielding: bool
 
 
-NO_LISTENERS: tuple[Listener, ...] = ()
-
 A = TypeVar("A", bound=Signal)
 B = TypeVar("B", bound=Signal)
 C = TypeVar("C", bound=Signal)
@@ -271,6 +269,18 @@ class Listening:
         self.stop()
 
 
+class ListenerTable(dict[type[Signal], tuple[Listener, ...]]):
+    """The listeners of each class of signals, found when the class is first asked for."""
+
+    def __init__(self, listenings: tuple[Listening, ...]) -> None:
+        super().__init__()
+        self._listenings = listenings
+
+    def __missing__(self, kind: type[Signal]) -> tuple[Listener, ...]:
+        found = self[kind] = tuple(each.listener for each in self._listenings if issubclass(kind, each.kinds))
+        return found
+
+
 class Signals:
     """The listeners of one bus. A listener that raises is logged, and stays."""
 
@@ -279,8 +289,8 @@ class Signals:
 
     def __init__(self) -> None:
         self._listenings: tuple[Listening, ...] = ()
-        # The listeners of each kind, found when the kind is first emitted.
-        self._listeners: dict[type[Signal], tuple[Listener, ...]] = {}
+        self.listeners = ListenerTable(())
+        """By the class of a signal; an empty tuple if no listener takes it, so it need not be made."""
         self._running: set[asyncio.Task[None]] = set()
 
     @overload
@@ -326,16 +336,9 @@ class Signals:
         """Call this listener no more."""
         self._keep(tuple(each for each in self._listenings if each is not listening))
 
-    def wanted(self, kind: type[Signal]) -> bool:
-        """Whether a listener takes signals of this class."""
-        try:
-            return self._listeners[kind] is not NO_LISTENERS
-        except KeyError:
-            return self._listeners_of(kind) is not NO_LISTENERS
-
     def emit(self, signal: Signal) -> None:
         """Call the listeners of the signal's class with it."""
-        for listener in self._listeners_of(type(signal)):
+        for listener in self.listeners[type(signal)]:
             try:
                 if (result := listener(signal)) is not None:
                     self._complete(listener, result)
@@ -353,16 +356,8 @@ class Signals:
                 task.cancel()
 
     def _keep(self, listenings: tuple[Listening, ...]) -> None:
-        # In this order: another thread that fills the table meanwhile fills the former one, or the new one rightly.
         self._listenings = listenings
-        self._listeners = {}
-
-    def _listeners_of(self, kind: type[Signal]) -> tuple[Listener, ...]:
-        table = self._listeners
-        if (found := table.get(kind)) is None:
-            listeners = [each.listener for each in self._listenings if issubclass(kind, each.kinds)]
-            found = table[kind] = tuple(listeners) if listeners else NO_LISTENERS
-        return found
+        self.listeners = ListenerTable(listenings)
 
     def _complete(self, listener: Listener, result: object) -> None:
         if running_loop() is not None:

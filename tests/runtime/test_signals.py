@@ -70,8 +70,8 @@ def test_a_listener_of_a_class_gets_the_signals_derived_from_it(bus: EventBus) -
         bus.signals.emit(signal)
 
     assert [Own(), OwnSpecial()] == heard
-    assert bus.signals.wanted(OwnSpecial)
-    assert not bus.signals.wanted(Published)
+    assert bus.signals.listeners[OwnSpecial]
+    assert not bus.signals.listeners[Published]
 
 
 def test_a_listener_is_called_until_it_is_stopped(bus: EventBus) -> None:
@@ -85,7 +85,7 @@ def test_a_listener_is_called_until_it_is_stopped(bus: EventBus) -> None:
     bus.signals.emit(Own())
 
     assert ["first", "second", "first"] == heard
-    assert not bus.signals.wanted(Own)
+    assert not bus.signals.listeners[Own]
 
 
 def test_a_listener_that_listens_twice_is_called_twice_and_stopped_one_by_one(bus: EventBus) -> None:
@@ -121,7 +121,7 @@ def test_a_kind_is_a_class_of_signals(bus: EventBus, kind: Any) -> None:
 
 
 def test_signals_of_each_event_are_not_made_unless_a_listener_wants_them(bus: EventBus) -> None:
-    assert not any(bus.signals.wanted(kind) for kind in (Published, signals.Delivered, Finished))
+    assert not any(bus.signals.listeners[kind] for kind in (Published, signals.Delivered, Finished))
 
 
 async def test_an_async_listener_of_a_signal_from_another_thread_runs_on_the_loop_of_the_bus(bus: EventBus) -> None:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from forebay.callables import completed, discard, is_async, module_of, name_of, refuse_generator, unwrapped
-from forebay.cause import enter_cause
 from forebay.errors import ConfigurationError, HandlerTimeout
 from forebay.event import Event
 from forebay.middleware import HandlerCall, Layers, Middleware, is_overridden
@@ -25,8 +24,8 @@ class Handler:
     annotation may name a class. With a class the function gets the object, and the event as well if it
     takes a second argument. A plain function runs in one of `concurrency` threads. If it exceeds its `timeout`, the
     call has failed, but the thread cannot be stopped: it occupies its place until it ends. It does not keep the process
-    from ending. An awaitable that a call returns is awaited on the event loop, as a part of the call. Each call is the
-    cause of the events that it publishes, and runs in the contexts of the `middlewares`.
+    from ending. An awaitable that a call returns is awaited on the event loop, as a part of the call. Each call runs in
+    the contexts of the `middlewares`.
     """
 
     def __init__(
@@ -53,10 +52,9 @@ class Handler:
         self._threads = None if is_async(function) else Threads(threads)
         # The simplest case needs no coroutine of its own: this is the hot path. The caller awaits its result.
         is_plain = self._threads is None and timeout is None and kind is Any and not self._layers
-        self.call: Callable[[Any], Awaitable[Any]] = _caused(function, batch=batch) if is_plain else self._call
+        self.call: Callable[[Any], Awaitable[Any]] = function if is_plain else self._call
 
     async def _call(self, events: Event | list[Event]) -> None:
-        enter_cause(None if isinstance(events, list) else events)
         if not self._layers:
             await self._call_function(events)
             return
@@ -114,20 +112,6 @@ class Handler:
         """End idle threads; running ones end after their call."""
         if self._threads is not None:
             self._threads.close()
-
-
-def _caused(function: Callable[[Any], Awaitable[Any]], *, batch: bool) -> Callable[[Any], Awaitable[Any]]:
-    """The function, called with its event as the cause of the events that it publishes. A batch is not a cause."""
-
-    def call(event: Event) -> Awaitable[Any]:
-        enter_cause(event)
-        return function(event)
-
-    def call_batch(events: list[Event]) -> Awaitable[Any]:
-        enter_cause(None)
-        return function(events)
-
-    return call_batch if batch else call
 
 
 def handler_name(function: Callable[..., Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from forebay.callables import completed
+from forebay.cause import enter_cause
 from forebay.cleanup import until_first_ends
 from forebay.clock import boottime
 from forebay.errors import ForebayError, HandlerTimeout, MalformedEvent
@@ -131,6 +132,7 @@ class Workers:
                         return
                     running[task] = alone = (flight,)
                     if isinstance(event := self._open(flight), Event):
+                        enter_cause(event)
                         await self._call(event, alone)
                     else:
                         await self._settle_unhandled(flight, event)
@@ -148,6 +150,8 @@ class Workers:
             if not isinstance(event, Event):
                 await self._settle_unhandled(flight, event)
         if events := [event for _, event in opened if isinstance(event, Event)]:
+            # An event that the handler publishes has no single cause.
+            enter_cause(None)
             await self._call(events, [flight for flight, event in opened if isinstance(event, Event)])
 
     async def _settle_unhandled(self, flight: Flight, reason: Unhandled) -> None:
@@ -182,10 +186,10 @@ class Workers:
             return GiveUp(str(error), last_frames(error))
 
     async def _call(self, events: Event | list[Event], flights: Sequence[Flight]) -> None:
-        if self._signals.wanted(Delivered):
+        if self._signals.listeners[Delivered]:
             for flight in flights:
                 self._signals.emit(Delivered(flight.delivery))
-        is_timed = self._signals.wanted(Finished)
+        is_timed = bool(self._signals.listeners[Finished])
         started = time.perf_counter() if is_timed else 0.0
         try:
             handler = self._only_handler or self._handlers[flights[0].key[0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from forebay.event import Foreign, Record
@@ -74,7 +75,7 @@ def _read(state: State, group: Group, reader: Reader, limit: int) -> list[Delive
     for position, entry in state.stream(reader.stream).after(group.cursor):
         if len(deliveries) >= limit:
             break
-        if group.is_unread(position, entry):
+        if entry.record.only_group in (None, group.name):
             group.leased[position] = Lease(reader.consumer, now, token)
             deliveries.append(Delivery(reader, str(position), entry.record, lease=token))
         group.cursor = position
@@ -281,6 +282,5 @@ def _outlook(state: State, reader: Reader) -> Outlook | None:
 
 def _by_reader(deliveries: Sequence[Delivery]) -> Iterator[tuple[Reader, list[Delivery]]]:
     """The deliveries in runs of one reader each."""
-    for _, run in groupby(deliveries, key=lambda delivery: id(delivery.reader)):
-        own = list(run)
-        yield own[0].reader, own
+    for reader, run in groupby(deliveries, key=attrgetter("reader")):
+        yield reader, list(run)

@@ -23,7 +23,7 @@ def append(
     if dedup_window is None and search_after is None:
         first = log.last + 1
         log.entries += [StoredEntry(record, now) for record in records]
-        positions = [str(position) for position in range(first, log.last + 1)]
+        positions = [str(position) for position in range(first, first + len(records))]
     else:
         positions = _append_once(log, records, now, dedup_window=dedup_window, search_after=search_after)
     state.report_growth(stream, log)

@@ -159,8 +159,9 @@ class Stream:
 
     def after(self, position: int) -> Iterator[tuple[int, StoredEntry]]:
         """The entries after a position, with their own positions."""
-        for index in range(max(0, position + 1 - self.first), len(self.entries)):
-            yield self.first + index, self.entries[index]
+        first = max(position + 1, self.first)
+        indexes = range(first - self.first, len(self.entries))
+        return enumerate(map(self.entries.__getitem__, indexes), first)
 
     def number(self, position: str) -> int:
         """A position as a number; END is the last entry's."""
