@@ -178,7 +178,7 @@ class Client:
         after = step.offset - round(step.seconds * 1000)
         # The move that showed the step is done, even if this fails; the next reply shows the step again.
         with contextlib.suppress(ForebayError):
-            if await self.run_timed(_STEP, pace.key, (stream,), step.offset, after, expected) == b"none":
+            if await self.run_timed(_SET_OFFSET, pace.key, (stream,), step.offset, after, expected) == b"none":
                 pace.forget()
 
     async def ask(self, node: Node, *command: Part) -> Any:
@@ -258,7 +258,7 @@ class Client:
 
 
 _MULTI, _EXEC = pack("MULTI"), pack("EXEC")
-_STEP = Script("step", timed=True)
+_SET_OFFSET = Script("set_offset", timed=True)
 
 
 async def _succeeds(answer: Awaitable[Any]) -> bool:

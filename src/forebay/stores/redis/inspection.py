@@ -185,7 +185,7 @@ async def _count_dead(client: Client, keys: Keys) -> Counter[bytes]:
         total += len(page)
         after = f"({page[-1][0].decode()}"
     with contextlib.suppress(StoreError):
-        await scripts.recount(client, keys, counts, total=total)
+        await scripts.recount_dead_letters(client, keys, counts, total=total)
     return counts
 
 

@@ -108,7 +108,7 @@ class Group:
         self.finished = f"{tag}:finished:{name}"
         """A string: the position up to which everything was finished at the last checkpoint, if the group is lost."""
         self.progress = f"{tag}:progress:{name}"
-        """A hash: counts of finished entries, from which missed ones follow (prelude.lua)."""
+        """A hash: counts of finished entries, from which the entries trimmed unread follow (prelude.lua)."""
         self.handled = f"{tag}:handled:{name}"
         """A sorted set: event ids, by the time in ms until which they are remembered."""
 

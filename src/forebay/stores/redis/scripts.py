@@ -163,7 +163,7 @@ _SEEK = Script("seek")
 _LEAVE = Script("leave")
 _TRIMMED_UNREAD = Script("trimmed_unread")
 _CHECKPOINT = Script("checkpoint")
-_SWEEP = Script("sweep")
+_REMOVE_IDLE_CONSUMERS = Script("remove_idle_consumers")
 _OUTLOOK = Script("outlook")
 
 
@@ -198,9 +198,9 @@ async def checkpoint(client: Client, group: Group) -> None:
     await client.run(_CHECKPOINT, (group.keys.stream, group.waiting, group.finished), group.name, CHECKPOINT_WAITING)
 
 
-async def sweep(client: Client, group: Group, *, idle: float) -> None:
+async def remove_idle_consumers(client: Client, group: Group, *, idle: float) -> None:
     """Remove the group's consumers that hold nothing and have been idle for so many seconds."""
-    await client.run(_SWEEP, (group.keys.stream,), group.name, to_ms(idle))
+    await client.run(_REMOVE_IDLE_CONSUMERS, (group.keys.stream,), group.name, to_ms(idle))
 
 
 async def outlook(client: Client, streams: Mapping[Keys, Sequence[tuple[Group, str]]]) -> list[StreamOutlook]:
@@ -365,7 +365,7 @@ async def dead_letter(
 
 _REDRIVE = Script("redrive")
 _DISCARD = Script("discard")
-_RECOUNT = Script("recount")
+_RECOUNT_DEAD_LETTERS = Script("recount_dead_letters")
 
 
 async def redrive(client: Client, keys: Keys, ids: Sequence[str]) -> int:
@@ -381,10 +381,10 @@ async def discard(client: Client, keys: Keys, ids: Sequence[str]) -> int:
     return count
 
 
-async def recount(client: Client, keys: Keys, counts: Mapping[bytes, int], *, total: int) -> None:
+async def recount_dead_letters(client: Client, keys: Keys, counts: Mapping[bytes, int], *, total: int) -> None:
     """Correct the counts of dead letters, unless their number has changed from `total`."""
     pairs = [part for group, count in counts.items() for part in (group, count)]
-    await client.run(_RECOUNT, (keys.dead_letter, keys.dead_counts), total, *pairs, "*", total)
+    await client.run(_RECOUNT_DEAD_LETTERS, (keys.dead_letter, keys.dead_counts), total, *pairs, "*", total)
 
 
 # Inspection.

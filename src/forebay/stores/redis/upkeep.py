@@ -14,7 +14,7 @@ from forebay.stores.redis.keys import Group
 
 CHECKPOINT_SECONDS = 1.0
 """Seconds between checkpoints of a group that makes progress."""
-SWEEP_SECONDS = 60.0
+REMOVAL_SECONDS = 60.0
 """Seconds between searches of a group for idle consumers."""
 FORGOTTEN_SECONDS = 3600.0
 """Seconds after which a consumer that holds nothing is removed."""
@@ -28,7 +28,7 @@ class Upkeep:
 
     def __init__(self) -> None:
         self._checkpoint_at: dict[Group, float] = {}
-        self._sweep_at: dict[Group, float] = {}
+        self._removal_at: dict[Group, float] = {}
         self._progress: dict[Group, Hashable] = {}
 
     async def run(self, client: Client, progress: Iterable[tuple[Group, Hashable]]) -> None:
@@ -38,14 +38,14 @@ class Upkeep:
         for group, made in progress:
             if now >= self._checkpoint_at.get(group, 0.0) and (made is None or self._progress.get(group) != made):
                 chores.append(self._checkpoint(client, group, made))
-            if now >= self._sweep_at.get(group, 0.0):
-                chores.append(self._sweep(client, group))
+            if now >= self._removal_at.get(group, 0.0):
+                chores.append(self._remove_idle_consumers(client, group))
         if chores:
             await asyncio.gather(*chores)
 
     def forget(self, group: Group) -> None:
         """Forget a group that was removed."""
-        for known in (self._checkpoint_at, self._sweep_at, self._progress):
+        for known in (self._checkpoint_at, self._removal_at, self._progress):
             known.pop(group, None)
 
     async def _checkpoint(self, client: Client, group: Group, made: Hashable) -> None:
@@ -54,7 +54,7 @@ class Upkeep:
             await scripts.checkpoint(client, group)
             self._progress[group] = made
 
-    async def _sweep(self, client: Client, group: Group) -> None:
-        self._sweep_at[group] = time.monotonic() + SWEEP_SECONDS
+    async def _remove_idle_consumers(self, client: Client, group: Group) -> None:
+        self._removal_at[group] = time.monotonic() + REMOVAL_SECONDS
         with contextlib.suppress(StoreError, NotFound):
-            await scripts.sweep(client, group, idle=FORGOTTEN_SECONDS)
+            await scripts.remove_idle_consumers(client, group, idle=FORGOTTEN_SECONDS)

@@ -1,9 +1,10 @@
--- Take over entries from consumers that have been silent on them.
+-- Take over entries whose leases have expired.
 -- KEYS  stream, attempts, waiting
 -- ARGV  group, consumer, idle in ms, limit, cursor (a position or '-'), how many pending entries to look at,
 --       '1' for an ordered reader, how many due entries it sorts at most,
 --       ms until an entry that has left the stream is due again,
---       'hold' if the caller has just begun to watch the clock, 'sure' if it has watched it for long, or 'watch',
+--       'hold' if the caller has just begun to watch the clock, 'sure' if it has watched it for long, or 'watch'
+--       (`Pace.trust`),
 --       ms after which a 'sure' caller records again that it watches the clock
 -- Returns the stream's time in ms and its offset, the next cursor, then for each entry: position, fields or false,
 -- number of the lease, attempt, failures, last failure or ''; then the same for the waiting entries that an ordered
@@ -20,6 +21,7 @@ end
 -- Reads come first: a key of the wrong type raises before the first write.
 redis.call('XPENDING', stream, group)
 redis.call('HLEN', attempts)
+-- `shows` is the stream's own time; `time` leaves out a step of the clock that no store has noticed yet.
 local time, shows = now(), shown()
 local due = {}
 if ordered then
@@ -58,6 +60,7 @@ if ordered then
 end
 
 local found = may_claim and redis.call('XPENDING', stream, group, cursor, '+', page) or {}
+-- `claimed` had an expired lease, and `returned` was waiting. Both are taken in one order, by position.
 local claimed, returned = {}, {}
 local next_due = 1
 local last = '-'

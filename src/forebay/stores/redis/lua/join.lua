@@ -29,7 +29,7 @@ local place = last_delivered(stream, group)
 drop_waiting_after(waiting, attempts, place)
 redis.call('SET', finished, place)
 -- The group does not miss entries that have left the stream by now.
-reckon_from_here(stream, waiting, progress, group)
+recount_from_here(stream, waiting, progress, group)
 local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 if known and not (first and not before(known, first[1])) then
   redis.call('HSET', progress, 'unknown', 1)

@@ -215,8 +215,8 @@ local function count_after(stream, position, info, most)
   return count
 end
 
--- Entries that a group missed can be counted, however they were removed. Each entry added since the group began is
--- finished, leased, waiting, unread, or was removed unread. The hash `progress` keeps
+-- Entries that were removed before a group read them can be counted, however they were removed. Each entry added since
+-- the group began is finished, leased, waiting, unread, or was removed unread. The hash `progress` keeps
 --   finished   the number of entries that the group has finished
 --   base       the number of added entries in none of these places, at the last count
 --   gone       the number of entries that had left the stream by then
@@ -224,7 +224,7 @@ end
 --   unknown    set if the group was lost with its stream: its unread entries are unknown
 -- Counts again; returns how many more were removed unread, or nil if that is unknown. `group` is from XINFO GROUPS.
 local UNREAD_SURE, UNREAD_COUNTED = 100, 10000 -- entries to count at most, by whether the result can change the answer
-local function reckon(stream, waiting, progress, info, group)
+local function count_trimmed_unread(stream, waiting, progress, info, group)
   local added = info['entries-added']
   if not added then
     return nil -- Redis before 7
@@ -251,27 +251,27 @@ local function reckon(stream, waiting, progress, info, group)
   local finished = tonumber(redis.call('HGET', progress, 'finished') or 0) or 0
   local open = group['pending'] + redis.call('ZCARD', waiting)
   local now = added - finished - open - unread
-  local missed
+  local trimmed
   if is_certain then
-    missed = 0
+    trimmed = 0
   elseif is_known then
     -- At most as many as were removed: other programs may acknowledge or skip entries in the group's name.
-    missed = math.max(0, math.min(now - base, gone - gone_before))
+    trimmed = math.max(0, math.min(now - base, gone - gone_before))
   elseif group['entries-read'] then
-    missed = math.max(0, added - unread - group['entries-read'])
+    trimmed = math.max(0, added - unread - group['entries-read'])
   end
   redis.call('HSET', progress, 'base', now, 'gone', gone, 'place', place)
   if group['entries-read'] ~= added - unread and may('XGROUP SETID', stream) then
     -- The server computes its lag from this.
     redis.call('XGROUP', 'SETID', stream, group['name'], place, 'ENTRIESREAD', added - unread)
   end
-  return missed
+  return trimmed
 end
 
 -- Count from here on: the group has just been moved.
-local function reckon_from_here(stream, waiting, progress, group)
+local function recount_from_here(stream, waiting, progress, group)
   redis.call('HDEL', progress, 'base', 'gone', 'place')
-  reckon(stream, waiting, progress, named(redis.call('XINFO', 'STREAM', stream)), group_info(stream, group))
+  count_trimmed_unread(stream, waiting, progress, named(redis.call('XINFO', 'STREAM', stream)), group_info(stream, group))
 end
 
 -- The members that are positions: other programs may put anything into a key.

@@ -34,5 +34,5 @@ else
   end
   drop_waiting_after(waiting, attempts, place)
 end
-reckon_from_here(stream, waiting, progress, group)
+recount_from_here(stream, waiting, progress, group)
 return moved

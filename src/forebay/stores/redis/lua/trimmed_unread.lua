@@ -9,8 +9,8 @@ if not group then
   return false
 end
 begin_without_memory(stream, ARGV[1])
-local missed = reckon(stream, waiting, progress, named(redis.call('XINFO', 'STREAM', stream)), group)
+local trimmed = count_trimmed_unread(stream, waiting, progress, named(redis.call('XINFO', 'STREAM', stream)), group)
 if redis.call('HDEL', progress, 'unknown') == 1 then
   return false
 end
-return missed or false
+return trimmed or false
