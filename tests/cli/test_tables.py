@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from forebay import EventBus
 from forebay.cli import agents, copy, dead, get, groups, migrate, pending, streams
-from forebay.cli.output import Column, counts, spans
+from forebay.cli.column import Column, counts, spans
 from forebay.cli.table import table
 from forebay.cli.text import as_json
 from forebay.printable import is_printable, printable

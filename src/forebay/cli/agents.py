@@ -17,10 +17,11 @@ import msgspec
 from forebay import ConfigurationError, EventBus, connect
 from forebay.agents import AgentStatus, BaseAgent
 from forebay.agents.roster import Roster
+from forebay.cli.column import Column, counts
 from forebay.cli.commands import chosen_url, refuses, say, whereabouts, with_bus_to_read
 from forebay.cli.loading import load_attribute, load_module, log_to_stderr
 from forebay.cli.loop import run_with_uvloop
-from forebay.cli.output import Column, Output, counts
+from forebay.cli.output import Output
 from forebay.cli.parameters import Duration
 from forebay.cli.processes import Processes
 from forebay.cli.text import ago, span

@@ -13,9 +13,10 @@ import click
 
 from forebay import Event, EventBus, connect
 from forebay.cleanup import until_first_ends
+from forebay.cli.column import Column
 from forebay.cli.commands import chosen_url, refuses, say
 from forebay.cli.loop import run_to_the_end_with_uvloop
-from forebay.cli.output import Column, Output, echo
+from forebay.cli.output import Output, echo
 from forebay.cli.progress import stoppable
 from forebay.cli.text import plain
 from forebay.store import END

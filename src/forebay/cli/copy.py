@@ -12,9 +12,10 @@ import click
 from click.core import ParameterSource
 
 from forebay import ConfigurationError, NotFound, StreamStats
+from forebay.cli.column import Column, counts
 from forebay.cli.commands import Failure, dry_run_option, refuses, say
 from forebay.cli.loop import run_to_the_end
-from forebay.cli.output import Column, Output, counts
+from forebay.cli.output import Output
 from forebay.cli.progress import progress
 from forebay.cli.text import count
 from forebay.cli.watch import Outage

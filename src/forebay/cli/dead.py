@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from forebay import DeadLetter, DeadLetterFilter, EventBus, NotFound
+from forebay.cli.column import Column, counts
 from forebay.cli.commands import (
     confirm,
     dry_run_option,
@@ -21,7 +22,7 @@ from forebay.cli.commands import (
     with_bus_to_read,
     yes_option,
 )
-from forebay.cli.output import Column, Output, counts, echo
+from forebay.cli.output import Output, echo
 from forebay.cli.parameters import Moment
 from forebay.cli.progress import progress, stoppable
 from forebay.cli.records import letter_as_json, raw_fields

@@ -10,8 +10,9 @@ import click
 from forebay import Chain, Event, EventBus, EventDelivery
 from forebay.cause import CAUSATION
 from forebay.chain import LOOKED_AT
+from forebay.cli.column import Column
 from forebay.cli.commands import say, with_bus_to_read
-from forebay.cli.output import Column, Output, echo
+from forebay.cli.output import Output, echo
 from forebay.cli.records import event_as_json
 from forebay.cli.text import ago, as_indented_json, as_json, moment, plain, span
 from forebay.printable import printable

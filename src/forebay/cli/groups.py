@@ -8,8 +8,9 @@ import click
 import msgspec
 
 from forebay import EventBus, GroupStats
+from forebay.cli.column import Column, counts, spans
 from forebay.cli.commands import tell_strays, whereabouts, with_bus_to_read
-from forebay.cli.output import Column, Output, counts, spans
+from forebay.cli.output import Output
 from forebay.cli.watch import watch, watch_options
 
 

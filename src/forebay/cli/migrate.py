@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from forebay import EventBus
+from forebay.cli.column import Column, counts, spans
 from forebay.cli.commands import say, with_bus_to_change, with_bus_to_read
-from forebay.cli.output import Column, Output, counts, echo, spans
+from forebay.cli.output import Output, echo
 from forebay.cli.text import count
 from forebay.cli.watch import Outage, watch_options
 from forebay.migration.parity import Parity, parity, wait_until_seen

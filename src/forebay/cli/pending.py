@@ -6,8 +6,9 @@ import click
 import msgspec
 
 from forebay import EventBus
+from forebay.cli.column import Column, counts, spans
 from forebay.cli.commands import say, with_bus_to_read
-from forebay.cli.output import Column, Output, counts, spans
+from forebay.cli.output import Output
 
 
 @click.command()

@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from forebay.cli.output import Column
+from forebay.cli.column import Column
 from forebay.printable import printable
 
 GAP = 2

@@ -10,8 +10,9 @@ import click
 from click.core import ParameterSource
 
 from forebay import StoreError
+from forebay.cli.column import Column
 from forebay.cli.commands import say
-from forebay.cli.output import Column, Output
+from forebay.cli.output import Output
 from forebay.cli.parameters import Duration
 from forebay.printable import printable
 from forebay.runtime.supervise import outlast
