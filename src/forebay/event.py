@@ -141,12 +141,12 @@ def _id_at(milliseconds: int) -> str:
         try:
             return _head_of_id(milliseconds) + _random_suffixes.pop()
         except IndexError:
-            _random_suffixes.extend(_draw(_DRAWN))
+            _random_suffixes.extend(_make_suffixes(SUFFIX_BATCH))
 
 
 def _ids_at(milliseconds: int, count: int) -> list[str]:
     head = _head_of_id(milliseconds)
-    return [head + chance for chance in _draw(count)]
+    return [head + suffix for suffix in _make_suffixes(count)]
 
 
 @lru_cache(maxsize=2)
@@ -156,14 +156,15 @@ def _head_of_id(milliseconds: int) -> str:
 
 _random_suffixes: list[str] = []
 """The random parts of ids to come: the system is asked for many at once, because asking takes long."""
-_DRAWN = 256
+SUFFIX_BATCH = 256
+"""Random parts of ids that are made at once."""
 
 if hasattr(os, "register_at_fork"):
     # A fork must not make the ids of its parent.
     os.register_at_fork(after_in_child=_random_suffixes.clear)
 
 
-def _draw(count: int) -> list[str]:
+def _make_suffixes(count: int) -> list[str]:
     start = bytearray(os.urandom(4))
     start[0] = 0x70 | start[0] & 0x0F
     start[2] = 0x80 | start[2] & 0x3F

@@ -15,7 +15,7 @@ from forebay.event import Event
 from forebay.middleware import Middleware
 from forebay.payload import EventTypeLike, check_name, kind_of, type_name
 from forebay.positions import check_position
-from forebay.runtime import Handler, Membership, Options
+from forebay.runtime import GroupMaker, Handler, Options
 from forebay.runtime.supervise import TRANSIENT
 from forebay.store import Reader
 from forebay.typed import Item, P, T
@@ -126,7 +126,7 @@ class EventStreamConsumer(Generic[T]):
                 Source(
                     Reader(each.stream, self.group, name, options.ordered),
                     each.handler(function, options, middlewares=middlewares),
-                    each.membership(),
+                    each.group_maker(),
                 )
                 for each in (self, *beside)
             ],
@@ -139,11 +139,11 @@ class EventStreamConsumer(Generic[T]):
             **({} if wait is None else {"wait": wait}),
         )
 
-    def membership(self) -> Membership:
+    def group_maker(self) -> GroupMaker:
         """The maker of the group on the stream."""
         context, start = self._context, self.options.start
         is_implicit = self._is_implicit and start == "earliest"
-        return Membership(context.store, self.stream, self.group, start, context.signals, is_implicit=is_implicit)
+        return GroupMaker(context.store, self.stream, self.group, start, context.signals, is_implicit=is_implicit)
 
     async def history(self) -> int:
         """Count the events with which a new group will begin, if its caller chose neither its name nor its start.

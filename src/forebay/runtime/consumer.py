@@ -20,10 +20,10 @@ from forebay.cleanup import finish, until_first_ends
 from forebay.payload import LIMITS, Limits
 from forebay.runtime.alarm import Alarm
 from forebay.runtime.fetcher import READ_SECONDS, Fetcher
+from forebay.runtime.groups import ConsumerGroups, ConsumerStore, GroupMaker
 from forebay.runtime.handler import Handler
 from forebay.runtime.in_flight import Flight, InFlight, Key
 from forebay.runtime.lease_keeper import LeaseKeeper
-from forebay.runtime.membership import ConsumerStore, Membership, Memberships
 from forebay.runtime.options import Options
 from forebay.runtime.run import leave
 from forebay.runtime.services import Services
@@ -44,7 +44,7 @@ class Source(msgspec.Struct, frozen=True):
 
     reader: Reader
     handler: Handler
-    membership: Membership
+    group_maker: GroupMaker
 
 
 class Consumer:
@@ -82,7 +82,7 @@ class Consumer:
         self._tasks = TaskSet(self._stop)
         self._in_flight = InFlight(options)
         self._wakeups = wakeups = Wakeups(self.lease, readers)
-        self._memberships = Memberships([source.membership for source in sources], self._in_flight, wakeups)
+        self._groups = ConsumerGroups([source.group_maker for source in sources], self._in_flight, wakeups)
         self._alarm = Alarm[Flight](take_due=lambda stream: wakeups.add(wakeups.due, stream), resume=self._resume)
         self._settler = Settler(
             store,
@@ -190,7 +190,7 @@ class Consumer:
             self._signals.emit(LoopRecovered(name, stream, group))
 
         await repeat(
-            turn, stop=self._stop, before=before, heal=self._memberships.heal, on_error=failed, on_recovery=recovered
+            turn, stop=self._stop, before=before, heal=self._groups.heal, on_error=failed, on_recovery=recovered
         )
 
     async def _end(self, own: Sequence[asyncio.Task[object]], grace: float) -> None:
@@ -226,7 +226,7 @@ class Consumer:
         self._settler.close()
         # Acks that the store does not take by now lapse with their leases: handled again, not lost.
         await leave([*releases, *self._settler.sending(), *workers, *own], after=_until(end + DRAIN_SECONDS))
-        await leave([asyncio.create_task(self._memberships.check_trimmed_at_last())], after=_until(end + DRAIN_SECONDS))
+        await leave([asyncio.create_task(self._groups.check_trimmed_at_last())], after=_until(end + DRAIN_SECONDS))
         for release in releases:
             if release.done() and not release.cancelled():
                 release.result()
@@ -237,14 +237,14 @@ class Consumer:
     async def _read(self) -> None:
         # Not between a wakeup and its read, where it would be in the way of a new event.
         if await self._fetcher.read():
-            await self._memberships.check_trimmed()
+            await self._groups.check_trimmed()
 
     def _resume(self, flight: Flight) -> None:
         self._in_flight.resume(flight)
         self._workers.start()
 
     async def _join(self) -> None:
-        await self._memberships.join()
+        await self._groups.join()
         await self._serving.enter_async_context(self._services.serving(self._wakeups))
         self._joined.set()
 

@@ -16,8 +16,8 @@ import msgspec
 from forebay.clock import boottime
 from forebay.errors import NotFound, OutcomeUnknown
 from forebay.runtime.dedup import id_of
+from forebay.runtime.groups import ConsumerStore
 from forebay.runtime.in_flight import InFlight
-from forebay.runtime.membership import ConsumerStore
 from forebay.runtime.options import Options
 from forebay.runtime.read_ahead import FULL_READ_SECONDS, READ_EVENTS
 from forebay.runtime.services import Services

@@ -41,8 +41,8 @@ def discard(state: State, stream: str, ids: Sequence[str]) -> int:
     for letter in letters:
         if isinstance(letter.record, Record):
             # An event that is only scheduled under this id is another one.
-            if log.seen.get(letter.record.id, float("-inf")):
-                log.seen.forget(letter.record.id)
+            if log.remembered_ids.get(letter.record.id, float("-inf")):
+                log.remembered_ids.forget(letter.record.id)
             if letter.group in log.groups:
                 log.groups[letter.group].handled.forget(letter.record.id)
     return len(letters)

@@ -42,11 +42,11 @@ def _append_once(
     for record in records:
         position = found.get(record.id)
         if position is None and dedup_window is not None:
-            position = log.seen.get(record.id, now)
+            position = log.remembered_ids.get(record.id, now)
         if position is None:
             position = log.append(record, now)
         if dedup_window is not None:
-            log.seen.put(record.id, position, now=now, span=dedup_window)
+            log.remembered_ids.put(record.id, position, now=now, span=dedup_window)
         positions.append(position)
     return positions
 
@@ -67,8 +67,8 @@ def schedule(
     log, now = state.make_stream(stream), state.clock()
     for record in records:
         if dedup_window is not None:
-            known = log.seen.get(record.id, now)
-            log.seen.put(record.id, known or "", now=now, span=dedup_window)
+            known = log.remembered_ids.get(record.id, now)
+            log.remembered_ids.put(record.id, known or "", now=now, span=dedup_window)
             if known is not None:
                 continue
         log.last_scheduled += 1
@@ -84,7 +84,7 @@ def append_due(state: State, stream: str, *, limit: int) -> int:
     count = 0
     while count < limit and (heap := _next_heap(log, now, wall)) is not None:
         _, _, record = heapq.heappop(heap)
-        log.seen.complete(record.id, log.append(record, now))
+        log.remembered_ids.complete(record.id, log.append(record, now))
         count += 1
     if count:
         state.report_growth(stream, log)

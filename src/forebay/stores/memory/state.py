@@ -137,7 +137,7 @@ class Stream:
         """The same for records that are due at a moment, by Unix time."""
         self.last_scheduled = 0
         """The number of the newest arrival in these heaps."""
-        self.seen = ExpiringIds()
+        self.remembered_ids = ExpiringIds()
         """Ids appended with `dedup_window`, with their positions; empty while they are only scheduled."""
         self.waiters: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         """One for each read that waits, with its event loop."""

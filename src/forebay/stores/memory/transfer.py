@@ -44,7 +44,7 @@ def scheduled(state: State, stream: str, *, after: str, limit: int) -> list[Sche
 def remembered(state: State, stream: str, *, group: str | None, after: str, limit: int) -> list[RememberedId]:
     """The ids that the stream or the group remembers, sorted."""
     if group is None:
-        ids = state.stream(stream).seen
+        ids = state.stream(stream).remembered_ids
     elif own := state.find_group(stream, group):
         ids = own.handled
     else:
@@ -128,7 +128,7 @@ def _restore_other(log: Stream, item: StreamItem, *, now: float) -> None:
             else:
                 heapq.heappush(log.moments, (item.at.timestamp(), log.last_scheduled, item.record))
         case RememberedId(group=None):
-            log.seen.put(item.id, item.position or "", now=now, span=item.expires_in)
+            log.remembered_ids.put(item.id, item.position or "", now=now, span=item.expires_in)
         case RememberedId(group=str(name)):
             log.groups[name].handled.put(item.id, "", now=now, span=item.expires_in)
 

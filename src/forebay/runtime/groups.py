@@ -25,7 +25,7 @@ class ConsumerStore(Log, Leases, Inspection, Protocol):
     """The protocols of the store that a consumer needs."""
 
 
-class Membership:
+class GroupMaker:
     """Makes the group of a stream, at the position `start`.
 
     `is_implicit`: the group has the name of its function, and begins at the earliest entry because its caller chose no
@@ -100,29 +100,29 @@ class Membership:
         return found[0].position if found else START
 
 
-class Memberships:
-    """Makes the groups of one consumer, and tells the ledger from where each stream is read."""
+class ConsumerGroups:
+    """Makes the groups of one consumer, and records in the ledger after which position each stream is read."""
 
-    def __init__(self, memberships: Sequence[Membership], in_flight: InFlight, wakeups: Wakeups) -> None:
-        self._memberships = memberships
+    def __init__(self, makers: Sequence[GroupMaker], in_flight: InFlight, wakeups: Wakeups) -> None:
+        self._makers = makers
         self._in_flight = in_flight
         self._wakeups = wakeups
         self._trim_check_at = 0.0
 
     async def join(self) -> None:
         """Make the groups that do not exist, and report entries that the others lost to a trim."""
-        for membership in self._memberships:
-            if (position := await membership.join()) is not None:
-                self._in_flight.restarted(membership.stream, position)
+        for maker in self._makers:
+            if (position := await maker.join()) is not None:
+                self._in_flight.restarted(maker.stream, position)
             else:
-                await membership.report_trimmed()
+                await maker.report_trimmed()
         self._trim_check_at = time.monotonic() + TRIM_CHECK_SECONDS
 
     async def heal(self) -> None:
         """Make lost groups again, each at the position after which no event is handled."""
-        for membership in self._memberships:
-            stream = membership.stream
-            if (position := await membership.rejoin(self._in_flight.restart_after(stream))) is not None:
+        for maker in self._makers:
+            stream = maker.stream
+            if (position := await maker.rejoin(self._in_flight.restart_after(stream))) is not None:
                 self._in_flight.restarted(stream, position)
                 self._wakeups.ring(stream)
             self._wakeups.lost.discard(stream)
@@ -139,6 +139,6 @@ class Memberships:
                 await self._report_trimmed()
 
     async def _report_trimmed(self) -> None:
-        for membership in self._memberships:
-            await membership.report_trimmed()
+        for maker in self._makers:
+            await maker.report_trimmed()
         self._trim_check_at = time.monotonic() + TRIM_CHECK_SECONDS

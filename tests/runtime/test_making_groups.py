@@ -10,8 +10,8 @@ import pytest
 
 from forebay import StoreUnavailable
 from forebay.event import Record, to_record
-from forebay.runtime import Membership
-from forebay.runtime.membership import ConsumerStore
+from forebay.runtime import GroupMaker
+from forebay.runtime.groups import ConsumerStore
 from forebay.signals import GroupCreated, Signals, TrimmedUnread
 from forebay.store import Reader, StreamStats
 from forebay.stores.memory import MemoryStore
@@ -37,10 +37,10 @@ def records(count: int) -> list[Record]:
     return [to_record("t", source="s", data=number) for number in range(count)]
 
 
-def membership(store: ConsumerStore, start: Any = "earliest", **options: bool) -> tuple[Membership, list[object]]:
+def maker(store: ConsumerStore, start: Any = "earliest", **options: bool) -> tuple[GroupMaker, list[object]]:
     signals, heard = Signals(), list[object]()
     signals.listen(heard.append, GroupCreated, TrimmedUnread)
-    return Membership(store, "t", "g", start, signals, **options), heard
+    return GroupMaker(store, "t", "g", start, signals, **options), heard
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ async def test_a_new_group_begins_at_the_requested_position(start: str, expected
     await store.append("t", records(3))
     place = datetime.now().astimezone() + timedelta(hours=1) if start == "hour" else start
 
-    position = await membership(store, place)[0].join()
+    position = await maker(store, place)[0].join()
 
     await store.append("t", records(1))
     assert position == expected
@@ -61,7 +61,7 @@ async def test_a_new_group_begins_at_the_requested_position(start: str, expected
 async def test_a_group_that_exists_is_left_as_it_is() -> None:
     store = Store()
     await store.join("t", "g")
-    member, heard = membership(store, is_implicit=True)
+    member, heard = maker(store, is_implicit=True)
 
     assert await member.join() is None
 
@@ -73,13 +73,13 @@ async def test_the_history_of_a_group_is_counted_only_if_its_name_was_chosen_for
     store = Store()
     await store.append("t", records(3))
 
-    member, heard = membership(store)
+    member, heard = maker(store)
     await member.join()
     assert heard == [GroupCreated("t", "g", recreated=False)]
     assert store.statistics == 0
 
     await store.leave("t", "g")
-    member, heard = membership(store, is_implicit=True)
+    member, heard = maker(store, is_implicit=True)
     await member.join()
     assert heard == [GroupCreated("t", "g", recreated=False, history=3)]
 
@@ -87,7 +87,7 @@ async def test_the_history_of_a_group_is_counted_only_if_its_name_was_chosen_for
 async def test_a_history_that_cannot_be_counted_now_does_not_keep_the_group_from_beginning() -> None:
     store = Store()
     store.is_out = True
-    member, heard = membership(store, is_implicit=True)
+    member, heard = maker(store, is_implicit=True)
 
     assert await member.join() == "0"
     assert heard == [GroupCreated("t", "g", recreated=False)]
@@ -97,7 +97,7 @@ async def test_a_history_that_cannot_be_counted_now_does_not_keep_the_group_from
 async def test_a_lost_group_continues_at_its_position_if_the_entries_still_exist(position: str, expected: str) -> None:
     store = MemoryStore()
     await store.append("t", records(3))
-    member, heard = membership(store, "latest")
+    member, heard = maker(store, "latest")
 
     assert await member.rejoin(position) == expected
 
@@ -108,7 +108,7 @@ async def test_a_lost_group_continues_at_its_position_if_the_entries_still_exist
 async def test_an_existing_group_keeps_its_position() -> None:
     store = MemoryStore()
     await store.append("t", records(3))
-    member, heard = membership(store)
+    member, heard = maker(store)
     await member.join()
 
     assert await member.rejoin("2") is None
@@ -121,7 +121,7 @@ async def test_latest_means_the_end_at_the_first_try_to_join() -> None:
     store = MemoryStore()
     await store.append("t", records(3))
     faulty = FaultyStore(store)
-    member, _ = membership(faulty, "latest")
+    member, _ = maker(faulty, "latest")
     faulty.fail_before("join")
     with pytest.raises(StoreUnavailable):
         await member.join()
@@ -135,7 +135,7 @@ async def test_latest_means_the_end_at_the_first_try_to_join() -> None:
 async def test_entries_that_were_trimmed_unread_are_reported_once() -> None:
     store = MemoryStore()
     await store.append("t", records(3))
-    member, heard = membership(store)
+    member, heard = maker(store)
     await member.join()
     await store.trim("t", max_length=1, force=True)
 
