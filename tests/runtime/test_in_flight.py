@@ -158,10 +158,12 @@ def test_a_renewal_that_comes_in_time_ends_the_doubt() -> None:
     in_flight = ledger()
     in_flight.add_read(late := deliveries(1), safe_until=10)
     assert in_flight.next(10) is None
+    assert 0 == in_flight.startable
 
     in_flight.renew(late, safe_until=SAFE)
 
     assert not in_flight.must_release(10)
+    assert 1 == in_flight.startable
     assert ["1"] == positions(start_all(in_flight, 10))
 
 

@@ -94,8 +94,8 @@ class InFlight:
 
     @property
     def startable(self) -> int:
-        """How many deliveries `next` would start one after the other, if their leases hold."""
-        return len(self._queue)
+        """How many deliveries `next` would start one after the other; 0 while `may_have_lost_leases`."""
+        return 0 if self.may_have_lost_leases else len(self._queue)
 
     @property
     def leased(self) -> dict[Key, Delivery]:
