@@ -145,6 +145,16 @@ class SettlingContract(Contract):
             await store.retry(held, delay=0.0)
         assert [2, 1, 0] == [len(await store.take_due(B, limit=2)) for _ in range(3)]
 
+    async def test_the_waiting_entries_that_have_been_due_for_longest_are_taken_first(self, store: Store) -> None:
+        for held, delay in zip(await begun(store, A, 3), (0.2, 0.1, 0.0), strict=True):
+            await store.retry(held, delay=delay)
+
+        async def all_due() -> bool:
+            return all(p.due is not None and p.due <= 0 for p in await store.pending(STREAM, GROUP))
+
+        await eventually(all_due)
+        assert [[3], [2], [1]] == [numbers(await store.take_due(B, limit=1)) for _ in range(3)]
+
     async def test_each_failure_is_counted(self, store: Store) -> None:
         [held] = await begun(store, A, 1)
         for count in (1, 2, 3):
