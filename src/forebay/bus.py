@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from forebay.callables import refuse_generator
+from forebay.callables import name_of, refuse_generator
 from forebay.cause import with_cause
 from forebay.chain import Chain, chain
 from forebay.codec import is_payload_class
@@ -28,7 +28,7 @@ from forebay.event import Event, Foreign, Record, check_limit, check_seconds, to
 from forebay.home import running_loop
 from forebay.interrupts import stopped_by_signals
 from forebay.logs import log
-from forebay.middleware import Middleware, PublishCall
+from forebay.middleware import Middleware, PublishCall, makes_context
 from forebay.paging import paged
 from forebay.payload import LIMITS, EventTypeLike, Limits, kind_of, plain, type_name
 from forebay.policy import Retry
@@ -42,7 +42,7 @@ from forebay.signals import LoopFailed, LoopRecovered, Published, Signals
 from forebay.store import END, START, DeadLetter, Durability, GroupStats, Pending, Store, StreamStats, Trimmed
 from forebay.subscription import EventStreamConsumer
 from forebay.typed import HandlesEventBatches, HandlesEvents, HandlesObjectBatches, HandlesObjects, Settings, T
-from forebay.urls import check_redis_url, default_url, mask, open_store
+from forebay.urls import check_redis_url, default_url, is_store, mask, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ class EventBus:
         limits: Limits = LIMITS,
         idempotency_window: float = DAY,
     ) -> None:
-        if not isinstance(store, str) and not hasattr(store, "clone"):
+        if not isinstance(store, str) and not is_store(store):
             raise ConfigurationError(
                 f"a bus is on a URL, such as 'sqlite:///events.db', or on a store, not a {type(store).__name__}"
             )
@@ -143,6 +143,12 @@ class EventBus:
             raise ConfigurationError(
                 f"{middleware!r} is not a middleware: give an object of a class derived from forebay.Middleware"
             )
+        for method in (middleware.handling, middleware.publishing):
+            if not makes_context(method):
+                raise ConfigurationError(
+                    f"{name_of(method)} does not return a context manager: decorate it with contextlib.contextmanager,"
+                    " or asynccontextmanager if it is async"
+                )
         if self._context.runs.parts:
             raise ConfigurationError("handlers of this bus run already: call bus.use(...) before bus.run()")
         self._context.middlewares = (*self._context.middlewares, middleware)
@@ -622,6 +628,8 @@ class EventBus:
         Reads them page by page: use it if there are many.
         """
         wanted = DeadLetterFilter() if wanted is None else wanted
+        if not isinstance(wanted, DeadLetterFilter):
+            raise ConfigurationError(f"dead letters are chosen by a DeadLetterFilter, not by a {type(wanted).__name__}")
         store = await self.ready()
         for stream in await store.streams() if event_type is None else [type_name(event_type)]:
             async for letter in find_letters(store, stream, wanted):
@@ -669,10 +677,14 @@ class EventBus:
         return position
 
     async def position(self, event_type: EventTypeLike, position: StreamPosition = "latest") -> str:
-        """The store's position for a `StreamPosition`: "latest" is the last entry, a time the last entry before it."""
+        """The store's position for a `StreamPosition`: a time is the last entry before it.
+
+        "latest", and a position beyond the end, is that of the last entry.
+        """
         store, stream = await self.ready(), type_name(event_type)
         found = await resolve(store, stream, position)
-        return await last_position(store, stream) if found == END else found
+        last = await last_position(store, stream)
+        return last if found == END or store.position_key(found) > store.position_key(last) else found
 
     async def deliveries(self, event_type: EventTypeLike, id: str) -> list[EventDelivery]:
         """The state of the event with this id, or at this position, in each group; else `NotFound`.

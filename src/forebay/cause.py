@@ -26,7 +26,8 @@ event."""
 
 @contextmanager
 def caused_by(event: Event | None) -> Iterator[None]:
-    """Make this event the cause of events published in the block, also from tasks and threads started in it."""
+    """Make this event the cause of events published in the block, also from tasks started in it, and threads that
+    copy the context, as those of `asyncio.to_thread` do."""
     before = _cause.set(event)
     try:
         yield

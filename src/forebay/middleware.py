@@ -13,6 +13,7 @@ Causation (`forebay.cause`) is the outermost: it is always on, and the runtime e
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from typing import Any, Generic, Literal, TypeVar
@@ -39,7 +40,8 @@ class PublishCall(msgspec.Struct):
     """A call of `publish` or `publish_many`.
 
     `data` has the payload of each event, as the caller gave it. `headers` may be changed: the events are stored with
-    them. `ids` is empty until the events are made, which is after the middleware has been entered.
+    them; a change of another field means nothing. `ids` is empty until the events are made, which is after the
+    middleware has been entered.
     """
 
     event_type: str
@@ -77,6 +79,14 @@ class Middleware:
 def is_overridden(middleware: Middleware, method: Literal["handling", "publishing"]) -> bool:
     """Whether the middleware has this method of its own; the one of `Middleware` does nothing."""
     return getattr(type(middleware), method) is not getattr(Middleware, method)
+
+
+def makes_context(method: Callable[..., object]) -> bool:
+    """False if a call of the method surely makes no context: the decorator `contextmanager` was forgotten."""
+    return not any(
+        is_undecorated(method)
+        for is_undecorated in (inspect.isgeneratorfunction, inspect.isasyncgenfunction, inspect.iscoroutinefunction)
+    )
 
 
 class Layers(Generic[T]):

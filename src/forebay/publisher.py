@@ -53,9 +53,10 @@ class Publisher:
 
         `known` says that the caller gave the ids.
         """
+        stream = call.event_type  # a middleware may change the field
         if not self._layers or not call.data:
             made = make(headers)
-            await self._store(call.event_type, made, known=known, delay=delay, at=at)
+            await self._store(stream, made, known=known, delay=delay, at=at)
             return [record.id for record in made]
         call.headers = {} if headers is None else check_headers(headers, self._context.limits)
         records: Sequence[Record] = ()
@@ -65,7 +66,7 @@ class Publisher:
             nonlocal records, stored
             records = make(call.headers)
             call.ids = tuple(record.id for record in records)
-            await self._store(call.event_type, records, known=known, delay=delay, at=at)
+            await self._store(stream, records, known=known, delay=delay, at=at)
             stored = True
 
         try:

@@ -277,6 +277,8 @@ class ListenerTable(dict[type[Signal], tuple[Listener, ...]]):
         self._listenings = listenings
 
     def __missing__(self, kind: type[Signal]) -> tuple[Listener, ...]:
+        if not issubclass(kind, Signal):
+            raise ConfigurationError(f"{kind.__name__} is not a signal: derive its class from forebay.signals.Signal")
         found = self[kind] = tuple(each.listener for each in self._listenings if issubclass(kind, each.kinds))
         return found
 

@@ -69,9 +69,14 @@ def open_store(url: str, *, namespace: str = "events", read_only: bool = False) 
     check_name("namespace", namespace)
     scheme = split(url).scheme
     store = _factory(scheme)(url, namespace=namespace, read_only=read_only)
-    if not hasattr(store, "clone"):
+    if not is_store(store):
         raise ConfigurationError(f"the package for {scheme}:// returned a {type(store).__name__}, which is not a store")
     return store
+
+
+def is_store(thing: object) -> bool:
+    """Whether this is a store, and not the class of one."""
+    return hasattr(thing, "clone") and not isinstance(thing, type)
 
 
 def _factory(scheme: str) -> StoreFactory:
@@ -99,8 +104,14 @@ def _installed(scheme: str) -> StoreFactory:
         raise ConfigurationError(f"several packages open {scheme}://: {', '.join(values)}; uninstall all but one")
     try:
         loaded: StoreFactory = found[0].load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"the package for {scheme}:// cannot be imported: {values[0]}: {error}") from error
+    except Exception as error:  # whatever its module raises
+        raise ConfigurationError(
+            f"the package for {scheme}:// cannot be imported: {values[0]}: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(loaded):
+        raise ConfigurationError(
+            f"the package for {scheme}:// declares {values[0]}, a {type(loaded).__name__}, which is not a function"
+        )
     return loaded
 
 

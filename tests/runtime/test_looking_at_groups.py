@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -143,13 +144,68 @@ async def test_dead_letters_are_found_over_many_pages(memory: EventBus) -> None:
         assert found[:501] == await memory.dead_letters("t", limit=501)
 
 
-@pytest.mark.parametrize("conditions", [{"ids": "abc"}, {"since": datetime(2026, 1, 1)}])  # noqa: DTZ001  # the mistake
-def test_a_filter_refuses_one_id_for_a_list_and_a_time_without_a_zone(conditions: dict[str, Any]) -> None:
+async def _later(event: Event) -> bool:
+    return True
+
+
+def _yields(event: Event) -> Iterator[bool]:
+    yield True
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"ids": "abc"},
+        {"ids": b"abc"},
+        {"ids": 5},
+        {"ids": [5]},
+        {"group": 5},
+        {"error": 5},
+        {"since": "2026-01-01"},
+        {"since": datetime(2026, 1, 1)},  # noqa: DTZ001  # the mistake
+        {"event": 5},
+        {"event": _later},
+        {"event": _yields},
+    ],
+)
+def test_a_filter_refuses_conditions_of_wrong_types_which_would_match_too_much(conditions: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         DeadLetterFilter(**conditions)
 
 
+async def test_only_a_filter_chooses_dead_letters(memory: EventBus) -> None:
+    wrong: Any
+    for wrong in ("abc", {}, DeadLetterFilter):
+        with pytest.raises(ConfigurationError, match="DeadLetterFilter"):
+            await anext(memory.find_dead_letters("t", wrong))
+
+
+async def test_a_filter_takes_any_collection_of_ids_and_an_empty_one_matches_none(memory: EventBus) -> None:
+    @memory.on("t", group="g")
+    async def handle(event: Event) -> None:
+        raise Reject("no")
+
+    async with memory:
+        ids = await memory.publish_many("t", "s", range(3))
+        await memory.run(until_idle=True)
+
+        assert 3 == len(await _letters(memory, ids=iter(ids)))
+        assert 2 == len(await _letters(memory, ids=set(ids[1:])))
+        assert [] == await _letters(memory, ids=[])
+
+
 # Moving a group, and names.
+
+
+async def test_a_group_that_is_moved_beyond_the_end_is_at_the_end(bus: EventBus) -> None:
+    await bus.publish_many("t", "s", range(3))
+    await bus.store.join("t", "g")
+    last = await bus.position("t")
+    far = f"9{last}"
+
+    assert last == await bus.position("t", far) == await bus.seek("t", "g", far)
+    group = await bus.group("t", "g")
+    assert (last, 0) == (group.position, group.lag)
 
 
 async def test_a_group_that_is_moved_back_handles_its_events_again_and_one_moved_to_the_end_skips_them(

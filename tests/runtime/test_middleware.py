@@ -454,3 +454,43 @@ async def test_the_handlers_of_agents_run_in_the_middleware_of_their_bus(bus: Ev
         await bus.run(Billing(), until_idle=True)
 
     assert ["billing"] == groups
+
+
+# Mistakes.
+
+
+class NotDecorated(Middleware):
+    def handling(self, call: HandlerCall) -> Any:
+        yield
+
+
+class NotDecoratedAsync(Middleware):
+    async def publishing(self, call: PublishCall) -> Any:
+        yield
+
+
+class Coroutine(Middleware):
+    async def handling(self, call: HandlerCall) -> Any:  # type: ignore[override]  # the mistake
+        return nullcontext()
+
+
+@pytest.mark.parametrize("kind", [NotDecorated, NotDecoratedAsync, Coroutine])
+def test_a_middleware_without_its_decorator_is_refused_before_any_event_fails(
+    bus: EventBus, kind: type[Middleware]
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{kind.__name__}.* does not return a context manager: decorate it"):
+        bus.use(kind())
+
+
+async def test_a_middleware_cannot_send_events_to_the_stream_of_another_type(bus: EventBus) -> None:
+    class Renaming(Middleware):
+        @contextmanager
+        def publishing(self, call: PublishCall) -> Iterator[None]:
+            call.event_type = "other"
+            yield
+
+    bus.use(Renaming())
+    async with bus:
+        await bus.publish("t", "s", 1)
+
+        assert ["t"] == await bus.streams()

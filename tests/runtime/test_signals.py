@@ -218,3 +218,9 @@ async def test_a_retried_failure_is_logged_once_in_an_outage(
         bus.signals.emit(CacheFailed())
 
     assert (logging.DEBUG if is_retried else logging.ERROR) == caplog.records[-1].levelno
+
+
+async def test_only_a_signal_is_emitted(bus: EventBus) -> None:
+    for wrong in ("x", None, Own):
+        with pytest.raises(ConfigurationError, match="is not a signal: derive its class"):
+            bus.signals.emit(wrong)  # type: ignore[arg-type]  # the mistake

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay import ConfigurationError, connect
+from forebay import ConfigurationError, EventBus, connect
 from forebay.stores.memory import MemoryStore
 from forebay.urls import BUILT_IN, open_store
 
@@ -91,6 +91,30 @@ def test_a_package_that_cannot_be_imported_is_named(packages: Path, value: str) 
 
     with pytest.raises(ConfigurationError, match=f"drawer:// cannot be imported: {value}"):
         connect("drawer://x")
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('no disk')", "def ("])
+def test_a_package_whose_import_raises_any_error_is_named(packages: Path, text: str) -> None:
+    module = f"drawers_raise_{len(text)}"
+    _install(packages, "forebay-drawers", module, f"drawer = {module}:from_url")
+    (packages / f"{module}.py").write_text(text)
+
+    with pytest.raises(
+        ConfigurationError, match=r"drawer:// cannot be imported: .*(RuntimeError: no disk|SyntaxError)"
+    ):
+        connect("drawer://x")
+
+
+def test_a_package_that_declares_no_function_is_refused(packages: Path) -> None:
+    _install(packages, "forebay-drawers", "drawers_module", "drawer = drawers_module")
+
+    with pytest.raises(ConfigurationError, match="declares drawers_module, a module, which is not a function"):
+        connect("drawer://x")
+
+
+def test_the_class_of_a_store_is_no_store() -> None:
+    with pytest.raises(ConfigurationError, match="on a store, not a type"):
+        EventBus(MemoryStore)  # type: ignore[arg-type]  # the mistake
 
 
 def test_what_is_not_a_store_is_refused(packages: Path) -> None:

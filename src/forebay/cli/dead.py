@@ -46,7 +46,7 @@ def _filter(
     conditions: Sequence[Condition] = (),
 ) -> DeadLetterFilter:
     condition = partial(all_hold, conditions) if conditions else None
-    return DeadLetterFilter(ids=ids, group=group, error=error, since=since, event=condition)
+    return DeadLetterFilter(ids=ids or None, group=group, error=error, since=since, event=condition)
 
 
 def filter_options(command: Decorated) -> Decorated:
@@ -153,7 +153,7 @@ async def _choose(bus: EventBus, type: str | None, chosen: DeadLetterFilter) -> 
     if not found:
         await _require(bus, type, chosen.group)
     known = {name for letter in found for name in (letter.id, event_id(letter))}
-    if missing := [id for id in chosen.ids if id not in known]:
+    if missing := [id for id in sorted(chosen.ids or ()) if id not in known]:
         raise NotFound(f"no dead letter {', '.join(map(repr, missing))} of {type!r}")
     return [letter for letter in found if chosen.matches(letter)]
 
