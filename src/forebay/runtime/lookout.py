@@ -158,9 +158,16 @@ class Lookout:
                 scheduled[stream] = None
             else:
                 wakeups.add(wakeups.due, stream)
+        appended = set[str]()
         # The next poll finds the rest overdue.
         while scheduled and asyncio.get_running_loop().time() < self._poll_at:
             scheduled = dict.fromkeys(await self._append_due(list(scheduled)))
+            appended.update(scheduled)
+        # The next records of these streams may be due before the next poll.
+        for wakeups in self._claims:
+            if not appended.isdisjoint(wakeups.streams):
+                self._new.append(wakeups)
+                self._added.set()
 
     async def _append_due(self, streams: Sequence[str]) -> list[str]:
         """Append scheduled records of these streams; return the streams that may have more."""
