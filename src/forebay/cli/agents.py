@@ -106,10 +106,11 @@ async def status(bus: EventBus, output: Output, *, check: bool, every: float | N
     """Show which agents are alive, since when, their unhandled events, and their last error.
 
     \b
-    status   initializing, started, draining, stopped or failed; silent: its heartbeat is overdue; unknown:
-             no heartbeat is kept
+    status   initializing, started, draining, stopped or failed;
+             silent: its heartbeat is overdue; unknown: no heartbeat is kept
     alive    processes that run it
-    behind   events not yet delivered to it, plus those not finished; "?" if the store cannot count them
+    behind   events not yet delivered to it, plus those not finished;
+             "?" if the store cannot count them
     """
     if check and every is not None:
         raise click.UsageError("--check looks once: leave out --watch.")

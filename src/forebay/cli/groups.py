@@ -22,11 +22,11 @@ async def groups(bus: EventBus, output: Output, *, type: str | None, every: floa
     """List the groups of all streams, or of TYPE.
 
     \b
-    lag        events not yet delivered to the group; "?" if the store cannot count them
-    pending    events delivered and not finished, those waiting for another attempt included
+    lag        events not yet delivered; "?" if the store cannot count them
+    pending    events delivered and not finished, also those that wait for a retry
     oldest     age of the oldest event among them
     dead       events that the group gave up on
-    consumers  running consumers, in all processes; those of a killed process count for 30 seconds
+    consumers  those running, in all processes; killed ones count for 30 seconds
     """
 
     async def look() -> list[tuple[str, GroupStats]]:

@@ -20,8 +20,8 @@ async def pending(bus: EventBus, output: Output, *, type: str, group: str, numbe
     """List the unfinished events of TYPE in GROUP: held by a consumer, or waiting for another attempt.
 
     \b
-    held  how long its consumer has been silent on it; when that is longer than the
-          lease, another consumer takes it over
+    held  how long its consumer has been silent on it; when that is longer than
+          the lease, another consumer takes it over
     due   when a waiting one is tried again; below 0 it is overdue
     """
     await bus.group(type, group)

@@ -51,7 +51,7 @@ def tail(
 
     \b
     forebay tail order_placed
-    forebay tail order_placed order_paid --since 1h --where data.order_id=1 --no-follow
+    forebay tail order_placed order_paid --since 1h --where data.order_id=1
     """
     if since is not None and start is not None:
         raise click.UsageError("Give --since or --from, not both.")
