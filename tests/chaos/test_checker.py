@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chaos.bugs import BUGS, cut_unsynced_tail
-from chaos.checker import Report, _recovery
+from chaos.checker import _recovery
 from chaos.history import Struck
 from chaos.ledger import Call, Ledger
 from chaos.rehearsal import rehearse
@@ -15,24 +15,8 @@ from chaos.rehearsal import rehearse
 from forebay.testing import StoreProxy
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
-    """The verdicts on each bug, on none, and on a power failure; all soaked at once."""
-    names = ["none", "power failure", *(bug.__name__ for bug in BUGS)]
-    folders = [tmp_path_factory.mktemp("histories") for _ in names]
-
-    async def all_at_once() -> list[Report]:
-        return await asyncio.gather(
-            rehearse(folders[0]),
-            rehearse(folders[1], cut=cut_unsynced_tail),
-            *(rehearse(folder, bug) for bug, folder in zip(BUGS, folders[2:], strict=True)),
-        )
-
-    return dict(zip(names, asyncio.run(all_at_once()), strict=True))
-
-
-def test_a_store_without_a_bug_breaks_no_promise(reports: dict[str, Report]) -> None:
-    report = reports["none"]
+def test_a_store_without_a_bug_breaks_no_promise(tmp_path: Path) -> None:
+    report = asyncio.run(rehearse(tmp_path))
 
     assert report.holds, report.breaches
     assert report.acknowledged == 320
@@ -41,16 +25,16 @@ def test_a_store_without_a_bug_breaks_no_promise(reports: dict[str, Report]) -> 
 
 
 @pytest.mark.parametrize(("bug", "breach"), BUGS.items(), ids=lambda value: getattr(value, "__name__", value))
-def test_the_checker_finds_a_planted_bug(bug: type[StoreProxy], breach: str, reports: dict[str, Report]) -> None:
-    report = reports[bug.__name__]
+def test_the_checker_finds_a_planted_bug(bug: type[StoreProxy], breach: str, tmp_path: Path) -> None:
+    report = asyncio.run(rehearse(tmp_path, bug))
 
     assert report.counts[breach] > 0, (report.counts, report.reached)
 
 
-def test_the_checker_finds_events_that_a_power_failure_took_from_a_store_without_sync(
-    reports: dict[str, Report],
-) -> None:
-    assert reports["power failure"].counts["lost"] >= 10
+def test_the_checker_finds_events_that_a_power_failure_took_from_a_store_without_sync(tmp_path: Path) -> None:
+    report = asyncio.run(rehearse(tmp_path, cut=cut_unsynced_tail))
+
+    assert report.counts["lost"] >= 10
 
 
 def test_a_history_that_a_kill_has_torn_is_read_up_to_there(tmp_path: Path) -> None:
