@@ -90,9 +90,12 @@ class Cast:
         mortal = self._mortals[name] = Mortal(self._store())
         bus = self._buses[name] = consuming_bus(mortal, self._plan, MortalPen(self._plan.folder, name, mortal))
 
+        # Called now, so that a stop counts even before the bus is open.
+        running = bus.run(grace=1.0)
+
         async def play() -> None:
             async with bus:
-                await bus.run(grace=1.0)
+                await running
 
         self._tasks.append(asyncio.create_task(play()))
 

@@ -193,6 +193,8 @@ class Fetcher:
                     if delivery.recovered:
                         self._signals.emit(Recovered(delivery))
                 await self._add(claimed, requested_at, self._in_flight.add_claimed)
+                # A store in memory never waits: let the claimed event start before the next claim.
+                await asyncio.sleep(0)
 
     def _room(self) -> int:
         return 0 if self._workers.all_hang or self._stop.is_set() else self._in_flight.room()
