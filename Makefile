@@ -17,7 +17,7 @@ demo: .venv/plain ## tell the whole story on SQLite, on real files, in about ten
 # The tests wait more than they compute, so twice as many run at once as the smallest machine has cores. Their files are
 # in memory if 4 GB are free there: a flush to a disk takes more than ten times as long. `make slow` uses the disk.
 TEMPROOT := $(shell [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 4000000 ] 2>/dev/null && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
-PYTEST := $(TEMPROOT) $(BIN)/pytest --numprocesses 4 --dist worksteal
+PYTEST := $(TEMPROOT) $(BIN)/pytest --numprocesses 6 --dist worksteal
 
 test: .venv/dev ## run the tests
 	$(PYTEST)
@@ -44,7 +44,7 @@ changelog: .venv/dev ## print the changes since the last release, as CHANGELOG.m
 
 coverage: .venv/dev ## run the tests and report which lines and branches none of them takes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses 4 --dist worksteal
+	$(BIN)/coverage run -m pytest --numprocesses 6 --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -61,7 +61,7 @@ matrix: .venv/redis-6.2.5 .venv/redis-8.2.3 ## run the contract suite on Redis 6
 	FOREBAY_TEST_SERVERS=$(subst $() ,:,$(patsubst %,$(CURDIR)/%/redis-server,$^)) $(BIN)/pytest tests/stores -k redis
 
 lowest: .venv-lowest/made ## run the quick tests on the lowest versions that pyproject.toml allows
-	.venv-lowest/bin/pytest --numprocesses 4 --dist worksteal $(QUICK)
+	.venv-lowest/bin/pytest --numprocesses 6 --dist worksteal $(QUICK)
 
 pythons: .venv/dev $(addprefix python-,3.11 3.12 3.13) ## run the quick tests on each other Python that this machine has
 
@@ -73,7 +73,7 @@ python-%:
 	done; echo "make pythons: there is no Python $* on this machine, so no test ran on it"
 
 quick-%: .venv-%/made
-	.venv-$*/bin/pytest --numprocesses 4 --dist worksteal $(QUICK)
+	.venv-$*/bin/pytest --numprocesses 6 --dist worksteal $(QUICK)
 
 sdist: .venv/dev ## build the source distribution and run the quick tests from it, unpacked
 	rm -rf build/sdist && mkdir -p build/sdist

@@ -24,8 +24,8 @@ def check_position(position: object, log: Log) -> StreamPosition:
         if text in ("earliest", "latest") or log.is_position(text):
             return text
     raise ConfigurationError(
-        f"{position!r} is not a position in a stream of this store; give that of an event, 'earliest', 'latest', or a"
-        " time"
+        f"{position!r} is not a position in a stream of this store; give that of an event, 'earliest', 'latest', or an"
+        " aware datetime"
     )
 
 

@@ -50,7 +50,9 @@ def test_a_command_that_watches_goes_on_over_restarts_and_says_so_once_each(
             server.restart()
             _until(server.answers)
             if command[0] == "tail":
-                redis.publish(2, 3)
+                # Each of the two followers has gone on once it shows its event.
+                redis.publish(2)
+                redis.publish(2, type="order_paid")
             _next(process)
             _next(process)
             assert outage == _told(err)

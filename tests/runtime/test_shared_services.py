@@ -242,9 +242,11 @@ async def test_scheduled_records_are_appended_when_they_are_due(stack: AsyncExit
 
     clock.now += 60
 
-    await eventually(lambda: len(store.appended) >= 4)
-    [stats] = await store.stats(["a"])
-    assert (stats.length, stats.scheduled) == (1200, 0)
+    async def all_are_appended() -> bool:
+        [stats] = await store.stats(["a"])
+        return (stats.length, stats.scheduled) == (1200, 0)
+
+    await eventually(all_are_appended)
 
 
 async def test_a_record_that_is_due_before_the_next_look_is_appended_at_its_moment() -> None:
