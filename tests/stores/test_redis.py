@@ -29,24 +29,11 @@ from forebay.stores.redis import RedisStore, upkeep
 from forebay.stores.redis.address import Address, parse
 from forebay.stores.redis.errors import TABLE, translate
 from forebay.stores.url import Secret
-from tests.support.redis_servers import Proxy, Server, binaries, eventually, version
+from tests.support.redis_servers import Proxy, Server, eventually
 
 READER = Reader("order_placed", "billing", "worker-1")
 OTHER = Reader("order_placed", "billing", "worker-2")
 KEY = "events:order_placed"
-
-
-@pytest.fixture(scope="module", params=binaries(), ids=version)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(request.param, tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(running: Server) -> Server:
-    running.redis.flushall()
-    return running
 
 
 @pytest.fixture

@@ -75,19 +75,6 @@ async def hearing(store: RedisStore) -> AsyncIterator[Heard]:
         await heard.end()
 
 
-@pytest.fixture(scope="module", params=binaries(), ids=version)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(request.param, tmp_path_factory.mktemp("arrivals"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(running: Server) -> Server:
-    running.redis.flushall()
-    return running
-
-
 @pytest.fixture
 def started() -> Iterator[list[Server]]:
     servers: list[Server] = []

@@ -24,19 +24,6 @@ def order(number: int = 1) -> Record:
     return to_record("order_placed", source="shop", data=number)
 
 
-@pytest.fixture(scope="module", params=binaries(), ids=version)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(request.param, tmp_path_factory.mktemp("many"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(running: Server) -> Server:
-    running.redis.flushall()
-    return running
-
-
 @pytest.fixture
 async def store(server: Server) -> AsyncIterator[RedisStore]:
     async with RedisStore(server.url) as store:

@@ -49,11 +49,6 @@ OTHER = Reader("order_placed", "billing", "worker-2")
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
 async def store(path: Path) -> AsyncIterator[SQLiteStore]:
     async with SQLiteStore(path) as store:
         await store.join("order_placed", "billing")

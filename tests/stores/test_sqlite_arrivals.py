@@ -22,11 +22,6 @@ SECONDS = 20
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
 async def store(path: Path) -> AsyncIterator[SQLiteStore]:
     async with SQLiteStore(path) as store:
         yield store

@@ -23,11 +23,6 @@ ONE, TWO = Reader("t", "g", "one"), Reader("t", "g", "two")
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
 async def store(path: Path) -> AsyncIterator[SQLiteStore]:
     async with SQLiteStore(path) as store:
         await store.join("t", "g")
